@@ -1,0 +1,273 @@
+"""The engine helper: one small door to SQLite and PostgreSQL for every room that keeps tables.
+
+Work is a plain function of a SQLAlchemy `Connection`; `Database.write` runs it as *one* transaction. So transactions are
+tested without an event loop, and the same functions serve both databases.
+
+SQLite: WAL, `synchronous=FULL`, `BEGIN IMMEDIATE` for writes (a deferred transaction that upgrades fails at once under
+contention), one writer per process. PostgreSQL: READ COMMITTED; serialization failures and deadlocks are retried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from sqlalchemy import Connection, MetaData, event, inspect, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import StaticPool
+
+from .clock import Clock, system_clock
+from .errors import ConfigurationError, StoreMismatch, StoreUnreachable
+
+T = TypeVar("T")
+Work = Callable[[Connection], T]
+
+_WRITE = "choreo_write"
+_RETRIED_STATES = {"40001", "40P01"}  # serialization_failure, deadlock_detected (PostgreSQL, appendix A)
+_ATTEMPTS = 6
+
+
+class Database:
+    """A store's connection pool; make it with `Database.open`.
+
+    Args:
+        engine: the pool.
+        clock: this process's clock; PostgreSQL's own is used in `now`.
+    """
+
+    def __init__(self, engine: AsyncEngine, clock: Clock = system_clock) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._writer = asyncio.Lock()
+        self.dialect: Literal["sqlite", "postgresql"] = (
+            "postgresql" if engine.dialect.name == "postgresql" else "sqlite"
+        )
+
+    @classmethod
+    async def open(cls, url: str, *, clock: Clock = system_clock, must_exist: bool = False) -> Database:
+        """Open a store.
+
+        Args:
+            url: `sqlite:PATH`, `sqlite::memory:` or `postgresql://user:password@host/database`.
+            clock: used for SQLite, which has no clock of its own worth sharing.
+            must_exist: refuse to create a SQLite file (for commands that only read).
+
+        Raises:
+            ConfigurationError: the URL is not one of those, or the file does not exist.
+            StoreUnreachable: nothing answers there.
+        """
+        parsed = parse_store_url(url)
+        if parsed.get_backend_name() == "sqlite":
+            engine = _sqlite_engine(parsed, must_exist)
+        else:
+            engine = _postgres_engine(parsed)
+        database = cls(engine, clock)
+        try:
+            await database.read(lambda connection: connection.execute(text("SELECT 1")).scalar())
+        except (DBAPIError, OSError) as error:
+            await engine.dispose()
+            raise StoreUnreachable(f"cannot open the store {redacted(url)}: {_first_line(error)}") from error
+        return database
+
+    @property
+    def url(self) -> str:
+        """The store's address with the password masked."""
+        return self._engine.url.render_as_string(hide_password=True)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._engine.dispose()
+
+    async def read(self, work: Work[T]) -> T:
+        """Run `work` in a read transaction and give what it returns."""
+        async with self._engine.connect() as connection:
+            return await connection.run_sync(work)
+
+    async def write(self, work: Work[T]) -> T:
+        """Run `work` as one transaction, committed when it returns and rolled back when it raises.
+
+        On PostgreSQL a deadlock or serialization failure runs `work` again, so it must have no effects of its own.
+
+        Raises:
+            StoreUnreachable: the connection broke; whether the transaction committed is unknown, ask the inbox.
+        """
+        for attempt in range(_ATTEMPTS):
+            try:
+                async with self.transaction() as connection:
+                    return await connection.run_sync(work)
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) in _RETRIED_STATES and attempt < _ATTEMPTS - 1:
+                    await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))
+                    continue
+                if isinstance(error, (OperationalError, InterfaceError)) or error.connection_invalidated:
+                    raise StoreUnreachable(f"the store does not answer: {_first_line(error)}") from error
+                raise
+        raise AssertionError("unreachable")
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """Open one write transaction for code that needs to await between statements; prefer `write`."""
+        if self.dialect == "sqlite":
+            async with self._writer, self._begin() as connection:
+                yield connection
+        else:
+            async with self._begin() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def _begin(self) -> AsyncIterator[AsyncConnection]:
+        async with self._engine.connect() as connection:
+            connection = await connection.execution_options(**{_WRITE: True})
+            async with connection.begin():
+                yield connection
+
+    def now(self, connection: Connection) -> int:
+        """Read the store's clock, in microseconds: the database's own on PostgreSQL, the injected one on SQLite."""
+        if self.dialect == "postgresql":
+            return int(
+                connection.execute(
+                    text("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
+                ).scalar_one()
+            )
+        return self._clock()
+
+    async def ensure_schema(self, room: str, metadata: MetaData, head: str) -> None:
+        """Create this room's tables in a new store, or check that they are of this release.
+
+        Args:
+            room: `events`, `services` or `saga`; each keeps its own version.
+            metadata: the room's tables.
+            head: the newest migration's id.
+
+        Raises:
+            StoreMismatch: the tables are of an older or a newer release.
+        """
+        found = await self.read(lambda connection: schema_version(connection, room))
+        if found is None:
+            await self.write(lambda connection: _create(connection, room, metadata, head))
+            return
+        if found > head:
+            raise StoreMismatch(
+                f"the store {self.url} has {room} schema {found}, this release of choreo knows {head}: "
+                "it was written by a newer release; upgrade choreo here"
+            )
+        if found < head:
+            raise StoreMismatch(
+                f"the store {self.url} has {room} schema {found}, this release needs {head}: run `saga store upgrade`"
+            )
+
+
+def version_table(room: str) -> str:
+    """Name the table in which Alembic keeps a room's version."""
+    return f"choreo_{room}_version"
+
+
+def schema_version(connection: Connection, room: str) -> str | None:
+    """Read which migration a room's tables are at; None in a store without them."""
+    if not inspect(connection).has_table(version_table(room)):
+        return None
+    found = connection.execute(text(f"SELECT version_num FROM {version_table(room)}")).scalar()  # noqa: S608 - a constant name
+    return None if found is None else str(found)
+
+
+def _create(connection: Connection, room: str, metadata: MetaData, head: str) -> None:
+    if connection.dialect.name == "postgresql":
+        # Two replicas may start on an empty database at once: the loser waits here and then finds the tables.
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('choreo-schema'))"))
+    if schema_version(connection, room) is not None:
+        return
+    metadata.create_all(connection)
+    table = version_table(room)
+    connection.execute(text(f"CREATE TABLE {table} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
+    connection.execute(text(f"INSERT INTO {table} (version_num) VALUES (:head)"), {"head": head})  # noqa: S608 - a constant name
+
+
+def parse_store_url(url: str) -> URL:
+    """Turn `sqlite:PATH` or `postgresql://...` into SQLAlchemy's form with the async driver.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    scheme, _, rest = url.partition(":")
+    if scheme == "sqlite" and not rest.startswith("//"):
+        return URL.create("sqlite+aiosqlite", database=rest or ":memory:")
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        parsed = None
+    if parsed is None or parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        raise ConfigurationError(
+            f"{redacted(url)!r} is not a store; write sqlite:PATH or postgresql://user:password@host/database"
+        )
+    driver = "sqlite+aiosqlite" if parsed.get_backend_name() == "sqlite" else "postgresql+asyncpg"
+    return parsed.set(drivername=driver)
+
+
+def redacted(url: str) -> str:
+    """Mask the password of a URL for messages and logs."""
+    head, separator, tail = url.rpartition("@")
+    if not separator:
+        return url
+    scheme, found, credentials = head.partition("://")
+    return f"{scheme}://{credentials.partition(':')[0]}:***@{tail}" if found else f"***@{tail}"
+
+
+def _sqlite_engine(url: URL, must_exist: bool) -> AsyncEngine:
+    options: dict[str, Any] = {}
+    if url.database in (None, "", ":memory:"):
+        options["poolclass"] = StaticPool
+    else:
+        path = Path(str(url.database))
+        if must_exist and not path.exists():
+            raise ConfigurationError(
+                f"there is no store at {path}; name one with --store or CHOREO_STORE, or start with `saga run`"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+    engine = create_async_engine(url, **options)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _connect(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # SQLAlchemy's documented way to take BEGIN into our own hands
+        cursor = connection.cursor()
+        for pragma in (
+            "busy_timeout=10000",
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            "journal_size_limit=67108864",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get(_WRITE)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _postgres_engine(url: URL) -> AsyncEngine:
+    try:
+        return create_async_engine(
+            url,
+            pool_size=5,
+            max_overflow=5,
+            pool_timeout=30,
+            pool_pre_ping=True,
+            connect_args={"server_settings": {"idle_in_transaction_session_timeout": "60000"}},
+        )
+    except (ModuleNotFoundError, NoSuchModuleError):
+        raise ConfigurationError("PostgreSQL needs the extra: pip install 'choreo[postgres]'") from None
+
+
+def _first_line(error: BaseException) -> str:
+    original = getattr(error, "orig", None) or error
+    lines = str(original).splitlines()
+    return lines[0] if lines else type(original).__name__

@@ -1,0 +1,238 @@
+"""What travels: records as a broker sees them, and the envelope that their headers spell.
+
+On the wire an envelope is CloudEvents 1.0 in Kafka binary mode (`ce_*` headers, Kafka protocol binding §3.2) and the
+saga and trace headers of `docs/wire.md`. Reading one costs no payload decoding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from .clock import from_rfc3339, to_rfc3339
+from .errors import DecodeError, LimitExceeded
+from .ids import derived_id
+
+Headers = tuple[tuple[str, bytes], ...]
+
+MOST_HEADERS = 64
+MOST_HEADER_BYTES = 8_192
+"""Limits checked before anything is parsed; the trace headers have limits of their own in `tracing`."""
+
+
+class TopicPartition(NamedTuple):
+    """One partition of one topic."""
+
+    topic: str
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record to be sent.
+
+    Args:
+        topic: where to.
+        key: its bytes decide the partition (murmur2, as Java's default); None spreads.
+        value: the payload; None is a tombstone.
+        headers: names with bytes, in order.
+        timestamp: milliseconds since the epoch; None lets the broker's client take now.
+        partition: only to override the key's own.
+    """
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    timestamp: int | None = None
+    partition: int | None = None
+
+    def size(self) -> int:
+        """Give its size in bytes as limits count it: key, value, header names and values."""
+        headers = sum(len(name) + len(value) for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers
+
+
+class Delivery(NamedTuple):
+    """A record as it was read: `offset` within its partition, `timestamp` in milliseconds."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+    @property
+    def place(self) -> TopicPartition:
+        """The partition that it was read from."""
+        return TopicPartition(self.topic, self.partition)
+
+
+AVRO = "application/avro"
+JSON = "application/json"
+CLOUDEVENTS_JSON = "application/cloudevents+json"
+
+
+@dataclass(slots=True)
+class Envelope:
+    """What is known of an event without its payload.
+
+    Args:
+        id: unique; a copy of the event has the same one.
+        type: the event type's public name.
+        source: who says it.
+        time: when it happened in the business, microseconds since the epoch.
+        key: the business key, as text.
+        content_type: how the value is encoded.
+        causation_id: id of the event that led to this one.
+        saga_id: public name of the saga that it belongs to, e.g. `fulfilment/4711`, without the run.
+        saga_type, saga_run, saga_step, saga_occurrence, saga_attempt, saga_version: where in that saga.
+        undoes: on an undo command, ids of the events that may have triggered the step.
+        traceparent, tracestate, baggage, saga_traceparent: trace context as received; parsed by `tracing`.
+        extra: headers that are none of ours, kept in order.
+    """
+
+    id: str
+    type: str
+    source: str
+    time: int
+    key: str
+    content_type: str = AVRO
+    causation_id: str | None = None
+    saga_id: str | None = None
+    saga_type: str | None = None
+    saga_run: int | None = None
+    saga_step: str | None = None
+    saga_occurrence: str | None = None
+    saga_attempt: int | None = None
+    saga_version: int | None = None
+    undoes: tuple[str, ...] = ()
+    traceparent: str | None = None
+    tracestate: str | None = None
+    baggage: str | None = None
+    saga_traceparent: str | None = None
+    extra: Headers = field(default=())
+
+
+# Wire name of each optional text field; numbers and lists are handled one by one below.
+_TEXT = {
+    "causation-id": "causation_id",
+    "saga-id": "saga_id",
+    "saga-type": "saga_type",
+    "saga-step": "saga_step",
+    "saga-occurrence": "saga_occurrence",
+    "traceparent": "traceparent",
+    "tracestate": "tracestate",
+    "baggage": "baggage",
+    "saga-traceparent": "saga_traceparent",
+}
+_NUMBERS = {"saga-run": "saga_run", "saga-attempt": "saga_attempt", "saga-version": "saga_version"}
+_REQUIRED = ("ce_specversion", "ce_id", "ce_type", "ce_source", "ce_time", "content-type")
+RESERVED = frozenset((*_REQUIRED, *_TEXT, *_NUMBERS, "undoes"))
+# A malformed trace header is ignored, never an error (W3C Trace Context §3.2.2); two of one kind count as malformed.
+_LENIENT = frozenset(("traceparent", "tracestate", "baggage", "saga-traceparent"))
+_SPEC_VERSION = ("ce_specversion", b"1.0")
+
+
+def write_headers(envelope: Envelope) -> Headers:
+    """Spell an envelope as headers, each name once, always in the same order."""
+    headers: list[tuple[str, bytes]] = [
+        _SPEC_VERSION,
+        ("ce_id", envelope.id.encode()),
+        ("ce_type", envelope.type.encode()),
+        ("ce_source", envelope.source.encode()),
+        ("ce_time", to_rfc3339(envelope.time).encode()),
+        ("content-type", envelope.content_type.encode()),
+    ]
+    for name, attribute in _TEXT.items():
+        value = getattr(envelope, attribute)
+        if value is not None:
+            headers.append((name, value.encode()))
+    for name, attribute in _NUMBERS.items():
+        value = getattr(envelope, attribute)
+        if value is not None:
+            headers.append((name, b"%d" % value))
+    if envelope.undoes:
+        headers.append(("undoes", ",".join(envelope.undoes).encode()))
+    headers.extend(envelope.extra)
+    return tuple(headers)
+
+
+def read_envelope(delivery: Delivery) -> Envelope:
+    """Read the envelope of a record from its headers and key; the payload stays as it is.
+
+    A record without CloudEvents headers (a foreign producer's) gets an id derived from its place, its type is the empty
+    string, its source is the topic and its time the record's timestamp.
+
+    Raises:
+        LimitExceeded: too many or too large headers.
+        DecodeError: a reserved header twice, text that is not UTF-8, a number or time that is none.
+    """
+    headers = delivery.headers
+    if len(headers) > MOST_HEADERS:
+        raise LimitExceeded(f"{len(headers)} headers, at most {MOST_HEADERS} are read")
+    known: dict[str, str] = {}
+    extra: list[tuple[str, bytes]] = []
+    size = 0
+    for name, value in headers:
+        size += len(name) + len(value or b"")
+        if name not in RESERVED:
+            extra.append((name, value))
+            continue
+        if name in known:
+            if name in _LENIENT:
+                known[name] = ""
+                continue
+            raise DecodeError(f"header {name!r} stands twice")
+        try:
+            known[name] = value.decode()
+        except (UnicodeDecodeError, AttributeError):
+            if name in _LENIENT:
+                known[name] = ""
+                continue
+            raise DecodeError(f"header {name!r} is not UTF-8 text") from None
+    if size > MOST_HEADER_BYTES:
+        raise LimitExceeded(f"headers of {size} bytes, at most {MOST_HEADER_BYTES} are read")
+    try:
+        key = delivery.key.decode() if delivery.key is not None else ""
+    except UnicodeDecodeError:
+        raise DecodeError("the record's key is not UTF-8 text") from None
+    take = known.get
+    try:
+        time = from_rfc3339(known["ce_time"]) if "ce_time" in known else delivery.timestamp * 1_000
+    except ValueError:
+        raise DecodeError(f"header 'ce_time' is not an RFC 3339 time: {known['ce_time'][:40]!r}") from None
+    undoes = take("undoes")
+    return Envelope(
+        id=take("ce_id") or derived_id("record", delivery.topic, str(delivery.partition), str(delivery.offset)),
+        type=take("ce_type", ""),
+        source=take("ce_source") or delivery.topic,
+        time=time,
+        key=key,
+        content_type=take("content-type", ""),
+        causation_id=take("causation-id"),
+        saga_id=take("saga-id"),
+        saga_type=take("saga-type"),
+        saga_run=_number(known, "saga-run"),
+        saga_step=take("saga-step"),
+        saga_occurrence=take("saga-occurrence"),
+        saga_attempt=_number(known, "saga-attempt"),
+        saga_version=_number(known, "saga-version"),
+        undoes=tuple(undoes.split(",")) if undoes else (),
+        traceparent=take("traceparent") or None,
+        tracestate=take("tracestate") or None,
+        baggage=take("baggage") or None,
+        saga_traceparent=take("saga-traceparent") or None,
+        extra=tuple(extra),
+    )
+
+
+def _number(known: dict[str, str], name: str) -> int | None:
+    text = known.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 10):
+        raise DecodeError(f"header {name!r} is not a whole number: {text[:20]!r}")
+    return int(text)

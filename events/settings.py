@@ -1,0 +1,105 @@
+"""Settings: from `CHOREO_*` environment variables and `choreo.toml` beside the program; flags override both.
+
+The OpenTelemetry exporter reads its own standard `OTEL_*` variables (OpenTelemetry specification, SDK environment variables).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from .errors import ConfigurationError
+
+
+class Settings(BaseSettings):
+    """Where the broker and the stores are, and how to reach them."""
+
+    model_config = SettingsConfigDict(env_prefix="CHOREO_", toml_file="choreo.toml", extra="ignore", frozen=True)
+
+    home: Path = Field(default=Path(".choreo"), description="Folder of the embedded broker and the default stores.")
+    broker: str = Field(
+        default="", description="kafka://host:port[,host:port], local:PATH or memory: (default: local:HOME/broker.db)."
+    )
+    store: str = Field(
+        default="",
+        description="The coordinator's store: sqlite:PATH or postgresql://... (default: sqlite:HOME/saga.db).",
+    )
+    service_store: str = Field(
+        default="", description="Store of a service, {name} stands for its name (default: sqlite:HOME/{name}.db)."
+    )
+    namespace: str = Field(default="", description="Keeps two deployments apart in one Jaeger; part of every trace id.")
+    topic_prefix: str = Field(default="", description="Put before every topic and group name, one per environment.")
+    group: str = Field(default="choreo.coordinator", description="Consumer group of the coordinators.")
+    registry: str = Field(
+        default="", description="URL of a Confluent-compatible schema registry (default: the embedded one)."
+    )
+    registry_user: str = ""
+    registry_password: SecretStr = SecretStr("")
+    registry_ca: Path | None = None
+    kafka_security: str = Field(
+        default="PLAINTEXT", description="PLAINTEXT (loopback only unless allowed), SSL, SASL_SSL or SASL_PLAINTEXT."
+    )
+    kafka_allow_plaintext: bool = Field(
+        default=False, description="Allow an unencrypted connection to another machine."
+    )
+    kafka_mechanism: str = Field(default="SCRAM-SHA-512", description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.")
+    kafka_user: str = ""
+    kafka_password: SecretStr = SecretStr("")
+    kafka_ca: Path | None = Field(
+        default=None, description="PEM file of the authorities that sign the brokers' certificates."
+    )
+    kafka_certificate: Path | None = Field(
+        default=None, description="PEM file of the client's certificate, for mutual TLS."
+    )
+    kafka_key: Path | None = Field(default=None, description="PEM file of the client's key.")
+    jaeger: str = Field(default="", description="Base URL of Jaeger's page, for links such as http://127.0.0.1:16686.")
+
+    @field_validator("topic_prefix")
+    @classmethod
+    def _prefix_is_a_topic_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9._-]{0,100}", value):
+            raise ValueError("a topic prefix may hold letters, digits, '.', '_' and '-'")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def broker_url(self) -> str:
+        """The broker's address, the default filled in."""
+        return self.broker or f"local:{self.home / 'broker.db'}"
+
+    @property
+    def store_url(self) -> str:
+        """The coordinator's store, the default filled in."""
+        return self.store or f"sqlite:{self.home / 'saga.db'}"
+
+    def service_store_url(self, name: str) -> str:
+        """The store of the service `name`."""
+        return (self.service_store or f"sqlite:{self.home}/{{name}}.db").replace("{name}", name)
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the settings; `overrides` (flags) win, None and "" mean not given.
+
+    Raises:
+        ConfigurationError: naming the setting that is wrong, and why.
+    """
+    given = {name: value for name, value in overrides.items() if value not in (None, "")}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(f"setting CHOREO_{name.upper()}: {first['msg']}") from None

@@ -1,0 +1,1 @@
+"""Who keeps the story: sagas, the pure transition, the coordinator and its store."""

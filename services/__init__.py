@@ -1,0 +1,1 @@
+"""Who answers: services, their handlers, and the worker that runs them."""
