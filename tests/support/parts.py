@@ -1,0 +1,33 @@
+"""The real parts of the suite (Kafka, PostgreSQL, Docker Compose) and what happens when one is missing.
+
+In CI (the variable `CI` is set) that is a failure. For a person the tests are skipped, each part is explained in one line,
+and the last lines of the run count them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import NoReturn
+
+import pytest
+
+_missing: Counter[tuple[str, str]] = Counter()
+
+
+def missing(part: str, how: str) -> NoReturn:
+    """End the test because a real part is not there.
+
+    Args:
+        part: its name, as `Apache Kafka`.
+        how: what is missing and how to get it, in one line.
+    """
+    if os.environ.get("CI"):
+        pytest.fail(f"{part} is missing: {how}", pytrace=False)
+    _missing[part, how] += 1
+    pytest.skip(f"{part} is missing: {how}")
+
+
+def report() -> list[str]:
+    """One line for each missing part, with the number of tests that did not run."""
+    return [f"{count} tests did not run: {part} is missing: {how}" for (part, how), count in sorted(_missing.items())]

