@@ -1,0 +1,179 @@
+"""What goes into `advance` and what comes out of it, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from ..events.ids import derived_id
+from .instance import Fact, Instance
+
+Kind = Literal["do", "undo"]
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """An event of a type that the definition names.
+
+    Args:
+        id, type, source, time: of the event; `time` is its own, microseconds.
+        causation_id: id of the event that led to it.
+        step, attempt: from the saga headers, where it carries them for this saga.
+        traceparent: its trace context.
+        nothing_undone: on the answer to an undo: the participant had nothing to undo.
+    """
+
+    id: str
+    type: str
+    source: str = ""
+    time: int = 0
+    causation_id: str | None = None
+    step: str | None = None
+    attempt: int | None = None
+    traceparent: str | None = None
+    nothing_undone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerGaveUp:
+    """A service says that a handler failed on an event (ruling R14).
+
+    Args:
+        id: of the report.
+        event_id, event_type: what the handler failed on.
+        service, handler: who.
+        produces: event types that the catalog says this handler produces.
+        dead: no further try is made; otherwise the event is parked and will be tried again.
+        error, message: class and text of the error.
+        attempts: how often it was tried.
+        traceparent: the report's trace context.
+    """
+
+    id: str
+    event_id: str
+    event_type: str
+    service: str
+    handler: str
+    produces: tuple[str, ...]
+    dead: bool
+    error: str
+    message: str = ""
+    attempts: int = 1
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Elapsed:
+    """Every timer due at or before `until` (microseconds) may fire: all answers up to then were read (ruling R1)."""
+
+    until: int
+
+
+OperatorKind = Literal["cancel", "retry-undo", "mark-undone"]
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """A person's command.
+
+    Args:
+        id: of the command.
+        kind: what to do.
+        by, reason: who and why, for the record.
+        step: for `retry-undo` and `mark-undone`; None means every step whose undo failed.
+    """
+
+    id: str
+    kind: OperatorKind
+    by: str = ""
+    reason: str = ""
+    step: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unbuildable:
+    """A command that `advance` asked for could not be built from the saga's events."""
+
+    step: str
+    kind: Kind
+    message: str
+
+
+Input = Observed | HandlerGaveUp | Elapsed | Operator | Unbuildable
+
+
+def input_id(input_: Input, seq: int) -> str:
+    """Give an input's id in the history: its own, or one made of the place where it is applied."""
+    if isinstance(input_, (Observed, HandlerGaveUp, Operator)):
+        return input_.id
+    name = "timer" if isinstance(input_, Elapsed) else f"unbuildable:{input_.kind}:{input_.step}"
+    return f"{name}:{seq}"
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Publish a command of a step, or publish it again under the same id.
+
+    Args:
+        kind: do or undo.
+        step: its name.
+        type: the command's event type.
+        attempt: rises only after a known failure.
+        again: the same command was sent before: the same bytes go out.
+        undoes: on an undo, what may have triggered the step: everything seen so far, to be narrowed by the catalog
+            (ruling R5); a fact whose type is "" always counts.
+    """
+
+    kind: Kind
+    step: str
+    type: str
+    attempt: int
+    again: bool = False
+    undoes: tuple[Fact, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Publish the saga's own event, of this type, at its end; once in a saga's life."""
+
+    type: str
+
+
+Output = Send | Announce
+
+
+class Change(NamedTuple):
+    """One decision: the step (None for the saga itself), its new word, and why."""
+
+    step: str | None
+    state: str
+    reason: str = ""
+
+
+Verdict = Literal["applied", "ignored"]
+
+
+@dataclass(slots=True)
+class Transition:
+    """What came of one input: the new state, what to publish, and what was decided.
+
+    An ignored input changes nothing but `seq` and, possibly, a condition; `reason` says why it was ignored.
+    """
+
+    instance: Instance
+    verdict: Verdict = "applied"
+    reason: str = ""
+    outputs: list[Output] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+
+
+def command_id(saga: str, step: str, occurrence: str, kind: Kind, attempt: int) -> str:
+    """Derive a command's id (ruling R3): silence resends it, only a known failure or a person gives a new one.
+
+    Args:
+        saga: the saga's name with its run.
+        step, occurrence: which step, and which element of a fan-out ("" for the only one).
+        kind: do or undo.
+        attempt: from 1.
+    """
+    return derived_id("command", saga, step, occurrence, kind, str(attempt))

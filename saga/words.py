@@ -1,0 +1,64 @@
+"""The closed list of words for where a saga is: the same in code, CLI, JSON, spans and docs."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """Where a saga as a whole is. The last four are ends."""
+
+    RUNNING = "RUNNING"
+    COMPENSATING = "COMPENSATING"
+    COMPLETED = "COMPLETED"
+    COMPENSATED = "COMPENSATED"
+    FAILED = "FAILED"
+    """An undo failed for good, or an observe-only saga saw its process fail: a person is needed."""
+    CANCELLED = "CANCELLED"
+    """Undone on request."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is expected to happen."""
+        return self not in (Phase.RUNNING, Phase.COMPENSATING)
+
+
+class StepState(StrEnum):
+    """Where one step of a saga is."""
+
+    PENDING = "PENDING"
+    """Not its turn yet."""
+    WAITING = "WAITING"
+    """Its turn: an answer is expected."""
+    RETRYING = "RETRYING"
+    """It failed and is sent again after a pause."""
+    DONE = "DONE"
+    DEGRADED = "DEGRADED"
+    """Optional, and failed: the saga goes on."""
+    SKIPPED = "SKIPPED"
+    """Will not run."""
+    FAILED = "FAILED"
+    UNKNOWN = "UNKNOWN"
+    """Its limit passed, or its handler gave up: whether it happened is not known."""
+    COMPENSATING = "COMPENSATING"
+    """Its undo was sent, the answer is expected."""
+    COMPENSATED = "COMPENSATED"
+    UNDO_FAILED = "UNDO_FAILED"
+    """Its undo failed for good."""
+
+
+class Condition(StrEnum):
+    """What is remarkable about a saga beside its phase."""
+
+    LATE = "Late"
+    SLOW = "Slow"
+    STUCK = "Stuck"
+    OUT_OF_ORDER = "OutOfOrder"
+    UNEXPECTED = "Unexpected"
+    DEAD_LETTERED = "DeadLettered"
+    KEY_PARKED = "KeyParked"
+    CONSUMER_DOWN = "ConsumerDown"
+    CONSUMER_LAGGING = "ConsumerLagging"
+    COORDINATOR_LAGGING = "CoordinatorLagging"
+    WAITING_FOR_PERSON = "WaitingForPerson"
+    TRACE_INCOMPLETE = "TraceIncomplete"
