@@ -1,0 +1,136 @@
+"""What every transport does around a send: check the records first, and join concurrent sends into one write."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from .envelope import Record
+from .errors import ConfigurationError, EncodeError, LimitExceeded, TopicMissing, TransportError
+from .transport import TopicSpec
+
+MOST_RECORD_BYTES = 1_000_000
+"""Largest record; a little below Kafka's default `max.message.bytes` (1,048,588), which counts its own framing too."""
+
+_TOPIC_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
+
+
+def check_records(records: Sequence[Record], topics: Mapping[str, int]) -> None:
+    """Refuse what Kafka would refuse, before anything is written.
+
+    Args:
+        records: about to be sent.
+        topics: the number of partitions of each topic that exists.
+
+    Raises:
+        TopicMissing, LimitExceeded, EncodeError
+    """
+    missing = sorted({record.topic for record in records if record.topic not in topics})
+    if missing:
+        raise topic_missing(missing)
+    for record in records:
+        for part in (record.key, record.value):
+            if part is not None and not isinstance(part, bytes):
+                raise EncodeError(f"a record for topic {record.topic!r} holds {type(part).__name__} where bytes belong")
+        if record.key is None and record.value is None:
+            raise EncodeError(f"a record for topic {record.topic!r} has neither key nor value")
+        for name, value in record.headers:
+            if not isinstance(value, bytes):
+                raise EncodeError(f"header {name!r} is {type(value).__name__}, it must be bytes")
+        size = record.size()
+        if size > MOST_RECORD_BYTES:
+            raise LimitExceeded(
+                f"a record for topic {record.topic!r} has {size:,} bytes, at most {MOST_RECORD_BYTES:,} are sent: "
+                "store the payload elsewhere and send a reference",
+                topic=record.topic,
+            )
+        if record.partition is not None and not 0 <= record.partition < topics[record.topic]:
+            raise TopicMissing(
+                f"topic {record.topic!r} has {topics[record.topic]} partitions, there is no partition "
+                f"{record.partition}",
+                topic=record.topic,
+            )
+
+
+def check_spec(spec: TopicSpec) -> None:
+    """Refuse a topic that Kafka could not hold.
+
+    Raises:
+        ConfigurationError: the name or the number of partitions is not possible.
+    """
+    if not _TOPIC_NAME.fullmatch(spec.name):
+        raise ConfigurationError(
+            f"{spec.name[:80]!r} is not a topic name; use up to 249 letters, digits, '.', '_' and '-'"
+        )
+    if spec.partitions < 1:
+        raise ConfigurationError(f"topic {spec.name!r} needs at least one partition, not {spec.partitions}")
+
+
+def topic_missing(missing: Sequence[str]) -> TopicMissing:
+    """Make the error that names every topic that is missing."""
+    names = ", ".join(repr(name) for name in missing)
+    plural = "s" if len(missing) > 1 else ""
+    verb = "do" if plural else "does"
+    return TopicMissing(
+        f"topic{plural} {names} {verb} not exist; create with `saga topics apply`", topics=tuple(missing)
+    )
+
+
+class Joiner:
+    """Joins sends that wait for one another: while one write is under way, the next ones gather into the following.
+
+    Order is kept: records go out in the order of the calls. A failed write fails every call that took part in it; each
+    may be sent again with the same ids.
+
+    Args:
+        write: writes records durably, in order.
+    """
+
+    def __init__(self, write: Callable[[Sequence[Record]], Awaitable[None]]) -> None:
+        self._write = write
+        self._waiting: list[tuple[Sequence[Record], asyncio.Future[None]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def send(self, records: Sequence[Record]) -> None:
+        """Write these records, with others if there are; return when they are durable."""
+        done = asyncio.get_running_loop().create_future()
+        self._waiting.append((records, done))
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        await done
+
+    async def close(self) -> None:
+        """Wait for what is under way."""
+        if self._task is not None:
+            await self._task
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, []
+                await self._write_joined(batch)
+        finally:
+            self._task = None
+            for _, done in self._waiting:
+                if not done.done():
+                    done.set_exception(TransportError("the transport was closed before the records were sent"))
+            self._waiting = []
+
+    async def _write_joined(self, batch: list[tuple[Sequence[Record], asyncio.Future[None]]]) -> None:
+        records = batch[0][0] if len(batch) == 1 else [record for part, _ in batch for record in part]
+        failure: BaseException | None = None
+        try:
+            await self._write(records)
+        except Exception as error:
+            failure = error
+        except BaseException:
+            failure = TransportError("the send was cancelled; whether it was written is unknown")
+            raise
+        finally:
+            for _, done in batch:
+                if not done.done():
+                    if failure is None:
+                        done.set_result(None)
+                    else:
+                        done.set_exception(failure)
