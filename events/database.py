@@ -1,7 +1,7 @@
 """The engine helper: one small door to SQLite and PostgreSQL for every room that keeps tables.
 
-Work is a plain function of a SQLAlchemy `Connection`; `Database.write` runs it as *one* transaction. So transactions are
-tested without an event loop, and the same functions serve both databases.
+Work is a plain function of a SQLAlchemy `Connection`; `Database.write` runs it as *one* transaction. So transactions
+are tested without an event loop, and the same functions serve both databases.
 
 SQLite: WAL, `synchronous=FULL`, `BEGIN IMMEDIATE` for writes (a deferred transaction that upgrades fails at once under
 contention), one writer per process. PostgreSQL: READ COMMITTED; serialization failures and deadlocks are retried.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, Literal, TypeVar
 from sqlalchemy import Connection, MetaData, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
 
@@ -45,6 +47,7 @@ class Database:
         self._engine = engine
         self._clock = clock
         self._writer = asyncio.Lock()
+        self._shared = isinstance(engine.pool, StaticPool)
         self.dialect: Literal["sqlite", "postgresql"] = (
             "postgresql" if engine.dialect.name == "postgresql" else "sqlite"
         )
@@ -59,7 +62,7 @@ class Database:
             must_exist: refuse to create a SQLite file (for commands that only read).
 
         Raises:
-            ConfigurationError: the URL is not one of those, or the file does not exist.
+            ConfigurationError: the URL is not one of those, has an unknown option, or the file does not exist.
             StoreUnreachable: nothing answers there.
         """
         parsed = parse_store_url(url)
@@ -67,27 +70,48 @@ class Database:
             engine = _sqlite_engine(parsed, must_exist)
         else:
             engine = _postgres_engine(parsed)
-        database = cls(engine, clock)
         try:
-            await database.read(lambda connection: connection.execute(text("SELECT 1")).scalar())
+            async with engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
         except (DBAPIError, OSError) as error:
             await engine.dispose()
             raise StoreUnreachable(f"cannot open the store {redacted(url)}: {_first_line(error)}") from error
-        return database
+        except TypeError as error:  # an option in the URL's query goes to the driver as a keyword
+            await engine.dispose()
+            raise ConfigurationError(f"cannot open the store {redacted(url)}: {_first_line(error)}") from error
+        return cls(engine, clock)
 
     @property
     def url(self) -> str:
-        """The store's address with the password masked."""
-        return self._engine.url.render_as_string(hide_password=True)
+        """The store's address as one writes it, with the password masked."""
+        url = self._engine.url
+        if self.dialect == "sqlite":
+            return f"sqlite:{url.database}"
+        return redacted(url.set(drivername="postgresql").render_as_string(hide_password=True))
 
     async def close(self) -> None:
         """Close every connection."""
         await self._engine.dispose()
 
     async def read(self, work: Work[T]) -> T:
-        """Run `work` in a read transaction and give what it returns."""
-        async with self._engine.connect() as connection:
-            return await connection.run_sync(work)
+        """Run `work` in a read transaction and give what it returns.
+
+        Raises:
+            StoreUnreachable: there is no connection, or it broke.
+        """
+        if self._shared:  # one connection for all: a read inside another task's write would end its transaction
+            async with self._writer:
+                return await self._read(work)
+        return await self._read(work)
+
+    async def _read(self, work: Work[T]) -> T:
+        try:
+            async with self._connect() as connection:
+                return await connection.run_sync(work)
+        except DBAPIError as error:
+            if _unreachable(error):
+                raise StoreUnreachable(f"the store {self.url} does not answer: {_first_line(error)}") from error
+            raise
 
     async def write(self, work: Work[T]) -> T:
         """Run `work` as one transaction, committed when it returns and rolled back when it raises.
@@ -95,7 +119,8 @@ class Database:
         On PostgreSQL a deadlock or serialization failure runs `work` again, so it must have no effects of its own.
 
         Raises:
-            StoreUnreachable: the connection broke; whether the transaction committed is unknown, ask the inbox.
+            StoreUnreachable: there is no connection, or it broke; whether the transaction committed is then unknown,
+                ask the inbox.
         """
         for attempt in range(_ATTEMPTS):
             try:
@@ -105,8 +130,8 @@ class Database:
                 if getattr(error.orig, "sqlstate", None) in _RETRIED_STATES and attempt < _ATTEMPTS - 1:
                     await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))
                     continue
-                if isinstance(error, (OperationalError, InterfaceError)) or error.connection_invalidated:
-                    raise StoreUnreachable(f"the store does not answer: {_first_line(error)}") from error
+                if _unreachable(error):
+                    raise StoreUnreachable(f"the store {self.url} does not answer: {_first_line(error)}") from error
                 raise
         raise AssertionError("unreachable")
 
@@ -122,10 +147,22 @@ class Database:
 
     @asynccontextmanager
     async def _begin(self) -> AsyncIterator[AsyncConnection]:
-        async with self._engine.connect() as connection:
+        async with self._connect() as connection:
             connection = await connection.execution_options(**{_WRITE: True})
             async with connection.begin():
                 yield connection
+
+    @asynccontextmanager
+    async def _connect(self) -> AsyncIterator[AsyncConnection]:
+        connected = False
+        try:
+            async with self._engine.connect() as connection:
+                connected = True
+                yield connection
+        except (DBAPIError, PoolTimeout, OSError) as error:
+            if connected:  # the work's own, an OSError of a handler among them
+                raise
+            raise StoreUnreachable(f"the store {self.url} does not answer: {_first_line(error)}") from error
 
     def now(self, connection: Connection) -> int:
         """Read the store's clock, in microseconds: the database's own on PostgreSQL, the injected one on SQLite."""
@@ -153,10 +190,7 @@ class Database:
             await self.write(lambda connection: _create(connection, room, metadata, head))
             return
         if found > head:
-            raise StoreMismatch(
-                f"the store {self.url} has {room} schema {found}, this release of choreo knows {head}: "
-                "it was written by a newer release; upgrade choreo here"
-            )
+            raise newer_store(self.url, room, found, head)
         if found < head:
             raise StoreMismatch(
                 f"the store {self.url} has {room} schema {found}, this release needs {head}: run `saga store upgrade`"
@@ -176,10 +210,23 @@ def schema_version(connection: Connection, room: str) -> str | None:
     return None if found is None else str(found)
 
 
-def _create(connection: Connection, room: str, metadata: MetaData, head: str) -> None:
+def newer_store(url: str, room: str, found: str, head: str) -> StoreMismatch:
+    """Say that a room's tables are of a newer release than this one, which knows `head`."""
+    return StoreMismatch(
+        f"the store {url} has {room} schema {found}, this release of choreo knows {head}: "
+        "it was written by a newer release; upgrade choreo here"
+    )
+
+
+def lock_schema(connection: Connection) -> None:
+    """Keep others from changing tables until this transaction ends; on SQLite every write does so already."""
     if connection.dialect.name == "postgresql":
         # Two replicas may start on an empty database at once: the loser waits here and then finds the tables.
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('choreo-schema'))"))
+
+
+def _create(connection: Connection, room: str, metadata: MetaData, head: str) -> None:
+    lock_schema(connection)
     if schema_version(connection, room) is not None:
         return
     metadata.create_all(connection)
@@ -199,23 +246,33 @@ def parse_store_url(url: str) -> URL:
         return URL.create("sqlite+aiosqlite", database=rest or ":memory:")
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # ValueError: a port that is not a number
         parsed = None
     if parsed is None or parsed.get_backend_name() not in ("sqlite", "postgresql"):
         raise ConfigurationError(
             f"{redacted(url)!r} is not a store; write sqlite:PATH or postgresql://user:password@host/database"
         )
-    driver = "sqlite+aiosqlite" if parsed.get_backend_name() == "sqlite" else "postgresql+asyncpg"
-    return parsed.set(drivername=driver)
+    if parsed.get_backend_name() == "sqlite":
+        return parsed.set(drivername="sqlite+aiosqlite")
+    query = dict(parsed.query)
+    if "sslmode" in query:  # libpq's word; asyncpg takes the same values as `ssl`
+        query["ssl"] = query.pop("sslmode")
+    return parsed.set(drivername="postgresql+asyncpg", query=query)
 
 
 def redacted(url: str) -> str:
-    """Mask the password of a URL for messages and logs."""
+    """Mask the passwords of a URL for messages and logs."""
+    if url.startswith("sqlite:"):
+        return url
+    url = re.sub(r"(?i)(password=)[^&#]*", r"\1***", url)
     head, separator, tail = url.rpartition("@")
     if not separator:
         return url
     scheme, found, credentials = head.partition("://")
-    return f"{scheme}://{credentials.partition(':')[0]}:***@{tail}" if found else f"***@{tail}"
+    if not found:
+        return f"***@{tail}"
+    user, colon, _ = credentials.partition(":")
+    return f"{scheme}://{user}{':***' if colon else ''}@{tail}"
 
 
 def _sqlite_engine(url: URL, must_exist: bool) -> AsyncEngine:
@@ -228,7 +285,10 @@ def _sqlite_engine(url: URL, must_exist: bool) -> AsyncEngine:
             raise ConfigurationError(
                 f"there is no store at {path}; name one with --store or CHOREO_STORE, or start with `saga run`"
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreUnreachable(f"cannot open the store {path}: {_first_line(error)}") from error
     engine = create_async_engine(url, **options)
 
     @event.listens_for(engine.sync_engine, "connect")
@@ -265,6 +325,16 @@ def _postgres_engine(url: URL) -> AsyncEngine:
         )
     except (ModuleNotFoundError, NoSuchModuleError):
         raise ConfigurationError("PostgreSQL needs the extra: pip install 'choreo[postgres]'") from None
+
+
+def _unreachable(error: DBAPIError) -> bool:
+    """Whether asking again may help: the connection broke, or SQLite is busy, full or cannot read."""
+    if error.connection_invalidated:
+        return True
+    # SQLITE_ERROR, e.g. "no such table", is a mistake in a statement and stays one.
+    if getattr(error.orig, "sqlite_errorname", None) == "SQLITE_ERROR":
+        return False
+    return isinstance(error, (OperationalError, InterfaceError))
 
 
 def _first_line(error: BaseException) -> str:
