@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import parts
+from tests.support.kafka import KafkaServer, Missing, kafka_jars
 from tests.support.postgres import PostgresServer, find_programs
 
 
@@ -41,6 +42,26 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     url = postgres_server.create_database()
     yield url
     postgres_server.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def kafka_server() -> Iterator[KafkaServer]:
+    """A real Apache Kafka, one for the whole run; a test that kills the broker starts its own."""
+    try:
+        server = KafkaServer(kafka_jars())
+    except Missing as missing:
+        parts.missing("Apache Kafka", str(missing))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def kafka_bootstrap(kafka_server: KafkaServer) -> str:
+    """The address of a real Apache Kafka, `host:port`; use fresh topic and group names."""
+    return kafka_server.bootstrap
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])

@@ -1,0 +1,218 @@
+"""A real Apache Kafka (KRaft, one node) on loopback, from jars that Maven fetches once.
+
+From the checkout's root, `python -m tests.support.kafka` prints the bootstrap address and runs until its input closes.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+from .cache import cached
+
+_POM = Path(__file__).with_name("kafka-pom.xml")
+_START_SECONDS = 90
+_OLDEST_JAVA = 17
+_GET_JAVA = "install a Java runtime, version 17 or newer (Debian: apt-get install default-jre-headless)"
+_GET_MAVEN = "install Maven, which fetches Kafka's jars once (Debian: apt-get install maven)"
+
+# Ends the broker and deletes its data when our end of the pipe closes, however this process dies.
+_WATCHDOG = """
+import os, shutil, signal, sys
+sys.stdin.buffer.read()
+try:
+    os.kill(int(sys.argv[1]), signal.SIGKILL)
+except ProcessLookupError:
+    pass
+if sys.argv[2]:
+    shutil.rmtree(sys.argv[2], ignore_errors=True)
+"""
+
+_LOGGING = """<Configuration><Appenders><Console name="console"><PatternLayout pattern="%d %p %c{1} %m%n"/></Console>
+</Appenders><Loggers><Root level="WARN"><AppenderRef ref="console"/></Root></Loggers></Configuration>
+"""
+
+
+class Missing(Exception):
+    """Java or Maven is not there; the text says how to get it."""
+
+
+def kafka_jars() -> Path:
+    """Give the folder of Kafka's jars, fetched if they are not cached.
+
+    Raises:
+        Missing: Java is missing or too old; or the jars are not cached and Maven is missing.
+    """
+    if shutil.which("java") is None:
+        raise Missing(_GET_JAVA)
+    shown = subprocess.run(["java", "-version"], check=True, capture_output=True, text=True).stderr
+    version = re.search(r'version "(\d+)', shown)
+    if version is None or int(version[1]) < _OLDEST_JAVA:
+        raise Missing(f"the Java here is too old; {_GET_JAVA}")
+    found = re.search(r"<kafka\.version>(.+)</kafka\.version>", _POM.read_text())
+    assert found is not None
+    return cached(f"kafka-{found[1]}", _fetch)
+
+
+def _fetch(folder: Path) -> None:
+    if shutil.which("mvn") is None:
+        raise Missing(_GET_MAVEN)
+    options = [f"-DoutputDirectory={folder}", "-DincludeScope=runtime"]
+    done = subprocess.run(
+        ["mvn", "-q", "-B", "-f", _POM, "dependency:copy-dependencies", *options],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tempfile.gettempdir(),
+    )
+    if done.returncode:
+        raise RuntimeError(f"Maven could not fetch Kafka:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+class KafkaServer:
+    """One broker with an empty log; topics are not created by themselves, and nothing is ever deleted by age.
+
+    Args:
+        jars: the folder that `kafka_jars` gives.
+        settings: server properties beside and above our own.
+    """
+
+    def __init__(self, jars: Path, **settings: object) -> None:
+        self._jars = jars
+        self.root = Path(tempfile.mkdtemp(prefix="choreo-kafka-"))
+        self.port, controller = _free_ports(2)
+        properties = {
+            "process.roles": "broker,controller",
+            "node.id": 1,
+            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+            "controller.listener.names": "CONTROLLER",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "log.dirs": self.root / "data",
+            "auto.create.topics.enable": "false",
+            "num.partitions": 4,
+            "offsets.topic.num.partitions": 4,
+            "offsets.topic.replication.factor": 1,
+            "transaction.state.log.num.partitions": 4,
+            "transaction.state.log.replication.factor": 1,
+            "transaction.state.log.min.isr": 1,
+            "share.coordinator.state.topic.replication.factor": 1,
+            "share.coordinator.state.topic.min.isr": 1,
+            "group.initial.rebalance.delay.ms": 0,
+            "group.min.session.timeout.ms": 1000,  # tests wait for the sessions of the dead
+            "broker.session.timeout.ms": 3000,
+            "broker.heartbeat.interval.ms": 500,
+            "log.retention.ms": -1,  # the real orders of our tests are years old
+            **settings,
+        }
+        self._config = self.root / "server.properties"
+        self._config.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
+        (self.root / "log4j2.xml").write_text(_LOGGING)
+        self.process: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        """The address, `127.0.0.1:port`."""
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start the broker, or start it again on the same port and data after `kill`; returns when it listens."""
+        if not (self.root / "data").exists():
+            cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
+            command = self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._config))
+            done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=self.root)
+            if done.returncode:
+                raise RuntimeError(f"Kafka's storage could not be formatted:\n{done.stdout}{done.stderr}")
+        with (self.root / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self._java("kafka.Kafka", str(self._config)),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.root,
+                start_new_session=True,  # Ctrl-C ends the tests, and the tests end the broker
+            )
+        self._watchdog = subprocess.Popen(
+            [sys.executable, "-c", _WATCHDOG, str(self.process.pid), str(self.root)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+        end = time.monotonic() + _START_SECONDS
+        while not self._listens():
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"Kafka did not start:\n{(self.root / 'log').read_text()[-4000:]}")
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """Kill the broker (SIGKILL), keeping its data for another `start`."""
+        if self._watchdog is not None:
+            self._watchdog.kill()
+            self._watchdog.wait()
+            assert self._watchdog.stdin is not None
+            self._watchdog.stdin.close()
+            self._watchdog = None
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def stop(self) -> None:
+        """Kill the broker and delete its data."""
+        self.kill()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _java(self, main: str, *arguments: str) -> list[str]:
+        # A small heap and the quick compiler: a broker for tests lives for minutes.
+        options = ["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true"]
+        logging = f"-Dlog4j2.configurationFile={self.root / 'log4j2.xml'}"
+        return ["java", *options, logging, "-cp", f"{self._jars}/*", main, *arguments]
+
+    def _listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 0.2).close()
+        except OSError:
+            return False
+        return True
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def main() -> None:
+    """Run a broker until the input closes."""
+    server = KafkaServer(kafka_jars())
+    try:
+        server.start()
+        print(server.bootstrap, flush=True)
+        sys.stdin.read()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        server.stop()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Missing as missing:
+        sys.exit(f"Apache Kafka is missing: {missing}")
