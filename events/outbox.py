@@ -22,12 +22,14 @@ from sqlalchemy import (
     Column,
     Connection,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     String,
     Table,
     Text,
     delete,
+    event,
     insert,
     select,
     update,
@@ -52,12 +54,14 @@ outbox = Table(
     Column("value", LargeBinary),
     Column("headers", Text, nullable=False),
     Column("timestamp", BigInteger),
+    Column("partition", Integer),
     Column("free_at", BigInteger, nullable=False),
     Index("choreo_outbox_free_at", "free_at", "id"),
 )
 
 MOST_RECORD_BYTES = 1_000_000
-"""A larger record would never fit a broker's default `message.max.bytes` and would block the relay for ever: refused before the commit."""
+"""A larger record would never fit a broker's default `message.max.bytes`: it would block the relay for ever, so it is
+refused before the commit."""
 
 _GRACE = 5 * SECOND
 _LEASE = 30 * SECOND
@@ -90,7 +94,8 @@ class Relay:
         self._counter = itertools.count()
         self._pending: deque[OutboxRow] = deque()
         self._held: set[str] = set()
-        self._sent: list[str] = []
+        self._sent: list[str] = []  # acknowledged, their rows not deleted yet
+        self._settling: set[str] = set()  # deleted by transactions that have not ended yet
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -141,19 +146,32 @@ class Relay:
     def settle(self, connection: Connection) -> None:
         """Delete the rows that were acknowledged since the last call, inside the caller's transaction.
 
-        Called by whoever writes next, so that a busy process pays no commit of its own for it.
+        Called by whoever writes next, so that a busy process pays no commit of its own for it. Where that transaction
+        is rolled back, the next call deletes them.
         """
         done, self._sent = self._sent, []
-        try:
-            for start in range(0, len(done), _DELETE_CHUNK):
-                chunk = done[start : start + _DELETE_CHUNK]
-                connection.execute(delete(outbox).where(outbox.c.id.in_(chunk)))
-        except BaseException:
-            self._sent = done + self._sent
-            raise
+        if not done:
+            return
+        self._settling.update(done)
+
+        def ended(committed: bool) -> None:
+            if not self._settling.issuperset(done):
+                return  # told already
+            self._settling.difference_update(done)
+            if not committed:
+                self._sent = done + self._sent
+
+        event.listen(connection, "commit", lambda _: ended(True))
+        event.listen(connection, "rollback", lambda _: ended(False))
+        for start in range(0, len(done), _DELETE_CHUNK):
+            chunk = done[start : start + _DELETE_CHUNK]
+            connection.execute(delete(outbox).where(outbox.c.id.in_(chunk)))
 
     def publish(self, rows: Sequence[OutboxRow]) -> None:
-        """Send rows that are committed now, in this order, without waiting; what memory cannot hold is left to the sweeper."""
+        """Send rows that are committed now, in this order, without waiting.
+
+        What memory cannot hold, because the broker is slow or away, is left to the sweeper.
+        """
         if not rows or len(self._pending) + len(rows) > _MOST_PENDING:
             return
         self._pending.extend(rows)
@@ -167,9 +185,8 @@ class Relay:
 
     async def depth(self) -> int:
         """Count the rows that are not acknowledged yet."""
-        sent = set(self._sent)
         rows = await self._database.read(lambda connection: connection.execute(select(outbox.c.id)).scalars().all())
-        return sum(1 for row in rows if row not in sent)
+        return len(set(rows).difference(self._sent, self._settling))
 
     async def _run(self) -> None:
         next_sweep = 0
@@ -184,8 +201,8 @@ class Relay:
             try:
                 await self._send_pending()
                 if self._clock() >= next_sweep:
-                    await self._sweep()
-                    next_sweep = self._clock() + SECOND
+                    more = await self._sweep()
+                    next_sweep = 0 if more else self._clock() + SECOND
             except ChoreoError as error:
                 log.warning("outbox waits for the broker", error=str(error), pending=len(self._pending))
                 await asyncio.sleep(0.5 if error.retryable else 2.0)
@@ -202,17 +219,19 @@ class Relay:
                 self._held.discard(row.id)
                 self._sent.append(row.id)
 
-    async def _sweep(self) -> None:
+    async def _sweep(self) -> bool:
+        """Take rows that nobody has sent for a while; True when there may be more of them."""
         now = self._clock()
         if self._sent:
             await self._database.write(self.settle)
         if not await self._database.read(lambda connection: _any_free(connection, now)):
-            return
+            return False
         rows = await self._database.write(lambda connection: self._claim(connection, now))
         fresh = [row for row in rows if row.id not in self._held]
         if fresh:
             log.info("sending what was left in the outbox", rows=len(fresh))
             self.publish(fresh)
+        return len(rows) == _SWEEP
 
     def _claim(self, connection: Connection, now: int) -> list[OutboxRow]:
         self.settle(connection)
@@ -223,7 +242,9 @@ class Relay:
         connection.execute(update(outbox).where(outbox.c.id.in_(ids)).values(free_at=now + _LEASE))
         found = connection.execute(select(outbox).where(outbox.c.id.in_(ids)).order_by(outbox.c.id)).all()
         return [
-            OutboxRow(row.id, Record(row.topic, row.key, row.value, _headers(row.headers), row.timestamp))
+            OutboxRow(
+                row.id, Record(row.topic, row.key, row.value, _headers(row.headers), row.timestamp, row.partition)
+            )
             for row in found
         ]
 
@@ -242,6 +263,7 @@ def _to_columns(row: OutboxRow, free_at: int) -> dict[str, object]:
         "value": record.value,
         "headers": headers,
         "timestamp": record.timestamp,
+        "partition": record.partition,
         "free_at": free_at,
     }
 

@@ -19,6 +19,7 @@ def upgrade(op: Operations) -> None:
         sa.Column("value", sa.LargeBinary),
         sa.Column("headers", sa.Text, nullable=False),
         sa.Column("timestamp", sa.BigInteger),
+        sa.Column("partition", sa.Integer),
         sa.Column("free_at", sa.BigInteger, nullable=False),
     )
     op.create_index("choreo_outbox_free_at", "choreo_outbox", ["free_at", "id"])
