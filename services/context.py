@@ -1,0 +1,109 @@
+"""What a handler may ask for beside its event: the `Context` of this run, and the `Transaction` that it takes part in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from sqlalchemy import CursorResult, Executable, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ..events.envelope import Envelope
+from ..events.ids import derived_id
+from .inbox import reference
+
+
+class Context:
+    """The circumstances of one run of a handler.
+
+    Args:
+        service: the service's name.
+        handler: the handler's name.
+        envelope: what is known of the event beside its payload.
+        attempt: which try this is in this process, from 1.
+    """
+
+    __slots__ = ("_log", "attempt", "envelope", "handler", "service")
+
+    def __init__(self, service: str, handler: str, envelope: Envelope, attempt: int = 1) -> None:
+        self.service = service
+        self.handler = handler
+        self.envelope = envelope
+        self.attempt = attempt
+        self._log: structlog.stdlib.BoundLogger | None = None
+
+    @property
+    def event_id(self) -> str:
+        """The event's id; every copy of it has the same one."""
+        return self.envelope.id
+
+    @property
+    def saga_id(self) -> str | None:
+        """The saga's public name without the run, e.g. `fulfilment/4711`; None where the event names none."""
+        return self.envelope.saga_id
+
+    @property
+    def step(self) -> str | None:
+        """The saga's step that this command is for; None for an event that no saga sent."""
+        return self.envelope.saga_step if self.envelope.saga_attempt is not None else None
+
+    @property
+    def idempotency_key(self) -> str:
+        """A key for calls to the outside world: the same for each try, resend and retry of the same work (ruling R3).
+
+        For a saga's command it is derived from saga, run, step and occurrence, whatever the attempt; for another event
+        from its id. It is a UUID in text.
+        """
+        return derived_id("idempotency", self.service, self.handler, reference(self.envelope) or self.envelope.id)
+
+    @property
+    def log(self) -> structlog.stdlib.BoundLogger:
+        """A logger that knows the service, the handler, the event and the saga."""
+        if self._log is None:
+            ids = {"saga_id": self.saga_id} if self.saga_id else {}
+            logger = structlog.get_logger("choreo.handler")
+            self._log = logger.bind(service=self.service, handler=self.handler, event_id=self.event_id, **ids)
+        return self._log
+
+
+class Transaction:
+    """The database transaction that also holds the inbox row and the outgoing events: all commit, or nothing does.
+
+    It is part of a batch: do no waiting for the outside world in it, and never commit or roll back by yourself.
+    """
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection: AsyncConnection | None = connection
+
+    @property
+    def connection(self) -> AsyncConnection:
+        """SQLAlchemy's connection, for what `execute` does not offer.
+
+        Raises:
+            RuntimeError: the handler has ended, and the transaction with it.
+        """
+        if self._connection is None:
+            raise RuntimeError("this Transaction ended with its handler; use it only inside, and await all you start")
+        return self._connection
+
+    async def execute(
+        self,
+        statement: Executable | str,
+        parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    ) -> CursorResult[Any]:
+        """Run one statement.
+
+        Args:
+            statement: SQLAlchemy Core, or SQL text with `:name` for each parameter.
+            parameters: values by name, never part of the text; several sets run the statement for each.
+        """
+        chosen = text(statement) if isinstance(statement, str) else statement
+        result = await self.connection.execute(chosen, parameters)
+        return result  # type: ignore[return-value]
+
+    def end(self) -> None:
+        """Refuse further use; called by the worker."""
+        self._connection = None

@@ -1,0 +1,277 @@
+"""`Service`: handlers declared on plain functions, checked where they are declared."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from typing import Any, Final, Literal, TypeVar
+
+from sqlalchemy import MetaData
+
+from ..events.catalog import HandlerAnnouncement, ServiceAnnouncement, TypeAndTopic
+from ..events.clock import duration
+from ..events.database import parse_store_url
+from ..events.errors import ConfigurationError, DefinitionError
+from ..events.event import Event
+from ..events.failures import HandlerFailed
+from ..events.transport import TopicSpec
+from .answer import Empty, empty_answer
+from .retry import Retry
+from .signature import Signature, read_signature
+
+F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+Exhausted = Literal["dead", "park"]
+
+
+class Default(Enum):
+    """Marks what was not given."""
+
+    DEFAULT = "default"
+
+
+DEFAULT: Final = Default.DEFAULT
+"""The service's store is the one that the settings name (`CHOREO_SERVICE_STORE`)."""
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Handler:
+    """One declared handler; made by `Service.on`.
+
+    Args:
+        service: name of its service.
+        name: unique in the service; the inbox knows it by this, so renaming it forgets what it has seen.
+        function: the user's function.
+        events: the classes that it takes.
+        signature: what it asks for and returns.
+        retry: what happens after an error.
+        exhausted: what happens when no retry is left.
+        undoes: the handler whose work it undoes.
+        empty: builds the answer when there was nothing to undo.
+    """
+
+    service: str
+    name: str
+    function: Callable[..., Awaitable[Any]]
+    events: tuple[type[Event], ...]
+    signature: Signature
+    retry: Retry
+    exhausted: Exhausted
+    undoes: Handler | None = None
+    empty: Empty | None = None
+
+    @property
+    def full_name(self) -> str:
+        """Service and name, e.g. `inventory.reserve`."""
+        return f"{self.service}.{self.name}"
+
+    def arguments(self, event: Event, context: object, tx: object = None) -> dict[str, object]:
+        """Give the keyword arguments of a call."""
+        signature = self.signature
+        arguments: dict[str, object] = {signature.event: event}
+        if signature.context is not None:
+            arguments[signature.context] = context
+        if signature.tx is not None:
+            arguments[signature.tx] = tx
+        return arguments
+
+
+class Service:
+    """A named group of handlers with one consumer group and one store.
+
+    Args:
+        name: its name, the consumer group's too, and the source of what it publishes.
+        store: `"sqlite:PATH"` or `"postgresql://..."`; by default the settings'. None is the explicit choice to run
+            stateless: at least once, no guard, no parking.
+        tables: the service's own tables, created in the store at start where they are missing.
+        concurrency: how many handlers may be waiting for something at once.
+        claim: how long one try of a handler with outside effects may take before an undo no longer waits for it (R4).
+        drain: how long a stop or a rebalance waits for handlers that run.
+
+    Raises:
+        DefinitionError: a name that cannot be a group's, a store that is none, or a limit that is none.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        store: str | None | Default = DEFAULT,
+        tables: MetaData | None = None,
+        concurrency: int = 100,
+        claim: str | float | timedelta = "60s",
+        drain: str | float | timedelta = "10s",
+    ) -> None:
+        if not _NAME.fullmatch(name):
+            raise DefinitionError(
+                f"Service({name!r}): a name is up to 100 letters, digits, '.', '_' and '-', with a letter or digit at both ends"
+            )
+        if isinstance(store, str):
+            try:
+                parse_store_url(store)
+            except ConfigurationError as error:
+                raise DefinitionError(f"Service({name!r}): {error.message}") from None
+        if tables is not None and store is None:
+            raise DefinitionError(f"Service({name!r}): tables= needs a store; leave out store=None")
+        if concurrency < 1:
+            raise DefinitionError(f"Service({name!r}): concurrency={concurrency}; at least one handler must be able to run")
+        self.name = name
+        self.store = store
+        self.tables = tables
+        self.concurrency = concurrency
+        self.claim = duration(claim)
+        self.drain = duration(drain)
+        self._handlers: dict[str, Handler] = {}
+        self._by_function: dict[int, Handler] = {}
+
+    def __repr__(self) -> str:
+        return f"Service({self.name!r})"
+
+    @property
+    def handlers(self) -> tuple[Handler, ...]:
+        """The declared handlers, in order."""
+        return tuple(self._handlers.values())
+
+    def on(
+        self,
+        *events: type[Event],
+        retry: Retry | None = None,
+        exhausted: Exhausted = "dead",
+        undoes: Callable[..., Awaitable[Any]] | None = None,
+        empty: Empty | None = None,
+        name: str | None = None,
+    ) -> Callable[[F], F]:
+        """Declare a handler; the function itself stays as it is, to be called and tested like any other.
+
+        Args:
+            events: the event classes that it takes.
+            retry: default: five attempts from 200 ms to 30 s.
+            exhausted: `"dead"` (to `<topic>.dlq`, with a reason) or `"park"` (it and what follows of its key wait in the
+                store, and it is tried again until it works).
+            undoes: the handler whose work this one undoes: it then runs at most once per step, and only if there was
+                something to undo (semantics, rows 14 and 15).
+            empty: gives the answer when there was nothing to undo; by default the one class that the handler returns,
+                filled by name from the command.
+            name: default: the function's name.
+
+        Raises:
+            DefinitionError: naming the handler, the parameter and the remedy.
+        """
+        frame = inspect.currentframe()
+        caller = frame.f_back if frame is not None else None
+        scope = dict(caller.f_locals) if caller is not None else {}
+        del frame, caller
+
+        def declare(function: F) -> F:
+            handler = self._declare(function, events, retry, exhausted, undoes, empty, name, scope)
+            self._handlers[handler.name] = handler
+            self._by_function[id(function)] = handler
+            return function
+
+        return declare
+
+    def _declare(
+        self,
+        function: Callable[..., Awaitable[Any]],
+        events: Sequence[type[Event]],
+        retry: Retry | None,
+        exhausted: Exhausted,
+        undoes: Callable[..., Awaitable[Any]] | None,
+        empty: Empty | None,
+        name: str | None,
+        scope: Mapping[str, Any],
+    ) -> Handler:
+        chosen = name or getattr(function, "__name__", "")
+        where = f"{self.name}.{chosen}"
+        if not _NAME.fullmatch(chosen):
+            raise DefinitionError(f"{where}: give the handler a name of letters, digits, '.', '_' and '-' (name=...)")
+        if chosen in self._handlers:
+            raise DefinitionError(f"{where}: the service has a handler of this name already; rename it or say name=...")
+        if not events or not all(isinstance(each, type) and issubclass(each, Event) for each in events):
+            raise DefinitionError(f"{where}: `on` takes event classes, e.g. @{self.name}.on(OrderPlaced)")
+        for each in events:
+            each.spec()
+        signature = read_signature(function, events, where, scope)
+        if exhausted not in ("dead", "park"):
+            raise DefinitionError(f'{where}: exhausted={exhausted!r}; write "dead" or "park"')
+        if self.store is None:
+            if undoes is not None:
+                raise DefinitionError(
+                    f"{where}: undoes= needs a store, it remembers what there is to undo (ruling R4); leave out store=None"
+                )
+            if signature.tx is not None:
+                raise DefinitionError(f"{where}: parameter {signature.tx!r}: a Transaction needs a store; leave out store=None")
+            if exhausted == "park":
+                raise DefinitionError(f'{where}: exhausted="park" keeps events in the store; leave out store=None')
+        forward = self._forward(where, undoes)
+        if forward is None:
+            if empty is not None:
+                raise DefinitionError(f"{where}: empty= answers an undo; say what it undoes with undoes=")
+        elif empty is None:
+            empty = empty_answer(where, tuple(events), signature)
+        return Handler(
+            self.name, chosen, function, tuple(events), signature, retry or Retry(), exhausted, forward, empty
+        )
+
+    def _forward(self, where: str, undoes: Callable[..., Awaitable[Any]] | None) -> Handler | None:
+        if undoes is None:
+            return None
+        forward = self._by_function.get(id(undoes))
+        if forward is None:
+            raise DefinitionError(
+                f"{where}: undoes={getattr(undoes, '__name__', undoes)!r} is no handler of {self.name!r}; "
+                "declare the handler before its undo, in the same service"
+            )
+        if forward.undoes is not None:
+            raise DefinitionError(f"{where}: {forward.name!r} is an undo itself; an undo cannot be undone")
+        return forward
+
+    def guarded(self, handler: Handler) -> bool:
+        """Say whether some handler undoes this one, so that it must look before it runs."""
+        return any(each.undoes is handler for each in self._handlers.values())
+
+    def claims(self, handler: Handler) -> bool:
+        """Say whether it claims an event before it runs: its effect is outside the store, and something undoes it (R4)."""
+        return handler.signature.tx is None and self.guarded(handler)
+
+    @property
+    def consumes(self) -> tuple[str, ...]:
+        """The topics that it reads, sorted."""
+        return tuple(sorted({event.spec().topic for handler in self.handlers for event in handler.events}))
+
+    @property
+    def produces(self) -> tuple[type[Event], ...]:
+        """The event classes that it may publish."""
+        return tuple(dict.fromkeys(event for handler in self.handlers for event in handler.signature.produces))
+
+    def topics(self) -> list[TopicSpec]:
+        """List the topics that it needs: what it reads and publishes, and where failures go."""
+        names = {*self.consumes, *(event.spec().topic for event in self.produces)}
+        names |= {f"{topic}.dlq" for topic in self.consumes} | {HandlerFailed.spec().topic}
+        return [TopicSpec(name) for name in sorted(names)]
+
+    def announcement(self) -> ServiceAnnouncement:
+        """Give what the catalog says of it."""
+        return ServiceAnnouncement(
+            service=self.name,
+            group=self.name,
+            handlers=[
+                HandlerAnnouncement(
+                    name=handler.name,
+                    consumes=_types(handler.events),
+                    produces=_types(handler.signature.produces),
+                    undoes=handler.undoes.name if handler.undoes is not None else None,
+                    claims=self.claims(handler),
+                )
+                for handler in self.handlers
+            ],
+        )
+
+
+def _types(classes: Sequence[type[Event]]) -> list[TypeAndTopic]:
+    return [TypeAndTopic(type=spec.type, topic=spec.topic) for spec in (each.spec() for each in classes)]

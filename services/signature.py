@@ -1,0 +1,151 @@
+"""What a handler's signature says: which event it takes, what is injected, and what it may publish."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Union, get_args, get_origin
+
+from ..events.errors import DefinitionError
+from ..events.event import Event
+from .context import Context, Transaction
+
+_MANY = (list, tuple, Sequence)
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A handler's signature, read.
+
+    Args:
+        event: name of the parameter that takes the event.
+        context: name of the `Context` parameter, if any.
+        tx: name of the `Transaction` parameter, if any.
+        produces: the event classes that it may return.
+        silent: it may also return nothing.
+        many: it returns several events at once.
+    """
+
+    event: str
+    context: str | None
+    tx: str | None
+    produces: tuple[type[Event], ...]
+    silent: bool
+    many: bool
+
+
+def read_signature(
+    function: Callable[..., Any], events: Sequence[type[Event]], name: str, scope: Mapping[str, Any]
+) -> Signature:
+    """Read and check a handler's signature.
+
+    Args:
+        function: the handler.
+        events: the classes that it is declared for.
+        name: service and handler, for messages.
+        scope: names visible where it is defined, beside its module's.
+
+    Raises:
+        DefinitionError: naming the handler, the parameter and the remedy.
+    """
+    if not inspect.iscoroutinefunction(function):
+        raise DefinitionError(f"{name}: a handler is a coroutine function; write `async def {name.rpartition('.')[2]}`")
+    hints = _Hints(function, name, scope)
+    event = context = tx = None
+    for parameter in inspect.signature(function).parameters.values():
+        hint = hints.of(parameter.name, parameter.annotation)
+        if hint is Context and context is None:
+            context = parameter.name
+        elif hint is Transaction and tx is None:
+            tx = parameter.name
+        elif (taken := _events_of(hint)) is not None and event is None:
+            _check_event(name, parameter.name, taken, events)
+            event = parameter.name
+        elif parameter.default is inspect.Parameter.empty or hint in (Context, Transaction) or taken is not None:
+            raise DefinitionError(
+                f"{name}: parameter {parameter.name!r} cannot be filled; a handler takes one event, and at most one "
+                "`Context` and one `Transaction`, each known by its annotation"
+            )
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            raise DefinitionError(f"{name}: parameter {parameter.name!r} is positional only; remove the `/`")
+    if event is None:
+        wanted = " | ".join(each.__name__ for each in events)
+        raise DefinitionError(f"{name}: no parameter takes the event; annotate one with `{wanted}`")
+    produces, silent, many = _read_return(name, hints.of("return", inspect.signature(function).return_annotation))
+    return Signature(event, context, tx, produces, silent, many)
+
+
+class _Hints:
+    """Resolves annotations one by one, so that a message can name the one that is wrong."""
+
+    def __init__(self, function: Callable[..., Any], name: str, scope: Mapping[str, Any]) -> None:
+        closure = inspect.getclosurevars(function).nonlocals
+        self._names = {**scope, **closure}
+        self._globals = inspect.unwrap(function).__globals__
+        self._name = name
+
+    def of(self, parameter: str, annotation: Any) -> Any:
+        if not isinstance(annotation, str):
+            return annotation
+        try:
+            return eval(annotation, self._globals, self._names)  # noqa: S307 - the module's own annotation, as typing does
+        except Exception as error:
+            raise DefinitionError(
+                f"{self._name}: the annotation {annotation!r} of {parameter!r} cannot be resolved ({error}); "
+                "define or import the class before the handler"
+            ) from None
+
+
+def _events_of(hint: Any) -> tuple[type[Event], ...] | None:
+    """Give the event classes of a plain or union annotation; None for anything else."""
+    choices = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if all(isinstance(choice, type) and issubclass(choice, Event) for choice in choices):
+        return tuple(choices)
+    return None
+
+
+def _check_event(name: str, parameter: str, taken: tuple[type[Event], ...], events: Sequence[type[Event]]) -> None:
+    missing = [each for each in events if not issubclass(each, taken)]
+    if missing:
+        raise DefinitionError(
+            f"{name}: parameter {parameter!r} takes {' | '.join(each.__name__ for each in taken)}, but it is declared "
+            f"for {missing[0].__name__} too; make the annotation `{' | '.join(each.__name__ for each in events)}`"
+        )
+
+
+def _read_return(name: str, hint: Any) -> tuple[tuple[type[Event], ...], bool, bool]:
+    if hint is inspect.Signature.empty:
+        raise DefinitionError(
+            f"{name}: say what it publishes; annotate the return with an event class, a union, a list of events, or None"
+        )
+    choices = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    produces: list[type[Event]] = []
+    silent = many = False
+    for choice in choices:
+        if choice is None or choice is type(None):
+            silent = True
+        elif get_origin(choice) in _MANY:
+            many = silent = True
+            produces += _read_items(name, choice)
+        else:
+            produces += _produced(name, choice)
+    return tuple(dict.fromkeys(produces)), silent, many
+
+
+def _read_items(name: str, hint: Any) -> list[type[Event]]:
+    items = [item for item in get_args(hint) if item is not Ellipsis]
+    return [produced for item in items for produced in _produced(name, item)]
+
+
+def _produced(name: str, hint: Any) -> tuple[type[Event], ...]:
+    found = _events_of(hint)
+    if not found:
+        raise DefinitionError(
+            f"{name}: it returns {getattr(hint, '__name__', hint)!s}, which is no event; annotate the return with event "
+            "classes, a union or list of them, or None"
+        )
+    for each in found:
+        each.spec()  # an abstract class cannot be published; its message says so
+    return found
