@@ -29,7 +29,7 @@ def begin(definition: Definition, key: str, run: int, event: Observed, now: int,
     """
     instance = new_instance(definition, key, run)
     instance.seq = 1
-    instance.started_at = now
+    instance.started_at = instance.opened_at = now
     instance.started_by = Fact(event.type, event.id)
     instance.started_time = event.time
     instance.origin = event.traceparent
@@ -112,8 +112,8 @@ class _Advance(Move):
     def _record_done(self, step: Step, event: Observed) -> None:
         step.done = Fact(event.type, event.id)
         step.caused_by = event.causation_id
-        step.ended_at = self.now
         step.certain = True
+        step.conclude(StepState.DONE, self.now)
 
     def _late_success(self, plan: StepPlan, step: Step, event: Observed) -> None:
         """A success that arrives when the saga is being undone, or was: undone exactly once (S11, ruling R5)."""
@@ -159,6 +159,7 @@ class _Advance(Move):
             # It is certain now that nothing happened, so nothing needs to be undone.
             step.certain = True
             self._note_failure(step, event.type, "")
+            step.conclude(StepState.FAILED, self.now)
             self._enter(plan, StepState.FAILED, event.type)
             self._continue_undo()
             return
@@ -196,12 +197,13 @@ class _Advance(Move):
         return next((plan for plan in plans if self._step(plan).undo_event is None), None)
 
     def _compensated(self, plan: StepPlan, step: Step, reason: str) -> None:
-        step.undo_ended_at = self.now
+        if self.instance.phase.ended:
+            self._reopen()
+            step.undo_ready_at, step.undo_ended_at = self.now, None
+        step.conclude_undo(StepState.COMPENSATED, self.now)
         self._clear(step)
         self._enter(plan, StepState.COMPENSATED, reason)
         self._resolve(plan)
-        if self.instance.phase.ended:
-            self._reopen()
         self._continue_undo()
 
     # ---- reports of handlers -----------------------------------------------------------------------------------
@@ -319,8 +321,8 @@ class _Advance(Move):
         if not again:
             step.undo_attempt += 1
         step.undo_sends += 1
-        left = step.undo_sends < plan.undo_retry.attempts
-        step.undo_send_at = self.now + plan.undo_retry.pause(step.undo_sends) if left else None
+        left = step.undo_sends < plan.undo_resend.attempts
+        step.undo_send_at = self.now + plan.undo_resend.pause(step.undo_sends) if left else None
         self._send_undo(plan, step, again=again)
         reason = "no answer so far: its undo is sent again" if again else f"attempt {step.undo_attempt} of its undo"
         self.changes.append(Change(plan.name, step.state, reason))
@@ -340,11 +342,10 @@ class _Advance(Move):
             what = f"step {command.step}" if command.step else "this saga"
             self.ignored = f"nothing to do: no undo of {what} has failed"
             return
-        if self.instance.phase.ended:
-            self._reopen()
         for name in steps:
             plan, step = self.definition.by_name[name], self.instance.steps[name]
             if command.kind == "retry-undo":
+                self._reopen()
                 step.undo_failures = []
                 self._start_undo(plan, step, f"retried by {command.by or 'a person'}")
             else:

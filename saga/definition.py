@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any, Literal
@@ -38,6 +38,8 @@ class RetryPlan:
 
 UNDO_RETRY = RetryPlan(attempts=10, first=5 * SECOND, most=300 * SECOND)
 UNDO_WITHIN = 1_800 * SECOND
+RESEND_FIRST = 30 * SECOND
+RESEND_MOST = 600 * SECOND
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,9 @@ class StepPlan:
         send: type of the command that the coordinator publishes; None for a choreographed step.
         undo: type of the command that undoes it; None when there is nothing to undo.
         undone: event types that answer the undo.
-        retry: for a commanded step.
-        undo_retry, undo_within: for its undo.
+        retry: after a known failure of a commanded step.
+        resend: on silence; the same command goes out again.
+        undo_retry, undo_resend, undo_within: the same for its undo, and the undo's limit.
         pivot: once it is done, the saga only goes forward.
         optional: its failure does not fail the saga.
     """
@@ -68,7 +71,9 @@ class StepPlan:
     undo: str | None = None
     undone: tuple[str, ...] = ()
     retry: RetryPlan = RetryPlan()
+    resend: RetryPlan = RetryPlan()
     undo_retry: RetryPlan = UNDO_RETRY
+    undo_resend: RetryPlan = UNDO_RETRY
     undo_within: int = UNDO_WITHIN
     pivot: bool = False
     optional: bool = False
@@ -181,8 +186,9 @@ class Definition:
 
     @cached_property
     def hash(self) -> str:
-        """A digest of everything that decides: equal definitions have equal ones."""
-        return blake2b(self.to_json().encode(), digest_size=8).hexdigest()
+        """A digest of everything that decides; whether and since when it only observes are ways to run the same one."""
+        same = replace(self, observe_only=False, active_from="registration")
+        return blake2b(same.to_json().encode(), digest_size=8).hexdigest()
 
     def to_json(self) -> str:
         """Write it as canonical JSON."""
@@ -199,7 +205,7 @@ class Definition:
 
 def _step_from(data: dict[str, Any]) -> StepPlan:
     known = {name: _tuples(value) for name, value in data.items() if name in StepPlan.__dataclass_fields__}
-    for name in ("retry", "undo_retry"):
+    for name in ("retry", "resend", "undo_retry", "undo_resend"):
         if name in known:
             known[name] = RetryPlan(**known[name])
     return StepPlan(**known)

@@ -41,14 +41,14 @@ class Step:
         attempt: number of the present attempt; rises only after a known failure.
         sends: how often a command was sent, the same one again included.
         done: the event that told its success.
-        ended_at: when its outcome was known.
+        ended_at, outcome: when its action was concluded, and as what; set once in an epoch, whatever comes later.
         error: class of its error.
         message: what it said.
         failures: the attempts that failed.
         certain: its outcome is known; a step given up without an answer may have happened all the same.
         caused_by: the event that its success names as its cause, for the undo's guard.
-        undo_*: the same for its undo; `undo_event` is the answer, `undo_answered_at` the answer's own time,
-            `undo_empty` says that the participant had nothing to undo.
+        undo_*: the same for its undo, `undo_outcome` COMPENSATED or UNDO_FAILED; `undo_event` is the answer,
+            `undo_answered_at` the answer's own time, `undo_empty` says that the participant had nothing to undo.
     """
 
     state: StepState = StepState.PENDING
@@ -62,6 +62,7 @@ class Step:
     sends: int = 0
     done: Fact | None = None
     ended_at: int | None = None
+    outcome: StepState | None = None
     error: str | None = None
     message: str | None = None
     failures: list[Failure] = field(default_factory=list)
@@ -73,6 +74,7 @@ class Step:
     undo_limit_at: int | None = None
     undo_send_at: int | None = None
     undo_ended_at: int | None = None
+    undo_outcome: StepState | None = None
     undo_event: str | None = None
     undo_answered_at: int | None = None
     undo_empty: bool = False
@@ -87,6 +89,16 @@ class Step:
     def timers(self) -> list[int]:
         """Give every time at which something is due."""
         return [at for at in (self.limit_at, self.send_at, self.undo_limit_at, self.undo_send_at) if at is not None]
+
+    def conclude(self, outcome: StepState, at: int) -> None:
+        """Fix when and how its action ended, the first time only: its span says so, and a span is never changed."""
+        if self.ended_at is None:
+            self.ended_at, self.outcome = at, outcome
+
+    def conclude_undo(self, outcome: StepState, at: int) -> None:
+        """Fix when and how its undo ended, the first time only."""
+        if self.undo_ended_at is None:
+            self.undo_ended_at, self.undo_outcome = at, outcome
 
 
 class Remark(NamedTuple):
@@ -108,6 +120,7 @@ class Instance:
         phase: where it is.
         seq: how many inputs were applied; rises by one with each.
         epoch: number of its trace; rises when it is reopened after its end.
+        opened_at: when its present epoch began.
         started_at, started_by, started_time: when, by which event, and that event's own time.
         ended_at, deadline_at: when it ended, when it should have.
         origin: traceparent of the event that started it.
@@ -127,6 +140,7 @@ class Instance:
     phase: Phase = Phase.RUNNING
     seq: int = 0
     epoch: int = 0
+    opened_at: int = 0
     started_at: int = 0
     started_by: Fact | None = None
     started_time: int = 0
@@ -154,6 +168,16 @@ class Instance:
         if self.deadline_at is not None and self.phase is Phase.RUNNING:
             due.append(self.deadline_at)
         return min(due, default=None)
+
+    @property
+    def limit_due(self) -> int | None:
+        """When the earliest limit of the running saga passes: what would start its compensation."""
+        if self.phase is not Phase.RUNNING:
+            return None
+        limits = [step.limit_at for step in self.steps.values() if step.limit_at is not None]
+        if self.deadline_at is not None:
+            limits.append(self.deadline_at)
+        return min(limits, default=None)
 
     @property
     def current_step(self) -> str | None:
@@ -203,7 +227,7 @@ def new_instance(definition: Definition, key: str, run: int) -> Instance:
 
 _INSTANCE_FIELDS = tuple(f.name for f in fields(Instance))
 _INSTANCE_DEFAULTS: dict[str, Any] = {f: getattr(Instance("", "", 0, 0, ""), f) for f in _INSTANCE_FIELDS}
-_INSTANCE_DEFAULTS.update(type=None, key=None, run=None, version=None, hash=None)  # always written
+_INSTANCE_DEFAULTS.update(type=None, key=None, run=None, version=None, hash=None)  # these are always written
 _STEP_FIELDS = tuple(f.name for f in fields(Step))
 _STEP_DEFAULTS: dict[str, Any] = {f: getattr(Step(), f) for f in _STEP_FIELDS}
 
@@ -222,6 +246,8 @@ def _step_values(step: Step) -> dict[str, Any]:
 def _read_step(values: dict[str, Any]) -> Step:
     step = Step(**values)
     step.state = StepState(step.state)
+    step.outcome = None if step.outcome is None else StepState(step.outcome)
+    step.undo_outcome = None if step.undo_outcome is None else StepState(step.undo_outcome)
     if step.done is not None:
         step.done = Fact(*step.done)
     step.failures = [Failure(*failure) for failure in step.failures]

@@ -61,9 +61,9 @@ class Move:
             return
         step.limit_at = None
         step.certain = certain
-        step.ended_at = self.now
         if plan.optional:
             step.send_at = None
+            step.conclude(StepState.DEGRADED, self.now)
             self._enter(plan, StepState.DEGRADED, error)
             self._resolve(plan)
             self.open_ready(step.trigger or "", step.trace)
@@ -78,6 +78,7 @@ class Move:
         step.send_at = None
         self._enter(plan, state, message or error)
         if self._may_go_back():
+            step.conclude(state, self.now)
             self._compensate(plan, error, message, event)
         else:
             self._set_cause(plan, error, message, event)
@@ -100,9 +101,11 @@ class Move:
             if step.state is StepState.PENDING:
                 self._enter(other, StepState.SKIPPED, "")
             elif step.state is StepState.RETRYING:
+                step.conclude(StepState.FAILED, self.now)
                 self._enter(other, StepState.FAILED, "not tried again")
             elif step.state is StepState.WAITING:
                 step.certain = False
+                step.conclude(StepState.UNKNOWN, self.now)
                 self._enter(other, StepState.UNKNOWN, "given up while in flight")
         self._continue_undo()
 
@@ -124,7 +127,8 @@ class Move:
             ):
                 step = self._step(plan)
                 if step.undo_event is not None:
-                    step.undo_ended_at = self.now
+                    step.undo_ready_at = self.now
+                    step.conclude_undo(StepState.COMPENSATED, self.now)
                     self._enter(plan, StepState.COMPENSATED, "undone by somebody else")
                 else:
                     self._start_undo(plan, step, "")
@@ -137,16 +141,16 @@ class Move:
         step.undo_attempt += 1
         step.undo_sends = 1
         step.undo_ready_at = self.now
-        step.undo_ended_at = step.undo_event = step.undo_answered_at = None
+        step.undo_ended_at = step.undo_outcome = step.undo_event = step.undo_answered_at = None
         step.undo_empty = False
         step.undo_limit_at = self.now + plan.undo_within
-        step.undo_send_at = self.now + plan.undo_retry.pause(1) if plan.undo_retry.attempts > 1 else None
+        step.undo_send_at = self.now + plan.undo_resend.pause(1) if plan.undo_resend.attempts > 1 else None
         self._enter(plan, StepState.COMPENSATING, reason)
         self._send_undo(plan, step, again=False)
 
     def _undo_failed(self, plan: StepPlan, step: Step, error: str, message: str) -> None:
         step.error, step.message = error, message
-        step.undo_ended_at = self.now
+        step.conclude_undo(StepState.UNDO_FAILED, self.now)
         self._clear(step)
         self._enter(plan, StepState.UNDO_FAILED, message or error)
         self._needs_person(plan, "UndoFailed", f"the undo of step {plan.name} failed for good: {error}")
@@ -172,6 +176,7 @@ class Move:
         self.instance.phase = Phase.COMPENSATING
         self.instance.ended_at = None
         self.instance.epoch += 1
+        self.instance.opened_at = self.now
         self.changes.append(Change(None, Phase.COMPENSATING, "opened again"))
 
     # ---- small pieces ------------------------------------------------------------------------------------------
@@ -193,7 +198,7 @@ class Move:
         self._output(Send("do", plan.name, plan.send or "", step.attempt))
 
     def _next_send(self, plan: StepPlan, step: Step) -> int | None:
-        return self.now + plan.retry.pause(step.sends) if step.sends < plan.retry.attempts else None
+        return self.now + plan.resend.pause(step.sends) if step.sends < plan.resend.attempts else None
 
     def _send_undo(self, plan: StepPlan, step: Step, *, again: bool) -> None:
         facts = [self.instance.started_by, *(other.done for other in self.instance.steps.values() if other is not step)]

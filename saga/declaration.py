@@ -1,0 +1,405 @@
+"""Turn a saga class into its definition, and refuse what could not work, with step, field and remedy."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..events.clock import SECOND, duration
+from ..events.errors import DefinitionError
+from ..events.event import Event
+from ..services.retry import Retry
+from .definition import RESEND_FIRST, RESEND_MOST, UNDO_RETRY, Definition, RetryPlan, StepPlan, Unmatched
+from .names import is_saga_type
+
+if TYPE_CHECKING:
+    from .saga import DeclaredStep
+
+Duration = str | int | float | timedelta
+Build = type[Event] | Callable[[Any], Event]
+"""An event class, filled by name from the saga's events, or a function of the saga that makes one."""
+
+
+class Unsaid:
+    """Marks an argument that was not given where None has a meaning of its own."""
+
+
+UNSAID = Unsaid()
+
+
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """The arguments of `step()` as they were given."""
+
+    failed: tuple[type[Event], ...]
+    after: tuple[DeclaredStep[Any], ...]
+    within: Duration | None
+    undo: Build | Unsaid | None
+    undone: tuple[type[Event], ...]
+    send: Build | None
+    pivot: bool
+    optional: bool
+    retry: Retry | None
+    undo_retry: Retry | None
+    undo_within: Duration
+
+
+class Facts(Protocol):
+    """The events of one saga, decoded when somebody asks."""
+
+    @property
+    def key(self) -> str:
+        """The saga's business key."""
+
+    def start(self) -> Event:
+        """Give the event that started it."""
+
+    def done(self, step: str) -> Event | None:
+        """Give the event that told a step's success, None before it."""
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A saga class as the coordinator needs it.
+
+    Args:
+        definition: as data.
+        events: every event class that it names, by type.
+        builds: how commands and end events are made, by event type: None fills the class by name.
+    """
+
+    definition: Definition
+    events: Mapping[str, type[Event]]
+    builds: Mapping[str, Callable[[Any], Event] | None]
+
+    def observing(self) -> Declaration:
+        """Give the same, but tracking only."""
+        return replace(self, definition=replace(self.definition, observe_only=True))
+
+
+def declare(
+    name: str,
+    declared: Sequence[DeclaredStep[Any]],
+    *,
+    reserved: Sequence[str],
+    start: tuple[type[Event], ...],
+    key: str,
+    type_: str,
+    version: int,
+    deadline: int | None,
+    ends: Mapping[str, Build | None],
+    correlate: Mapping[type[Event], str],
+    observe_only: bool,
+    active_from: str | int,
+    rerun: bool,
+    unmatched: Unmatched,
+) -> Declaration:
+    """Check a declaration and make its definition.
+
+    Raises:
+        DefinitionError: naming the saga, the step, the field and the remedy.
+    """
+    if reserved:
+        raise DefinitionError(f"{name}: {reserved[0]!r} is a name that Saga uses itself; call the step something else")
+    if not start:
+        raise DefinitionError(f"{name}: which event starts it? write class {name}(Saga, start=OrderPlaced, key=...)")
+    if not key:
+        raise DefinitionError(f'{name}: which field is the business key? write class {name}(Saga, ..., key="order_id")')
+    if not declared:
+        raise DefinitionError(f"{name}: it has no steps; declare one with step(done=...)")
+    if not is_saga_type(type_):
+        raise DefinitionError(
+            f'{name}: {type_!r} is not a saga type; use lower-case words with "-", e.g. type="order-fulfilment"'
+        )
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise DefinitionError(f"{name}: version={version!r}; give a whole number of at least 1")
+    return _Declaring(name, declared, start, key, correlate, observe_only).declaration(
+        type_=type_,
+        version=version,
+        deadline=deadline,
+        ends=ends,
+        active_from=active_from,
+        rerun=rerun,
+        unmatched=unmatched,
+    )
+
+
+class _Declaring:
+    """One declaration being checked."""
+
+    def __init__(
+        self,
+        name: str,
+        declared: Sequence[DeclaredStep[Any]],
+        start: tuple[type[Event], ...],
+        key: str,
+        correlate: Mapping[type[Event], str],
+        observe_only: bool,
+    ) -> None:
+        self.name = name
+        self.declared = {step.name: step for step in declared}
+        self.start = start
+        self.key = key
+        self.correlate = correlate
+        self.observe_only = observe_only
+        self.events: dict[str, type[Event]] = {}
+        self.builds: dict[str, Callable[[Any], Event] | None] = {}
+
+    def declaration(self, *, ends: Mapping[str, Build | None], type_: str, **options: Any) -> Declaration:
+        steps = tuple(self._plan(index, step) for index, step in enumerate(self.declared.values()))
+        definition = Definition(
+            type=type_,
+            key=self.key,
+            start=tuple(self._consume(cls, "start") for cls in self.start),
+            steps=steps,
+            completed=self._built(ends["completed"], "completed"),
+            compensated=self._built(ends["compensated"], "compensated"),
+            topics={},
+            correlate={},
+            observe_only=self.observe_only,
+            **options,
+        )
+        definition = replace(
+            definition,
+            topics={type_: cls.spec().topic for type_, cls in sorted(self.events.items())},
+            correlate=self._correlated(definition),
+        )
+        self._check_roles(definition)
+        self._check_pivot(definition)
+        self._check_fields(definition)
+        return Declaration(definition, self.events, self.builds)
+
+    def _plan(self, index: int, step: DeclaredStep[Any]) -> StepPlan:
+        options = step.options
+        if not step.done:
+            raise self._wrong(step.name, "done", "is empty", "name the event class that tells its success")
+        after = []
+        for earlier in options.after:
+            if self.declared.get(earlier.name) is not earlier:
+                raise self._wrong(step.name, "after", f"names {earlier!r} of another saga", "name a step of this class")
+            after.append(earlier.name)
+        if options.within is None:
+            raise self._wrong(step.name, "within", "is missing, and every wait needs a limit", 'write within="30s"')
+        within, undo_within = duration(options.within), duration(options.undo_within)
+        undo = self._undo(step)
+        retry = _plan_of(options.retry) or RetryPlan()
+        undo_retry = _plan_of(options.undo_retry) or UNDO_RETRY
+        if options.retry is not None and options.send is None:
+            raise self._wrong(
+                step.name, "retry", "is for commanded steps", "add send=, or leave retry= to the service's handler"
+            )
+        return StepPlan(
+            name=step.name,
+            index=index,
+            done=tuple(self._consume(cls, f"step {step.name}: done") for cls in step.done),
+            failed=tuple(self._consume(cls, f"step {step.name}: failed") for cls in options.failed),
+            after=tuple(after),
+            within=within,
+            send=self._built(options.send, f"step {step.name}: send"),
+            undo=undo,
+            undone=tuple(self._consume(cls, f"step {step.name}: undone") for cls in options.undone),
+            retry=retry,
+            resend=_resend(retry, within),
+            undo_retry=undo_retry,
+            undo_resend=_resend(undo_retry, undo_within),
+            undo_within=undo_within,
+            pivot=options.pivot,
+            optional=options.optional,
+        )
+
+    def _undo(self, step: DeclaredStep[Any]) -> str | None:
+        undo = step.options.undo
+        if isinstance(undo, Unsaid):
+            undo = None
+        if undo is None:
+            if step.options.undone:
+                raise self._wrong(step.name, "undone", "answers an undo that is not declared", "add undo=")
+            return None
+        if not step.options.undone:
+            raise self._wrong(
+                step.name, "undone", "is missing: each undo waits for its answer", "name the event that answers it"
+            )
+        return self._built(undo, f"step {step.name}: undo")
+
+    def _consume(self, cls: type[Event], role: str) -> str:
+        type_ = self._register(cls, role)
+        field = self.correlate.get(cls, self.key)
+        if field not in cls.model_fields:
+            raise DefinitionError(
+                f"{self.name}, {role}: {cls.__name__} has no field {field!r} to tell which saga it belongs to; "
+                f'add the field, or say correlate={{{cls.__name__}: "its_key_field"}}'
+            )
+        return type_
+
+    def _register(self, cls: type[Event], role: str) -> str:
+        if not (isinstance(cls, type) and issubclass(cls, Event)):
+            raise DefinitionError(f"{self.name}, {role}: {cls!r} is not an event class; derive it from Event")
+        type_ = cls.spec().type
+        if self.events.setdefault(type_, cls) is not cls:
+            raise DefinitionError(
+                f'{self.name}, {role}: two classes have the event type {type_!r}; give one of them type="..."'
+            )
+        return type_
+
+    def _built(self, build: Build | None, role: str) -> str | None:
+        if build is None:
+            return None
+        if isinstance(build, type):
+            type_ = self._register(build, role)
+            self.builds.setdefault(type_, None)
+            return type_
+        try:
+            made = typing.get_type_hints(build).get("return")
+        except NameError:
+            made = inspect.signature(build).return_annotation
+        if not (isinstance(made, type) and issubclass(made, Event)):
+            raise DefinitionError(
+                f"{self.name}, {role}: say what the function makes: def undo(saga) -> ReleaseStock: ..."
+            )
+        type_ = self._register(made, role)
+        if self.builds.setdefault(type_, build) is not build:
+            raise DefinitionError(f"{self.name}, {role}: {type_} is made in two ways; use one event class for each")
+        return type_
+
+    def _correlated(self, definition: Definition) -> dict[str, str]:
+        """Keep only the classes whose field is not the record's key: for these the payload must be read."""
+        found = {}
+        for type_ in sorted(definition.consumed):
+            cls = self.events[type_]
+            field = self.correlate.get(cls, self.key)
+            if field != cls.spec().key:
+                found[type_] = field
+        return found
+
+    def _check_roles(self, definition: Definition) -> None:
+        roles: dict[str, str] = {}
+        for role, types in self._roles(definition):
+            for type_ in types:
+                kind = role.partition(" of ")[0]
+                known = roles.setdefault(type_, role)
+                if known != role and not (
+                    kind == known.partition(" of ")[0] and kind in ("failure", "answer to the undo")
+                ):
+                    raise DefinitionError(
+                        f"{self.name}: {type_} is the {known} and the {role}; "
+                        "one event must tell one thing: use two classes"
+                    )
+
+    def _roles(self, definition: Definition) -> Iterable[tuple[str, tuple[str, ...]]]:
+        yield "start", definition.start
+        for step in definition.steps:
+            yield f"success of {step.name}", step.done
+            yield f"failure of {step.name}", step.failed
+            yield f"answer to the undo of {step.name}", step.undone
+
+    def _check_pivot(self, definition: Definition) -> None:
+        pivots = [step for step in definition.steps if step.pivot]
+        if len(pivots) > 1:
+            raise self._wrong(
+                pivots[1].name, "pivot", f"is said of {pivots[0].name} too", "a saga has one point of no return"
+            )
+        pivot = definition.pivot
+        if pivot is not None and pivot.optional:
+            raise self._wrong(pivot.name, "pivot", "cannot be optional", "leave one of the two out")
+        for step in definition.steps:
+            before = pivot is None or step.name in definition.ancestors[pivot.name]
+            after = pivot is not None and step.name in definition.descendants[pivot.name]
+            if not before and not after and not step.pivot:
+                assert pivot is not None
+                raise self._wrong(
+                    step.name,
+                    "after",
+                    f"leaves open whether it comes before or after the pivot {pivot.name}",
+                    f"put it before or after {pivot.name}",
+                )
+            if before and isinstance(self.declared[step.name].options.undo, Unsaid) and not definition.observe_only:
+                raise self._wrong(
+                    step.name,
+                    "undo",
+                    "is missing",
+                    "name the command that undoes it, or say undo=None: nothing to undo",
+                )
+            if (after or step.pivot) and step.undo is not None:
+                raise self._wrong(
+                    step.name, "undo", "is never used: from the pivot on the saga only goes forward", "leave it out"
+                )
+
+    def _check_fields(self, definition: Definition) -> None:
+        for step in definition.steps:
+            sure = [name for name in definition.ancestors[step.name] if not definition.by_name[name].optional]
+            if step.undo is not None:
+                self._check_built(step.undo, f"step {step.name}: undo", sure, maybe=step.name)
+            if step.send is not None:
+                self._check_built(step.send, f"step {step.name}: send", sure, maybe=None)
+        for role in ("completed", "compensated"):
+            type_ = getattr(definition, role)
+            if type_ is not None:
+                always = [step.name for step in definition.steps if not step.optional] if role == "completed" else []
+                self._check_built(type_, role, always, maybe=None)
+
+    def _check_built(self, type_: str, role: str, steps: Iterable[str], *, maybe: str | None) -> None:
+        """Every field that an event needs must come from events that are there whenever it is built."""
+        if self.builds[type_] is not None:
+            return
+        cls = self.events[type_]
+        sources = [*(self.declared[name].done for name in steps), self.start]
+        for field, info in cls.model_fields.items():
+            if field in (cls.spec().key, self.key) or not info.is_required():
+                continue
+            if not any(all(field in source.model_fields for source in classes) for classes in sources):
+                where = f"{self.name}, {role}: {type_}.{field} cannot be filled"
+                if maybe is not None and any(field in source.model_fields for source in self.declared[maybe].done):
+                    raise DefinitionError(
+                        f"{where} when the outcome of {maybe} is unknown, because only its own event has it; "
+                        f"give {type_}.{field} a default, or write a function (saga) -> {type_}"
+                    )
+                raise DefinitionError(
+                    f"{where}: no event that has surely happened by then has such a field; add it to one of them, "
+                    f"give it a default, or write a function (saga) -> {type_}"
+                )
+            self._check_types(cls, field, f"{self.name}, {role}")
+
+    def _check_types(self, cls: type[Event], field: str, where: str) -> None:
+        wanted = cls.model_fields[field].annotation
+        for source in (*self.start, *(done for step in self.declared.values() for done in step.done)):
+            info = source.model_fields.get(field)
+            if info is not None and not _fits(info.annotation, wanted):
+                raise DefinitionError(
+                    f"{where}: {source.__name__}.{field} is {_type_name(info.annotation)}, "
+                    f"{cls.__name__}.{field} wants {_type_name(wanted)}; give both one type, "
+                    f"or write a function (saga) -> {cls.__name__}"
+                )
+
+    def _wrong(self, step: str, option: str, problem: str, remedy: str) -> DefinitionError:
+        return DefinitionError(f"{self.name}, step {step}: {option}= {problem}; {remedy}", step=step)
+
+
+def _fits(given: Any, wanted: Any) -> bool:
+    return (
+        given == wanted
+        or given in typing.get_args(wanted)
+        or set(_options(given)) - {NoneType} == set(_options(wanted)) - {NoneType}
+    )
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    return typing.get_args(annotation) or (annotation,)
+
+
+def _type_name(annotation: Any) -> str:
+    return getattr(annotation, "__name__", None) or str(annotation)
+
+
+def _plan_of(retry: Retry | None) -> RetryPlan | None:
+    return None if retry is None else RetryPlan(retry.attempts, duration(retry.first), duration(retry.most))
+
+
+def _resend(retry: RetryPlan, within: int) -> RetryPlan:
+    """Silence is usually a slow or absent service: asking again sooner than a fair share of the limit helps nobody."""
+    first = max(retry.first, min(RESEND_FIRST, within // 4), SECOND // 10)
+    return RetryPlan(retry.attempts, first, max(retry.most, RESEND_MOST))
