@@ -193,16 +193,18 @@ class Relay:
         while True:
             if not self._pending:
                 self._idle.set()
-                try:
-                    await asyncio.wait_for(self._wake.wait(), 1.0)
-                except TimeoutError:
-                    pass
+                if self._clock() < next_sweep:
+                    try:
+                        await asyncio.wait_for(self._wake.wait(), 1.0)
+                    except TimeoutError:
+                        pass
             self._wake.clear()
             try:
                 await self._send_pending()
-                if self._clock() >= next_sweep:
-                    more = await self._sweep()
-                    next_sweep = 0 if more else self._clock() + SECOND
+                now = self._clock()
+                if now >= next_sweep:
+                    more = await self._sweep(now)
+                    next_sweep = 0 if more else now + SECOND
             except ChoreoError as error:
                 log.warning("outbox waits for the broker", error=str(error), pending=len(self._pending))
                 await asyncio.sleep(0.5 if error.retryable else 2.0)
@@ -219,9 +221,8 @@ class Relay:
                 self._held.discard(row.id)
                 self._sent.append(row.id)
 
-    async def _sweep(self) -> bool:
+    async def _sweep(self, now: int) -> bool:
         """Take rows that nobody has sent for a while; True when there may be more of them."""
-        now = self._clock()
         if self._sent:
             await self._database.write(self.settle)
         if not await self._database.read(lambda connection: _any_free(connection, now)):
