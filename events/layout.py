@@ -34,12 +34,14 @@ class Layout:
 
     Args:
         write: turns an instance into what fastavro writes.
+        fields: the same for each field, given the instance; to find out which one does not fit.
         read: turns what fastavro read into what pydantic takes; None: as it is.
         models: the nested classes by record name, each with its `read`.
         aliased: a field has an alias, so pydantic must be told to look for names.
     """
 
     write: Converter
+    fields: Mapping[str, Converter]
     read: Converter | None
     models: Mapping[str, tuple[type[BaseModel], Converter | None]]
     aliased: bool
@@ -56,8 +58,15 @@ def bind(shape: Shape, schema: Schema) -> Layout:
         DefinitionError: the schema has no place for a field or needs one that the class lacks.
     """
     binder = _Binder()
-    write, read = binder.record(shape, parse_schema(schema))
-    return Layout(write, read, binder.models, binder.aliased)
+    parsed: Any = parse_schema(schema)
+    write, read = binder.record(shape, parsed)
+    types = {field["name"]: field["type"] for field in parsed["fields"]}
+    fields = {field.name: _field(field.name, binder.value(field.shape, types[field.name])[0]) for field in shape.fields}
+    return Layout(write, fields, read, binder.models, binder.aliased)
+
+
+def _field(name: str, write: Converter | None) -> Converter:
+    return lambda model: getattr(model, name) if write is None else write(getattr(model, name))
 
 
 class _Binder:

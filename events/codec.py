@@ -1,0 +1,391 @@
+"""Events to bytes and back: Avro in the Confluent wire format, plain JSON, and CloudEvents in structured JSON.
+
+Avro values are read with the *writer's* schema and then validated by the class: pydantic drops fields that it does not
+know, fills missing ones with their defaults and widens numbers, so an older class reads newer events and the other way
+round. No error text holds a payload's value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from io import BytesIO
+from typing import Any, TypeVar
+
+from fastavro import parse_schema, schemaless_reader, schemaless_writer
+from pydantic import BaseModel, ValidationError, create_model
+from pydantic_core import from_json
+
+from .avro import Schema, canonical, shape_of
+from .clock import from_rfc3339
+from .envelope import AVRO, CLOUDEVENTS_JSON, JSON, Envelope, Record, write_headers
+from .errors import DecodeError, EncodeError, LimitExceeded
+from .event import Event, EventSpec
+from .layout import Layout, Unwritable, bind
+from .registry import SchemaRegistry
+from .scan import MOST_VALUE_BYTES, PRIMITIVES, Scanner, compile_scanner
+
+E = TypeVar("E", bound=Event)
+
+MOST_SCHEMA_CHARACTERS = 262_144
+MOST_SCHEMA_DEPTH = 64
+
+_MAGIC = b"\x00"
+_HEAD = 5  # magic byte and schema id
+
+
+class UnknownSchema(DecodeError):
+    """The writer's schema is not known here so far: `await codec.learn(error.schema_id)` and decode again."""
+
+    def __init__(self, schema_id: int) -> None:
+        super().__init__(f"the writer's schema {schema_id} is not known here yet", schema_id=schema_id)
+        self.schema_id = schema_id
+
+
+class Codec:
+    """Encodes and decodes events, without waiting: `prepare` and `learn` did the asking before.
+
+    Args:
+        registry: where schemas are registered and found.
+    """
+
+    def __init__(self, registry: SchemaRegistry) -> None:
+        self._registry = registry
+        self._writers: dict[type[Event], Callable[[Event], bytes]] = {}
+        self._known: dict[int, _WriterSchema] = {}
+        self._readers: dict[tuple[type[Event], int], Callable[[bytes], Any]] = {}
+        self._layouts: dict[type[Event], Layout] = {}
+        self._structured: dict[type[Event], type[BaseModel]] = {}
+
+    async def prepare(self, classes: Iterable[type[Event]]) -> None:
+        """Register the schemas of classes that will be *encoded*; once, at start. Reading needs no preparation.
+
+        Raises:
+            SchemaRefused: a schema would break readers; the text names field and rule.
+            RegistryUnreachable: ask again later.
+        """
+        for cls in classes:
+            if cls in self._writers:
+                continue
+            spec = cls.spec()
+            if spec.schema is None:
+                self._writers[cls] = _json_writer(spec)
+                continue
+            schema_id = await self._registry.register(subject_of(spec.topic, spec.type), spec.schema)
+            self._learned(schema_id, spec.schema)
+            self._writers[cls] = _avro_writer(spec, self._layout(cls, spec.schema), schema_id)
+
+    def encode(self, event: Event) -> bytes:
+        """Encode an event of a prepared class.
+
+        Raises:
+            EncodeError: a value does not fit its schema, or the class was not prepared.
+        """
+        try:
+            write = self._writers[type(event)]
+        except KeyError:
+            raise EncodeError(f"{type(event).__name__} was not prepared; await codec.prepare([...]) first") from None
+        return write(event)
+
+    def decode(self, cls: type[E], value: bytes, content_type: str) -> E:
+        """Decode a value to an event of `cls`.
+
+        Args:
+            cls: what it should be.
+            value: the record's value.
+            content_type: the header; an empty one is guessed from the first byte.
+
+        Raises:
+            UnknownSchema: `learn` the writer's schema, then call again.
+            LimitExceeded: it is too large, or holds too much.
+            DecodeError: the bytes are not what they say, or do not make an event of `cls`.
+        """
+        if len(value) > MOST_VALUE_BYTES:
+            raise LimitExceeded(f"a value of {len(value)} bytes, at most {MOST_VALUE_BYTES} are read")
+        kind = AVRO if content_type == AVRO else _kind(content_type, value)
+        if kind != AVRO:
+            return self._decode_json(cls, value, kind)
+        schema_id = int.from_bytes(value[1:_HEAD], "big")
+        read = self._readers.get((cls, schema_id))
+        if read is None:
+            read = self._readers[cls, schema_id] = self._reader(cls, self._schema_of(value))
+        elif value[:1] != _MAGIC or len(value) < _HEAD:
+            raise _no_magic()
+        event: E = read(value)
+        return event
+
+    def decode_any(self, value: bytes, content_type: str) -> dict[str, object]:
+        """Decode a value without a class, to plain Python values.
+
+        Raises:
+            UnknownSchema, LimitExceeded, DecodeError: as `decode`.
+        """
+        if len(value) > MOST_VALUE_BYTES:
+            raise LimitExceeded(f"a value of {len(value)} bytes, at most {MOST_VALUE_BYTES} are read")
+        kind = _kind(content_type, value)
+        if kind == AVRO:
+            found = self._schema_of(value).read(value)
+        else:
+            found = _from_json(value)
+            if kind == CLOUDEVENTS_JSON and isinstance(found, dict):
+                found = found.get("data")
+        if not isinstance(found, dict):
+            raise DecodeError("the value is not a record")
+        return found
+
+    async def learn(self, schema_id: int) -> None:
+        """Fetch a writer's schema, once however many ask for it.
+
+        Raises:
+            RegistryUnreachable: wait and ask again; the event is not to blame.
+            DecodeError: there is no such schema, or it is unusable.
+        """
+        if schema_id not in self._known:
+            self._learned(schema_id, await self._registry.fetch(schema_id))
+
+    def _learned(self, schema_id: int, schema: Schema) -> None:
+        if schema_id not in self._known:
+            self._known[schema_id] = _WriterSchema(schema)
+
+    def _schema_of(self, value: bytes) -> _WriterSchema:
+        if value[:1] != _MAGIC or len(value) < _HEAD:
+            raise _no_magic()
+        schema_id = int.from_bytes(value[1:_HEAD], "big")
+        try:
+            return self._known[schema_id]
+        except KeyError:
+            raise UnknownSchema(schema_id) from None
+
+    def _layout(self, cls: type[Event], schema: Schema) -> Layout:
+        if cls not in self._layouts:
+            self._layouts[cls] = bind(shape_of(cls), schema)
+        return self._layouts[cls]
+
+    def _reader(self, cls: type[Event], writer: _WriterSchema) -> Callable[[bytes], Any]:
+        spec = cls.spec()
+        layout = None if spec.schema is None else self._layout(cls, spec.schema)
+        convert = None if layout is None else layout.read
+        options: dict[str, Any] = {"by_alias": False, "by_name": True} if layout is not None and layout.aliased else {}
+        scan, parsed, tagged = writer.scan, writer.parsed, writer.tagged
+        validate, name = cls.model_validate, cls.__name__
+
+        def read(value: bytes) -> Any:
+            scan(value, _HEAD)
+            stream = BytesIO(value)
+            stream.seek(_HEAD)
+            try:
+                if tagged:
+                    record = _untag(schemaless_reader(stream, parsed, None, True, True), layout)
+                else:
+                    record = schemaless_reader(stream, parsed, None)
+                if convert is not None:
+                    record = convert(record)
+                return validate(record, **options)
+            except ValidationError as error:
+                raise _invalid(cls, error) from None
+            except Exception:
+                raise DecodeError(f"{name}: the value is not what its schema says, or the class fails on it") from None
+
+        return read
+
+    def _decode_json(self, cls: type[E], value: bytes, kind: str) -> E:
+        try:
+            if kind == JSON:
+                return cls.model_validate_json(value, by_alias=True, by_name=True)
+            model = self._structured.get(cls)
+            if model is None:
+                model = self._structured[cls] = create_model("Structured", data=(cls, ...))
+            found: E = model.model_validate_json(value, by_alias=True, by_name=True).data  # type: ignore[attr-defined]
+            return found
+        except ValidationError as error:
+            raise _invalid(cls, error) from None
+
+
+def subject_of(topic: str, type_name: str) -> str:
+    """Name the registry's subject: `<topic>-<type>`, since a topic carries several types (TopicRecordNameStrategy)."""
+    return f"{topic}-{type_name}"
+
+
+def to_record(event: Event, envelope: Envelope, codec: Codec, *, topic: str | None = None) -> Record:
+    """Make the record of an event; `envelope.content_type` is set to how it is encoded.
+
+    Args:
+        event: of a prepared class.
+        envelope: its headers; the record's key is the event's.
+        codec: prepared for the class.
+        topic: instead of the class's own.
+
+    Raises:
+        MissingKey, EncodeError
+    """
+    spec = event.spec()
+    key = event.key_text()
+    envelope.content_type = AVRO if spec.format == "avro" else JSON
+    return Record(topic or spec.topic, key.encode(), codec.encode(event), write_headers(envelope))
+
+
+def read_structured(envelope: Envelope, value: bytes) -> Envelope:
+    """Complete the envelope of a CloudEvents *structured* value, whose attributes stand in the value (JSON format §3).
+
+    An envelope that has a type, or a value of another content type, is given back as it is.
+
+    Raises:
+        DecodeError: the value is not a CloudEvent of version 1.0, or carries its data as base64.
+    """
+    if envelope.type or envelope.content_type.partition(";")[0].strip().lower() != CLOUDEVENTS_JSON:
+        return envelope
+    found = _from_json(value)
+    if not isinstance(found, dict) or found.get("specversion") != "1.0":
+        raise DecodeError("the value is not a CloudEvent of specversion 1.0")
+    taken: dict[str, Any] = {name: found.get(name) for name in ("id", "type", "source", "time")}
+    if not all(isinstance(taken[name], str) and taken[name] for name in ("id", "type", "source")):
+        raise DecodeError("a CloudEvent needs the attributes id, type and source as text")
+    try:
+        moment = envelope.time if taken["time"] is None else from_rfc3339(taken["time"])
+    except (ValueError, TypeError):
+        raise DecodeError("the CloudEvent's time is not an RFC 3339 time") from None
+    return replace(envelope, id=taken["id"], type=taken["type"], source=taken["source"], time=moment)
+
+
+class _WriterSchema:
+    """A writer's schema, checked, parsed and with its scanner."""
+
+    def __init__(self, schema: Schema) -> None:
+        _check_schema(schema)
+        try:
+            self.parsed: Any = parse_schema(schema)
+        except Exception:
+            raise DecodeError("the writer's schema is not an Avro schema") from None
+        self.scan: Scanner = compile_scanner(self.parsed)
+        self.tagged = _has_record_union(self.parsed)
+
+    def read(self, value: bytes) -> Any:
+        self.scan(value, _HEAD)
+        stream = BytesIO(value)
+        stream.seek(_HEAD)
+        try:
+            return schemaless_reader(stream, self.parsed, None)
+        except Exception:
+            raise DecodeError("the value is not what its schema says") from None
+
+
+def _check_schema(schema: Any) -> None:
+    level, depth = [schema], 0
+    while level:
+        depth += 1
+        if depth > MOST_SCHEMA_DEPTH:
+            raise DecodeError(f"the writer's schema nests deeper than {MOST_SCHEMA_DEPTH}")
+        inner: list[Any] = []
+        for part in level:
+            inner.extend(part.values() if isinstance(part, dict) else part if isinstance(part, list) else ())
+        level = inner
+    if len(canonical(schema)) > MOST_SCHEMA_CHARACTERS:
+        raise DecodeError(f"the writer's schema is longer than {MOST_SCHEMA_CHARACTERS} characters")
+
+
+def _has_record_union(schema: Any) -> bool:
+    if isinstance(schema, list):
+        # A name stands for a record or an enum: fastavro tags only where two records meet, so extra ones are harmless.
+        named = [branch for branch in schema if not isinstance(branch, str) or branch not in PRIMITIVES]
+        return len(named) > 1 or any(_has_record_union(branch) for branch in schema)
+    if isinstance(schema, dict):
+        inner = [field["type"] for field in schema.get("fields", ())]
+        inner.extend(schema[name] for name in ("items", "values", "type") if isinstance(schema.get(name), (dict, list)))
+        return any(_has_record_union(part) for part in inner)
+    return False
+
+
+def _untag(value: Any, layout: Layout | None) -> Any:
+    """Turn fastavro's (record name, record) into an instance of the class of that name."""
+    if type(value) is dict:
+        return {name: _untag(part, layout) for name, part in value.items()}
+    if type(value) is list:
+        return [_untag(part, layout) for part in value]
+    if type(value) is not tuple:
+        return value
+    name, record = value[0].rpartition(".")[2], _untag(value[1], layout)
+    if layout is None or name not in layout.models:
+        return record
+    model, convert = layout.models[name]
+    record = record if convert is None else convert(record)
+    return model.model_validate(record, by_alias=False, by_name=True)
+
+
+def _avro_writer(spec: EventSpec, layout: Layout, schema_id: int) -> Callable[[Event], bytes]:
+    head = _MAGIC + schema_id.to_bytes(4, "big")
+    parsed = parse_schema(spec.schema or {})
+    to_datum = layout.write
+
+    def write(event: Event) -> bytes:
+        stream = BytesIO()
+        stream.write(head)
+        try:
+            schemaless_writer(stream, parsed, to_datum(event))
+        except Exception:
+            raise _unwritable(spec, event, layout) from None
+        return stream.getvalue()
+
+    return write
+
+
+def _unwritable(spec: EventSpec, event: Event, layout: Layout) -> EncodeError:
+    """Find the field that cannot be written, by writing one more each time."""
+    schema = spec.schema or {}
+    datum: dict[str, Any] = {}
+    for count, field in enumerate(schema["fields"], start=1):
+        name, problem = field["name"], "does not fit its Avro type"
+        try:
+            if name in layout.fields:
+                datum[name] = layout.fields[name](event)
+            schemaless_writer(BytesIO(), parse_schema({**schema, "fields": schema["fields"][:count]}), datum)
+            continue
+        except Unwritable as error:
+            problem = str(error)
+        except OverflowError:
+            problem = "does not fit in 64 bits"
+        except Exception:  # noqa: S110 - its text would quote the value
+            pass
+        return EncodeError(f"{spec.type}.{name} {problem}", event_type=spec.type, field=name)
+    return EncodeError(f"{spec.type} does not fit its Avro schema", event_type=spec.type)
+
+
+def _json_writer(spec: EventSpec) -> Callable[[Event], bytes]:
+    def write(event: Event) -> bytes:
+        try:
+            return event.model_dump_json(by_alias=True).encode()
+        except Exception:
+            raise EncodeError(f"{spec.type} cannot be written as JSON", event_type=spec.type) from None
+
+    return write
+
+
+def _kind(content_type: str, value: bytes) -> str:
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind in (AVRO, JSON, CLOUDEVENTS_JSON):
+        return kind
+    if not kind:
+        return JSON if value.lstrip()[:1] == b"{" else AVRO
+    raise DecodeError(f"content type {kind[:60]!r} is none of {AVRO}, {JSON} and {CLOUDEVENTS_JSON}")
+
+
+def _from_json(value: bytes) -> Any:
+    try:
+        return from_json(value)
+    except ValueError:
+        raise DecodeError("the value is not JSON") from None
+
+
+def _no_magic() -> DecodeError:
+    return DecodeError("the value does not begin with magic byte 0 and a schema id (Confluent wire format)")
+
+
+def _invalid(cls: type[Event], error: ValidationError) -> DecodeError:
+    # Only the rule and a field's name are told: pydantic's own text may quote the value, and a path may hold map keys.
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    fields = {alias for field in cls.model_fields.values() for alias in (field.alias, field.validation_alias)}
+    told = []
+    for problem in found[:3]:
+        path = [part for part in problem["loc"] if part in cls.model_fields or part in fields]
+        told.append(f"{path[0]}: {problem['type']}" if path else str(problem["type"]))
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return DecodeError(f"not a valid {cls.__name__}: {', '.join(told)}{more}", event_type=cls.__name__)

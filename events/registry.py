@@ -1,0 +1,234 @@
+"""Where schemas are kept: the embedded registry (a compacted topic on the broker) or a Confluent-compatible server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Protocol, TypeVar
+
+import structlog
+
+from .avro import Schema, canonical
+from .compatibility import check_backward
+from .envelope import Record
+from .errors import ChoreoError, DecodeError, RegistryUnreachable, SchemaRefused
+from .settings import Settings
+from .transport import TopicSpec, Transport
+
+log = structlog.get_logger("choreo.registry")
+
+SCHEMAS_TOPIC = "choreo.schemas"
+_LARGEST_ID = 0x7FFF_FFFF
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredSchema:
+    """The newest schema of a subject."""
+
+    id: int
+    schema: Schema
+
+
+class SchemaRegistry(Protocol):
+    """What choreo asks of a schema registry. Every call may raise RegistryUnreachable: ask again later."""
+
+    async def register(self, subject: str, schema: Schema) -> int:
+        """Register a schema and give its id; one that the subject has already gives the same id and changes nothing.
+
+        Raises:
+            SchemaRefused: it cannot read what the subject's newest schema wrote.
+        """
+
+    async def fetch(self, schema_id: int) -> Schema:
+        """Give the schema of an id.
+
+        Raises:
+            DecodeError: there is none.
+        """
+
+    async def latest(self, subject: str) -> RegisteredSchema | None:
+        """Give the subject's newest schema, or None."""
+
+    async def close(self) -> None:
+        """Let go of connections."""
+
+
+def open_registry(settings: Settings, transport: Transport) -> SchemaRegistry:
+    """Open the registry that the settings name: a server's when `registry` is set, else the embedded one."""
+    if not settings.registry:
+        return EmbeddedRegistry(transport)
+    from .confluent import ConfluentRegistry
+
+    return ConfluentRegistry(
+        settings.registry,
+        user=settings.registry_user,
+        password=settings.registry_password,
+        ca=settings.registry_ca,
+    )
+
+
+class EmbeddedRegistry:
+    """Keeps schemas in the compacted topic `choreo.schemas`, with the same code on every transport.
+
+    An id is derived from the schema's content, so every process gives a schema the same id without asking another. Two
+    processes that register *different* schemas for one subject in the same moment are both accepted; a server would
+    refuse one.
+
+    Args:
+        transport: an open broker.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._by_id: dict[int, Schema] = {}
+        self._subjects: dict[str, list[int]] = {}
+        self._read_to: object = None
+        self._reading = asyncio.Lock()
+
+    async def register(self, subject: str, schema: Schema) -> int:
+        """Check compatibility, then keep the schema; as `SchemaRegistry.register`."""
+        await self._refresh(create=True)
+        schema_id = self._id_of(schema)
+        known = self._subjects.get(subject, [])
+        if schema_id in known:
+            return schema_id
+        if known:
+            problems = check_backward(schema, self._by_id[known[-1]])
+            if problems:
+                raise SchemaRefused(
+                    f"the schema of {subject} cannot read the events that are already there: {'; '.join(problems)}",
+                    subject=subject,
+                )
+        value = json.dumps({"subject": subject, "id": schema_id, "schema": schema}).encode()
+        await _reached(self._transport.send([Record(SCHEMAS_TOPIC, f"{subject}:{schema_id}".encode(), value)]))
+        self._add(subject, schema_id, schema)
+        return schema_id
+
+    async def fetch(self, schema_id: int) -> Schema:
+        """Give the schema of an id; the topic is read again only when it has grown."""
+        if schema_id not in self._by_id:
+            await self._refresh()
+        try:
+            return self._by_id[schema_id]
+        except KeyError:
+            raise DecodeError(f"no schema has the id {schema_id}", schema_id=schema_id) from None
+
+    async def latest(self, subject: str) -> RegisteredSchema | None:
+        """Give the subject's newest schema, or None."""
+        await self._refresh()
+        ids = self._subjects.get(subject)
+        return RegisteredSchema(ids[-1], self._by_id[ids[-1]]) if ids else None
+
+    async def close(self) -> None:
+        """Nothing is held: the transport belongs to the caller."""
+
+    async def _refresh(self, *, create: bool = False) -> None:
+        async with self._reading:
+            topics = await _reached(self._transport.topics())
+            if SCHEMAS_TOPIC not in topics:
+                if create:
+                    # One partition, so that "newest" means something.
+                    topic = TopicSpec(SCHEMAS_TOPIC, partitions=1, compacted=True)
+                    await _reached(self._transport.create_topics([topic]))
+                return
+            ends = await _reached(self._transport.end_offsets([SCHEMAS_TOPIC]))
+            if ends == self._read_to:
+                return
+            deliveries = await _reached(self._transport.snapshot(SCHEMAS_TOPIC))
+            for delivery in sorted(deliveries, key=lambda each: (each.timestamp, each.offset)):
+                if delivery.value is None:
+                    continue
+                try:
+                    found = json.loads(delivery.value)
+                    self._add(str(found["subject"]), int(found["id"]), dict(found["schema"]))
+                except (ValueError, TypeError, KeyError, RecursionError):
+                    log.warning("a record is no schema; skipped", topic=SCHEMAS_TOPIC, offset=delivery.offset)
+            self._read_to = ends
+
+    def _add(self, subject: str, schema_id: int, schema: Schema) -> None:
+        self._by_id.setdefault(schema_id, schema)
+        ids = self._subjects.setdefault(subject, [])
+        if schema_id not in ids:
+            ids.append(schema_id)
+
+    def _id_of(self, schema: Schema) -> int:
+        text = canonical(schema)
+        for salt in range(256):
+            schema_id = content_id(text, salt)
+            if schema_id not in self._by_id or canonical(self._by_id[schema_id]) == text:
+                return schema_id
+        raise AssertionError("256 collisions of a 31-bit hash")
+
+
+def content_id(text: str, salt: int = 0) -> int:
+    """Derive a positive 31-bit id from a canonical schema; `salt` tells apart two schemas that collide."""
+    digest = blake2b(text.encode(), digest_size=4, salt=salt.to_bytes(16, "big"), person=b"choreo-schema").digest()
+    return int.from_bytes(digest, "big") & _LARGEST_ID or 1
+
+
+async def _reached(call: Awaitable[T]) -> T:
+    try:
+        return await call
+    except ChoreoError as error:
+        if error.retryable:
+            raise RegistryUnreachable(f"the topic {SCHEMAS_TOPIC} cannot be read: {error.message}") from error
+        raise
+
+
+class SingleFlight:
+    """Answers by key, asked once however many wait, kept for ever; "there is none" is kept for a while.
+
+    Args:
+        forget_after: seconds that a DecodeError is remembered.
+        now: a monotonic clock in seconds.
+    """
+
+    def __init__(self, forget_after: float, now: Callable[[], float] = time.monotonic) -> None:
+        self._forget_after = forget_after
+        self._now = now
+        self._answers: dict[object, Any] = {}
+        self._missing: dict[object, tuple[float, DecodeError]] = {}
+        self._flights: dict[object, asyncio.Task[Any]] = {}
+
+    async def get(self, key: object, ask: Callable[[], Awaitable[T]]) -> T:
+        """Give the answer to `key`, asking if nobody did; whoever is cancelled does not cancel the others."""
+        if key in self._answers:
+            answer: T = self._answers[key]
+            return answer
+        missing = self._missing.get(key)
+        if missing is not None:
+            if self._now() < missing[0]:
+                raise DecodeError(missing[1].message, **missing[1].ids)
+            del self._missing[key]
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = asyncio.ensure_future(self._ask(key, ask))
+            flight.add_done_callback(lambda _: self._flights.pop(key, None))
+        return await asyncio.shield(flight)
+
+    async def _ask(self, key: object, ask: Callable[[], Awaitable[T]]) -> T:
+        try:
+            answer = await ask()
+        except DecodeError as error:
+            if len(self._missing) >= _MOST_MISSING:
+                self._missing.clear()
+            self._missing[key] = (self._now() + self._forget_after, error)
+            raise
+        self._answers[key] = answer
+        return answer
+
+    async def close(self) -> None:
+        """Stop what is being asked."""
+        flights = list(self._flights.values())
+        for flight in flights:
+            flight.cancel()
+        await asyncio.gather(*flights, return_exceptions=True)
+
+
+_MOST_MISSING = 10_000
