@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -71,9 +72,11 @@ class Database:
         else:
             engine = _postgres_engine(parsed)
         try:
+            if engine.dialect.name == "sqlite":
+                await asyncio.to_thread(_probe, str(parsed.database))
             async with engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
-        except (DBAPIError, OSError) as error:
+        except (DBAPIError, sqlite3.Error, OSError) as error:
             await engine.dispose()
             raise StoreUnreachable(f"cannot open the store {redacted(url)}: {_first_line(error)}") from error
         except TypeError as error:  # an option in the URL's query goes to the driver as a keyword
@@ -311,6 +314,15 @@ def _sqlite_engine(url: URL, must_exist: bool) -> AsyncEngine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _probe(path: str) -> None:
+    """Open the file once without aiosqlite, whose worker thread may die noisily after an open that failed."""
+    connection = sqlite3.connect(path)
+    try:
+        connection.execute("PRAGMA schema_version")
+    finally:
+        connection.close()
 
 
 def _postgres_engine(url: URL) -> AsyncEngine:

