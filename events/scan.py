@@ -27,8 +27,11 @@ Scanner: TypeAlias = Callable[[bytes, int], None]
 _Op: TypeAlias = tuple[int, Any]
 _Ops: TypeAlias = "tuple[_Op, ...] | list[_Op]"
 
-_VARINT, _BYTES, _SKIP, _UNION, _BLOCKS, _ENUM, _BOOLEAN, _CALL = range(8)
+# What the argument of each operation is: how many lengths in a row; (most bytes, largest last byte); bytes; branches;
+# (operations of an item, its fewest bytes, its weight); symbols; nothing; most bytes; operations.
+_BYTES, _VARINT, _SKIP, _UNION, _BLOCKS, _ENUM, _BOOLEAN, _DECIMAL, _CALL = range(9)
 _CHUNK = 64
+_TOP_BITS = 0x80_80_80_80_80_80_80_80_80
 _INT, _LONG = (5, 0x0F), (10, 0x01)  # most bytes of a varint, and the largest last byte when all are used
 PRIMITIVES: dict[str, list[_Op]] = {
     "null": [],
@@ -37,8 +40,8 @@ PRIMITIVES: dict[str, list[_Op]] = {
     "long": [(_VARINT, _LONG)],
     "float": [(_SKIP, 4)],
     "double": [(_SKIP, 8)],
-    "bytes": [(_BYTES, MOST_VALUE_BYTES)],
-    "string": [(_BYTES, MOST_VALUE_BYTES)],
+    "bytes": [(_BYTES, 1)],
+    "string": [(_BYTES, 1)],
 }
 _SIZES = {"null": 0, "float": 4, "double": 8}
 
@@ -104,7 +107,7 @@ class _Compiler:
                 item = (PRIMITIVES["string"][0], *self.compile(schema["values"]))
                 return [(_BLOCKS, (item, size + 1, weight + 1))]
             case "bytes" if schema.get("logicalType") == "decimal":
-                return [(_BYTES, _decimal_bytes(schema))]
+                return [(_DECIMAL, _decimal_bytes(schema))]
             case inner:
                 return self.compile(inner)
         if schema.get("logicalType") == "decimal":
@@ -160,8 +163,8 @@ class _Compiler:
 def _merged(ops: list[_Op]) -> list[_Op]:
     merged: list[_Op] = []
     for op in ops:
-        if op[0] == _SKIP and merged and merged[-1][0] == _SKIP:
-            op = (_SKIP, merged.pop()[1] + op[1])
+        if merged and op[0] in (_SKIP, _BYTES) and merged[-1][0] == op[0]:
+            op = (op[0], merged.pop()[1] + op[1])
         merged.append(op)
     return merged
 
@@ -178,19 +181,27 @@ def _decimal_bytes(schema: Mapping[str, Any]) -> int:
 def _run(ops: _Ops, data: bytes, at: int, depth: int, left: list[int]) -> int:
     """Walk the operations from `at` and give where they end; IndexError means that the bytes ended first."""
     for code, argument in ops:  # the common ones first: this loop is the price of safety
+        if code == _BYTES:
+            for _ in range(argument):
+                number = data[at]
+                if number > 0x7F:
+                    number, at = _varint(data, at, _LONG)
+                else:
+                    at += 1
+                if number & 1:
+                    raise DecodeError("a length is negative")
+                at += number >> 1
+            continue
         number = data[at]
         at += 1
-        if code == _BYTES:
+        if code == _VARINT:
             if number > 0x7F:
-                number, at = _varint(data, at - 1, _LONG)
-            if number & 1:
-                raise DecodeError("a length is negative")
-            at += number >> 1
-            if number >> 1 > argument:
-                raise DecodeError("a length is larger than its type allows")
-        elif code == _VARINT:
-            if number > 0x7F:
-                at = _varint(data, at - 1, argument)[1]
+                # Only its end matters: the first byte without the top bit, found in one go.
+                ends = ~int.from_bytes(data[at : at + 9], "little") & _TOP_BITS
+                more = (ends & -ends).bit_length() >> 3
+                at += more
+                if not more or more >= argument[0] or (more == argument[0] - 1 and data[at - 1] > argument[1]):
+                    raise DecodeError("a number is larger than its type allows")
         elif code == _SKIP:
             at += argument - 1
         elif code == _UNION:
@@ -214,6 +225,12 @@ def _run(ops: _Ops, data: bytes, at: int, depth: int, left: list[int]) -> int:
         elif code == _BOOLEAN:
             if number > 1:
                 raise DecodeError("a boolean is neither 0 nor 1")
+        elif code == _DECIMAL:
+            if number > 0x7F:
+                number, at = _varint(data, at - 1, _LONG)
+            if number & 1 or number >> 1 > argument:
+                raise DecodeError("a decimal is longer than its precision")
+            at += number >> 1
         else:
             if depth >= MOST_DEPTH:
                 raise LimitExceeded(f"the value nests deeper than {MOST_DEPTH}")
@@ -248,7 +265,9 @@ def _blocks(argument: tuple[tuple[_Op, ...], int, int], data: bytes, at: int, de
             raise LimitExceeded(f"the value holds more than {MOST_VALUES} values")
         if len(ops) == 1 and ops[0][0] == _SKIP:
             at += count * int(ops[0][1])
-        elif ops:
+        elif len(ops) == 1 and ops[0][0] == _BYTES:
+            at = _run([(_BYTES, count * ops[0][1])], data, at, depth, left)
+        else:
             while count > 0:  # repeating the operations saves a call per item
                 at = _run(ops * min(count, _CHUNK), data, at, depth, left)
                 count -= _CHUNK
@@ -270,7 +289,7 @@ def _varint(data: bytes, at: int, most: tuple[int, int]) -> tuple[int, int]:
         if byte < 0x80:
             break
         if at - start + 1 >= most[0]:
-            raise DecodeError("a number is longer than its type allows")
+            raise DecodeError("a number is larger than its type allows")
     if at - start + 1 == most[0] and byte > most[1]:
         raise DecodeError("a number is larger than its type allows")
     return number, at + 1
