@@ -1,0 +1,179 @@
+"""How the parts find each other without importing each other: announcements on two compacted topics, as JSON.
+
+Services say on `choreo.catalog` what they handle; coordinators say on `choreo.definitions` which sagas they watch. Neither
+proves life (ruling R13): that is what the members of a consumer group are for.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import structlog
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .envelope import JSON, Delivery, Record
+from .transport import TopicSpec, Transport
+
+log = structlog.get_logger("choreo.catalog")
+
+CATALOG_TOPIC = "choreo.catalog"
+DEFINITIONS_TOPIC = "choreo.definitions"
+
+
+class _Wire(BaseModel):
+    # Unknown fields are ignored: announcements of newer releases stay readable.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class EventRef(_Wire):
+    """An event type and the topic that it travels on."""
+
+    type: str
+    topic: str
+
+
+class HandlerAnnouncement(_Wire):
+    """What one handler takes and gives.
+
+    Args:
+        name: of the handler within its service.
+        consumes, produces: event types with their topics.
+        undoes: the handler that this one undoes.
+        claims: it commits a claim before it touches the outside world (ruling R4).
+    """
+
+    name: str
+    consumes: list[EventRef] = []
+    produces: list[EventRef] = []
+    undoes: str | None = None
+    claims: bool = False
+
+
+class ServiceAnnouncement(_Wire):
+    """A service, its consumer group and its handlers; keyed by its name."""
+
+    service: str
+    group: str
+    handlers: list[HandlerAnnouncement] = []
+
+
+class StepAnnouncement(_Wire):
+    """One step of a saga, its events by type name.
+
+    Args:
+        name, index: in the order of declaration.
+        after: names of the steps before it.
+        done, failed, undone: event types that answer it.
+        send, undo: command types, or None.
+        pivot, optional: as declared.
+    """
+
+    name: str
+    index: int
+    after: list[str] = []
+    done: list[str] = []
+    failed: list[str] = []
+    send: str | None = None
+    undo: str | None = None
+    undone: list[str] = []
+    pivot: bool = False
+    optional: bool = False
+
+
+class DefinitionAnnouncement(_Wire):
+    """A saga's definition as data; keyed `type@version`.
+
+    Args:
+        type, version, hash: which definition this is.
+        namespace: part of its trace ids.
+        start: event types that start it.
+        key: the field that holds the business key.
+        correlate: the key's field where an event calls it otherwise, by event type.
+        topics: the topic of every event type that it names.
+        rerun: a finished key may run again.
+        observe_only: it tracks and never sends.
+        steps: in the order of declaration.
+    """
+
+    type: str
+    version: int
+    hash: str
+    namespace: str = ""
+    start: list[str] = []
+    key: str = ""
+    correlate: dict[str, str] = {}
+    topics: dict[str, str] = {}
+    rerun: bool = False
+    observe_only: bool = False
+    steps: list[StepAnnouncement] = []
+
+    @property
+    def name(self) -> str:
+        """Its key: `type@version`."""
+        return f"{self.type}@{self.version}"
+
+
+W = TypeVar("W", bound=_Wire)
+
+
+def catalog_topics() -> list[TopicSpec]:
+    """Give both topics as they should be."""
+    return [TopicSpec(name, partitions=1, compacted=True) for name in (CATALOG_TOPIC, DEFINITIONS_TOPIC)]
+
+
+async def announce(transport: Transport, *announcements: ServiceAnnouncement | DefinitionAnnouncement) -> None:
+    """Publish announcements, each in place of an older one with its key; missing topics are created.
+
+    Raises:
+        TransportError: the broker did not take them.
+    """
+    await transport.create_topics(catalog_topics())
+    await transport.send([_record(each) for each in announcements])
+
+
+async def read_catalog(transport: Transport) -> dict[str, ServiceAnnouncement]:
+    """Read what services have announced, by name; without the topic nobody has."""
+    return await _read(transport, CATALOG_TOPIC, ServiceAnnouncement)
+
+
+async def read_definitions(transport: Transport) -> dict[str, DefinitionAnnouncement]:
+    """Read what coordinators have announced, by `type@version`; without the topic nobody has."""
+    return await _read(transport, DEFINITIONS_TOPIC, DefinitionAnnouncement)
+
+
+def _record(announcement: ServiceAnnouncement | DefinitionAnnouncement) -> Record:
+    service = isinstance(announcement, ServiceAnnouncement)
+    key = announcement.service if isinstance(announcement, ServiceAnnouncement) else announcement.name
+    return Record(
+        CATALOG_TOPIC if service else DEFINITIONS_TOPIC,
+        key.encode(),
+        announcement.model_dump_json().encode(),
+        (("content-type", JSON.encode()),),
+    )
+
+
+async def _read(transport: Transport, topic: str, model: type[W]) -> dict[str, W]:
+    if topic not in await transport.topics():
+        return {}
+    return newest(await transport.snapshot(topic), model)
+
+
+def newest(deliveries: list[Delivery], model: type[W]) -> dict[str, W]:
+    """Keep the newest announcement of each key; a tombstone takes it away, a malformed one is skipped and logged."""
+    found: dict[str, W] = {}
+    for delivery in sorted(deliveries, key=lambda each: (each.partition, each.offset)):
+        key = (delivery.key or b"").decode(errors="replace")
+        if not delivery.value:
+            found.pop(key, None)
+            continue
+        try:
+            found[key] = model.model_validate_json(delivery.value)
+        except ValidationError as error:
+            log.warning(
+                "an announcement is malformed; skipped",
+                topic=delivery.topic,
+                key=key[:100],
+                offset=delivery.offset,
+                problems=error.error_count(),
+            )
+    return found
