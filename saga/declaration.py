@@ -71,11 +71,13 @@ class Declaration:
         definition: as data.
         events: every event class that it names, by type.
         builds: how commands and end events are made, by event type: None fills the class by name.
+        view: makes the view on one saga's events that these functions get: the saga class itself.
     """
 
     definition: Definition
     events: Mapping[str, type[Event]]
     builds: Mapping[str, Callable[[Any], Event] | None]
+    view: Callable[[Facts], Any]
 
     def observing(self) -> Declaration:
         """Give the same, but tracking only."""
@@ -83,6 +85,7 @@ class Declaration:
 
 
 def declare(
+    view: Callable[[Facts], Any],
     name: str,
     declared: Sequence[DeclaredStep[Any]],
     *,
@@ -119,6 +122,7 @@ def declare(
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise DefinitionError(f"{name}: version={version!r}; give a whole number of at least 1")
     return _Declaring(name, declared, start, key, correlate, observe_only).declaration(
+        view,
         type_=type_,
         version=version,
         deadline=deadline,
@@ -150,7 +154,9 @@ class _Declaring:
         self.events: dict[str, type[Event]] = {}
         self.builds: dict[str, Callable[[Any], Event] | None] = {}
 
-    def declaration(self, *, ends: Mapping[str, Build | None], type_: str, **options: Any) -> Declaration:
+    def declaration(
+        self, view: Callable[[Facts], Any], *, ends: Mapping[str, Build | None], type_: str, **options: Any
+    ) -> Declaration:
         steps = tuple(self._plan(index, step) for index, step in enumerate(self.declared.values()))
         definition = Definition(
             type=type_,
@@ -172,7 +178,7 @@ class _Declaring:
         self._check_roles(definition)
         self._check_pivot(definition)
         self._check_fields(definition)
-        return Declaration(definition, self.events, self.builds)
+        return Declaration(definition, self.events, self.builds, view)
 
     def _plan(self, index: int, step: DeclaredStep[Any]) -> StepPlan:
         options = step.options

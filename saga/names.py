@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from typing import NamedTuple
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from ..events.errors import ConfigurationError
+from ..tracing.ids import saga_name
 
 _TYPE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
@@ -34,16 +35,9 @@ def is_saga_type(text: str) -> bool:
     return _TYPE.fullmatch(text) is not None
 
 
-def encode_key(key: str) -> str:
-    """Percent-encode a business key outside `[A-Za-z0-9._-]`."""
-    # quote() keeps "~", which separates the run in a saga's name.
-    return quote(key, safe="").replace("~", "%7E")
-
-
 def saga_id(type_: str, key: str, run: int = 1) -> str:
     """Name a saga; the first run stands without a number."""
-    name = f"{type_}/{encode_key(key)}"
-    return name if run == 1 else f"{name}~{run}"
+    return saga_name(type_, key, run)
 
 
 def parse_saga_id(text: str) -> SagaName:

@@ -164,6 +164,7 @@ class Saga:
             return
         steps = [value for value in vars(cls).values() if isinstance(value, DeclaredStep)]
         cls.__declaration__ = declare(
+            cls,
             cls.__name__,
             steps,
             reserved=[name for name in vars(cls) if name in _OURS],

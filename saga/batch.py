@@ -1,0 +1,434 @@
+"""One transaction of the coordinator: lock the touched sagas, drop duplicates, apply `advance`, write everything.
+
+A `Batch` lives inside one transaction and holds no state beyond it; when the transaction is rolled back, a new one is
+made. One bad event never fails its batch: `advance` is pure, so an event on which it raises is left out and reported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import structlog
+from sqlalchemy import Connection
+
+from ..events.catalog import ServiceAnnouncement
+from ..events.codec import Codec, UnknownSchema, to_record
+from ..events.envelope import Envelope, Record
+from ..events.errors import DecodeError, EventError
+from ..events.event import Event
+from ..events.ids import derived_id
+from . import store
+from .advance import advance, begin
+from .building import SagaFacts, build
+from .commands import Sender, command_envelope
+from .declaration import Declaration
+from .definition import Definition
+from .inputs import (
+    Announce,
+    Elapsed,
+    HandlerGaveUp,
+    Input,
+    Observed,
+    Operator,
+    Send,
+    Transition,
+    Unbuildable,
+    command_id,
+    input_id,
+)
+from .instance import Fact, Instance
+from .routing import Arrival, Target, triggers
+
+log = structlog.get_logger("choreo.coordinator")
+
+PARK_FOR = 24 * 3_600 * 1_000_000
+"""How long an event waits for its saga, microseconds."""
+
+MOST_PARKED = 100_000
+"""How many events of one saga type may wait for their sagas."""
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What a coordinator knows besides its store.
+
+    Args:
+        declarations: loaded code, by type and version.
+        newest: the declaration that new instances of a type get.
+        definitions: every definition in the store, by type and version.
+        catalog: the services' announcements, by service.
+        codec: prepared for everything that is sent.
+        sampled: decides whether a new saga's trace is recorded, from its name and its origin's traceparent.
+        sender: how what is sent is marked.
+    """
+
+    declarations: Mapping[tuple[str, int], Declaration]
+    newest: Mapping[str, Declaration]
+    definitions: Mapping[tuple[str, int], Definition]
+    catalog: Mapping[str, ServiceAnnouncement]
+    codec: Codec
+    sampled: Callable[[str, str | None], bool]
+    sender: Sender
+
+
+class Moved(NamedTuple):
+    """What one saga went through in a batch: its state before (None for a new one) and after."""
+
+    definition: Definition
+    before: Instance | None
+    after: Instance
+
+
+class Refused(NamedTuple):
+    """A record that could not be applied, with the reason."""
+
+    arrival: Arrival
+    reason: str
+
+
+@dataclass
+class _Work:
+    """A saga within the batch."""
+
+    instance: Instance
+    before: Instance | None
+    values: dict[str, tuple[bytes | None, str]] = field(default_factory=dict)
+
+
+@dataclass
+class Batch:
+    """One transaction's worth of work.
+
+    Args:
+        connection: within the transaction.
+        knowledge: what the coordinator knows.
+        now: the store's clock, microseconds.
+    """
+
+    connection: Connection
+    knowledge: Knowledge
+    now: int
+    records: list[Record] = field(default_factory=list)
+    held: list[store.Held] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    ignored: dict[tuple[str, str, str, str], tuple[int, str]] = field(default_factory=dict)
+    applied: int = 0
+    duplicates: int = 0
+    _runs: dict[tuple[str, str], dict[int, _Work]] = field(default_factory=dict)
+    _seen: set[tuple[str, str]] = field(default_factory=set)
+    _history: list[store.HistoryRow] = field(default_factory=list)
+    _parked: dict[tuple[str, str], list[store.Parked]] = field(default_factory=dict)
+    _to_park: dict[tuple[str, str], list[store.Parked]] = field(default_factory=dict)
+
+    def load(self, arrivals: Sequence[Arrival]) -> None:
+        """Lock and load what these arrivals concern: three queries for the whole batch."""
+        keys = {(target.type, target.key) for arrival in arrivals for target in arrival.targets}
+        self.load_keys(keys)
+        pairs = [
+            (work.instance.id, arrival.input.id)
+            for arrival in arrivals
+            for target in arrival.targets
+            for work in self._runs.get((target.type, target.key), {}).values()
+        ]
+        if pairs:
+            self._seen = store.seen_events(self.connection, pairs)
+        starting = {
+            (target.type, target.key)
+            for arrival in arrivals
+            for target in arrival.targets
+            if arrival.input.__class__ is Observed and self._starts(target.type, arrival.envelope.type)
+        }
+        fresh = [key for key in starting if key not in self._runs]
+        if fresh:
+            self._parked = store.take_parked(self.connection, fresh)
+
+    def load_keys(self, keys: Iterable[tuple[str, str]]) -> None:
+        """Lock and load every run of these (type, key) pairs."""
+        for key, runs in store.lock_sagas(self.connection, keys).items():
+            self._runs[key] = {run: _Work(instance, instance) for run, instance in runs.items()}
+
+    # ---- applying ----------------------------------------------------------------------------------------------
+
+    def arrive(self, arrival: Arrival) -> None:
+        """Apply one record to every saga that it concerns."""
+        if not arrival.targets:
+            self._ignore("", arrival, arrival.reason)
+            return
+        for target in arrival.targets:
+            try:
+                self._arrive_at(arrival, target)
+            except UnknownSchema:
+                raise
+            except EventError as error:
+                self.refused.append(Refused(arrival, error.message))
+            except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+                log.exception(
+                    "an event was set aside: applying it raised", event_id=arrival.input.id, saga_type=target.type
+                )
+                self.refused.append(Refused(arrival, type(error).__name__))
+
+    def _arrive_at(self, arrival: Arrival, target: Target) -> None:
+        runs = self._runs.get((target.type, target.key), {})
+        work = self._run_for(arrival, target, runs)
+        starts = isinstance(arrival.input, Observed) and self._starts(target.type, arrival.input.type)
+        if work is None:
+            if starts:
+                assert isinstance(arrival.input, Observed)
+                self._begin(target, max(runs, default=0) + 1, arrival.input, arrival)
+            elif isinstance(arrival.input, Observed):
+                self._park(arrival, target, arrival.input)
+            else:
+                self._ignore(target.type, arrival, "no saga")
+            return
+        if (work.instance.id, arrival.input.id) in self._seen:
+            self.duplicates += 1
+            self._ignore(target.type, arrival, "duplicate")
+            return
+        if starts and work.instance.phase.ended and self._newest(target.type).rerun:
+            assert isinstance(arrival.input, Observed)
+            self._begin(target, work.instance.run + 1, arrival.input, arrival)
+            return
+        self.apply(work, arrival.input, arrival)
+
+    def _run_for(self, arrival: Arrival, target: Target, runs: Mapping[int, _Work]) -> _Work | None:
+        """Choose the run: the header's, else the one that saw the cause, else the latest (ruling R12)."""
+        if target.run is not None:
+            return runs.get(target.run)
+        if len(runs) < 2:
+            return next(iter(runs.values()), None)
+        cause = arrival.envelope.causation_id
+        by_id = {work.instance.id: work for work in runs.values()}
+        for saga_id, work in by_id.items():
+            if (saga_id, arrival.input.id) in self._seen or (cause is not None and (saga_id, cause) in self._seen):
+                return work
+        found = store.run_of_cause(self.connection, list(by_id), cause) if cause is not None else None
+        return by_id[found] if found in by_id else runs[max(runs)]
+
+    def _begin(self, target: Target, run: int, event: Observed, arrival: Arrival) -> None:
+        definition = self._newest(target.type)
+        transition = begin(definition, target.key, run, event, self.now)
+        instance = transition.instance
+        instance.sampled = self.knowledge.sampled(instance.id, event.traceparent)
+        work = _Work(instance, None)
+        self._runs.setdefault((target.type, target.key), {})[run] = work
+        self._record(work, definition, transition, event, arrival)
+        key = (target.type, target.key)
+        for early in (*self._parked.pop(key, ()), *self._to_park.pop(key, ())):
+            envelope = Envelope(
+                early.input.id, early.input.type, early.input.source, early.input.time, target.key, early.content_type
+            )
+            if (instance.id, early.input.id) not in self._seen:
+                self.apply(work, early.input, Arrival(early.delivery, envelope, early.input, (target,)))
+
+    def apply(self, work: _Work, input_: Input, arrival: Arrival | None = None) -> Transition | None:
+        """Apply one input to one saga; gives None where its definition is not known here."""
+        definition = self._pinned(work.instance)
+        transition = advance(definition, work.instance, input_, self.now)
+        if isinstance(input_, Elapsed) and transition.verdict == "ignored":
+            return transition
+        self._record(work, definition, transition, input_, arrival)
+        return transition
+
+    def saga(self, type_: str, key: str, run: int) -> _Work | None:
+        """Give a loaded saga."""
+        return self._runs.get((type_, key), {}).get(run)
+
+    def elapse(self, due: Iterable[tuple[Instance, int]]) -> None:
+        """Fire the timers of loaded sagas, each up to its own time."""
+        for instance, until in due:
+            work = self.saga(instance.type, instance.key, instance.run)
+            if work is not None:
+                self.apply(work, Elapsed(until))
+
+    def _record(
+        self, work: _Work, definition: Definition, transition: Transition, input_: Input, arrival: Arrival | None
+    ) -> None:
+        instance = work.instance = transition.instance
+        event_id = input_id(input_, instance.seq)
+        self._seen.add((instance.id, event_id))
+        if arrival is not None:
+            work.values[event_id] = (arrival.delivery.value, arrival.envelope.content_type)
+        if transition.verdict == "applied":
+            self.applied += 1
+        elif arrival is not None:
+            self._ignore(instance.type, arrival, transition.reason)
+        self._history.append(_history_row(instance, transition, input_, event_id, arrival, self.now))
+        for output in transition.outputs:
+            self._produce(work, definition, output, event_id)
+
+    # ---- producing ---------------------------------------------------------------------------------------------
+
+    def _produce(self, work: _Work, definition: Definition, output: Send | Announce, cause: str) -> None:
+        instance = work.instance
+        if isinstance(output, Announce):
+            id_ = derived_id("announce", instance.id, output.type)
+            try:
+                self.records.append(self._built(work, definition, output, id_, cause, ()))
+            except EventError as error:
+                if isinstance(error, UnknownSchema):
+                    raise
+                log.error(
+                    "the saga's own event cannot be built", saga_id=instance.id, type=output.type, error=error.message
+                )
+            return
+        id_ = command_id(instance.id, output.step, "", output.kind, output.attempt)
+        if output.again:
+            if (record := store.load_sent(self.connection, id_)) is not None:
+                self.records.append(record)
+            return
+        try:
+            record = self._built(work, definition, output, id_, cause, self._undoes(definition, instance, output))
+        except EventError as error:
+            if isinstance(error, UnknownSchema):
+                raise
+            self.apply(work, Unbuildable(output.step, output.kind, error.message))
+            return
+        self.held.append(store.Held(id_, instance.id, output.step, output.kind, record))
+
+    def _built(
+        self,
+        work: _Work,
+        definition: Definition,
+        output: Send | Announce,
+        id_: str,
+        cause: str,
+        undoes: tuple[str, ...],
+    ) -> Record:
+        instance = work.instance
+        declaration = self.knowledge.declarations.get((instance.type, instance.version))
+        if declaration is None:
+            raise DecodeError(
+                f"version {instance.version} of {instance.type} is not loaded here; run it with `saga run`"
+            )
+        facts = SagaFacts(instance, lambda fact: self._decoded(work, declaration, fact))
+        event = build(declaration, output.type, facts)
+        envelope = command_envelope(
+            self.knowledge.sender, definition, instance, output, id_, cause, undoes, event, self.now
+        )
+        return to_record(event, envelope, self.knowledge.codec)
+
+    def _decoded(self, work: _Work, declaration: Declaration, fact: Fact) -> Event:
+        found = work.values.get(fact.id)
+        if found is None:
+            found = work.values[fact.id] = store.event_value(self.connection, work.instance.id, fact.id)
+        value, content_type = found
+        if value is None:
+            raise DecodeError(f"the payload of {fact.type} {fact.id} is not in the history")
+        return self.knowledge.codec.decode(declaration.events[fact.type], value, content_type)
+
+    def _undoes(self, definition: Definition, instance: Instance, output: Send) -> tuple[str, ...]:
+        if output.kind == "do":
+            return ()
+        plan = definition.by_name[output.step]
+        before = [definition.by_name[name].done for name in plan.after]
+        near = frozenset(type_ for types in before for type_ in types) if before else frozenset(definition.start)
+        handlers = [h for service in self.knowledge.catalog.values() for h in service.handlers]
+        makers = [h for h in handlers if {made.type for made in h.produces} & {*plan.done, *plan.failed}]
+        consumed = frozenset(c.type for h in makers for c in h.consumes) if makers else None
+        return triggers([(fact.type, fact.id) for fact in output.undoes], near, consumed)
+
+    # ---- writing -----------------------------------------------------------------------------------------------
+
+    def write(self) -> list[Moved]:
+        """Write everything and tell what moved.
+
+        Raises:
+            LostRace: another coordinator was faster; nothing of this transaction may be kept.
+        """
+        works = [work for runs in self._runs.values() for work in runs.values()]
+        new = [work.instance for work in works if work.before is None]
+        changed = [
+            (work.before.seq, work.instance)
+            for work in works
+            if work.before is not None and work.instance.seq != work.before.seq
+        ]
+        store.insert_sagas(self.connection, new, self.now)
+        store.update_sagas(self.connection, sorted(changed, key=lambda each: each[1].id), self.now)
+        store.insert_history(self.connection, self._history)
+        early = [row for rows in self._to_park.values() for row in rows]
+        if early:
+            for row in store.park(self.connection, early, self.now + PARK_FOR, MOST_PARKED):
+                self._count(row.type, row.delivery.topic, row.input.type, "no room to park", row.input.id)
+        store.count_ignored(self.connection, self.ignored, self.now)
+        return [
+            Moved(self._pinned(work.instance), work.before, work.instance)
+            for work in works
+            if work.before is None or work.instance.seq != work.before.seq
+        ]
+
+    def _park(self, arrival: Arrival, target: Target, event: Observed) -> None:
+        if self._newest(target.type).unmatched == "ignore":
+            self._ignore(target.type, arrival, "unmatched")
+            return
+        content_type = arrival.envelope.content_type
+        early = store.Parked(target.type, target.key, self.now, event, arrival.delivery, content_type)
+        # Written at the end: its saga may still start within this batch.
+        self._to_park.setdefault((target.type, target.key), []).append(early)
+
+    def _ignore(self, saga_type: str, arrival: Arrival, reason: str) -> None:
+        self._count(saga_type, arrival.delivery.topic, arrival.envelope.type, reason, arrival.input.id)
+
+    def _count(self, saga_type: str, topic: str, type_: str, reason: str, id_: str) -> None:
+        key = (saga_type, topic, type_, reason)
+        self.ignored[key] = (self.ignored.get(key, (0, ""))[0] + 1, id_)
+
+    def _starts(self, saga_type: str, event_type: str) -> bool:
+        return event_type in self._newest(saga_type).start
+
+    def _newest(self, saga_type: str) -> Definition:
+        return self.knowledge.newest[saga_type].definition
+
+    def _pinned(self, instance: Instance) -> Definition:
+        loaded = self.knowledge.declarations.get((instance.type, instance.version))
+        return loaded.definition if loaded is not None else self.knowledge.definitions[instance.type, instance.version]
+
+
+def _history_row(
+    instance: Instance, transition: Transition, input_: Input, event_id: str, arrival: Arrival | None, now: int
+) -> store.HistoryRow:
+    kind, type_, time, text = _told(input_, now)
+    return store.HistoryRow(
+        saga_id=instance.id,
+        seq=instance.seq,
+        event_id=event_id,
+        kind=kind,
+        type=type_,
+        at=now,
+        event_time=time,
+        verdict=transition.verdict,
+        reason=transition.reason,
+        changes=transition.changes,
+        input=text,
+        delivery=arrival.delivery if arrival is not None else None,
+        content_type=arrival.envelope.content_type if arrival is not None else None,
+    )
+
+
+def _told(input_: Input, now: int) -> tuple[str, str, int, str]:
+    """Give an input's kind, type, own time, and its text for the history."""
+    match input_:
+        case Observed():
+            return "event", input_.type, input_.time, store.write_input(input_)
+        case HandlerGaveUp():
+            return "failure", "HandlerFailed", now, store.write_input(input_)
+        case Elapsed():
+            return "timer", "", input_.until, json.dumps({"until": input_.until})
+        case Operator():
+            told: dict[str, Any] = {
+                "id": input_.id,
+                "kind": input_.kind,
+                "by": input_.by,
+                "reason": input_.reason,
+                "step": input_.step,
+            }
+            return "operator", input_.kind, now, json.dumps(told)
+        case Unbuildable():
+            return (
+                "unbuildable",
+                input_.kind,
+                now,
+                json.dumps({"step": input_.step, "kind": input_.kind, "message": input_.message}),
+            )

@@ -1,0 +1,69 @@
+"""How what a saga sends is marked: ids, the saga headers, and its place in the trace."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..events.envelope import Envelope
+from ..events.event import Event
+from ..tracing.headers import saga_traceparent
+from ..tracing.ids import compensation_path, span_id, step_path, trace_id
+from .definition import Definition
+from .inputs import Announce, Send
+from .instance import Instance
+
+
+class Sender(NamedTuple):
+    """Who sends: the deployment's namespace."""
+
+    namespace: str
+
+
+def command_envelope(
+    sender: Sender,
+    definition: Definition,
+    instance: Instance,
+    output: Send | Announce,
+    id_: str,
+    cause: str,
+    undoes: tuple[str, ...],
+    event: Event,
+    now: int,
+) -> Envelope:
+    """Make the envelope of a command, or of a saga's own event (`docs/wire.md`).
+
+    Args:
+        sender: who.
+        definition, instance: of the saga.
+        output: what `advance` asked for.
+        id_: the event's id.
+        cause: id of the input that led to it.
+        undoes: for an undo, what may have triggered the step.
+        event: what is sent.
+        now: microseconds.
+    """
+    spec = event.spec()
+    send = output if isinstance(output, Send) else None
+    trace = None
+    if send is not None:
+        path = compensation_path(send.step) if send.kind == "undo" else step_path(send.step)
+        within = trace_id(sender.namespace, instance.id, instance.epoch)
+        under = span_id(sender.namespace, instance.id, *path)
+        trace = f"00-{within:032x}-{under:016x}-{'01' if instance.sampled else '00'}"
+    return Envelope(
+        id=id_,
+        type=spec.type,
+        source=f"choreo/{definition.type}",
+        time=now,
+        key=event.key_text(),
+        causation_id=cause,
+        saga_id=instance.id.partition("~")[0],
+        saga_type=instance.type,
+        saga_run=instance.run,
+        saga_step=send.step if send else None,
+        saga_attempt=send.attempt if send else None,
+        saga_version=instance.seq,
+        undoes=undoes,
+        traceparent=trace,
+        saga_traceparent=saga_traceparent(sender.namespace, instance.id, instance.epoch, instance.sampled),
+    )

@@ -1,0 +1,82 @@
+"""The order in which a batch is applied (ruling R8): merged by time, causes before what they led to."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+
+from ..events.envelope import Delivery, Envelope, TopicPartition
+
+Arrived = tuple[Delivery, Envelope]
+
+AHEAD = 5_000
+"""Milliseconds by which one partition may run ahead of another before it is paused while catching up."""
+
+
+def in_order(batch: Sequence[Arrived]) -> list[Arrived]:
+    """Merge the partitions of a batch by event time, then move each event behind its cause.
+
+    The order within a partition stays: it is the one thing that a broker promises.
+    """
+    partitions: dict[TopicPartition, list[Arrived]] = {}
+    for arrived in batch:
+        partitions.setdefault(arrived[0].place, []).append(arrived)
+    if len(partitions) > 1:
+        streams = [
+            [(envelope.time, place, index, (delivery, envelope)) for index, (delivery, envelope) in enumerate(records)]
+            for place, records in partitions.items()
+        ]
+        # A record that is earlier than the one before it in its partition cannot overtake that one.
+        for stream in streams:
+            latest = 0
+            for index, (time, place, number, arrived) in enumerate(stream):
+                latest = max(latest, time)
+                stream[index] = (latest, place, number, arrived)
+        merged = [entry[3] for entry in heapq.merge(*streams, key=lambda entry: entry[:3])]
+    else:
+        merged = list(batch)
+    return _causes_first(merged)
+
+
+def _causes_first(batch: list[Arrived]) -> list[Arrived]:
+    ids = {envelope.id: index for index, (_, envelope) in enumerate(batch)}
+    late = [
+        index
+        for index, (_, envelope) in enumerate(batch)
+        if envelope.causation_id is not None and ids.get(envelope.causation_id, -1) > index
+    ]
+    if not late:
+        return batch
+    waiting: dict[str, list[Arrived]] = {}
+    moved = set(late)
+    for index in late:
+        cause = batch[index][1].causation_id
+        waiting.setdefault(cause or "", []).append(batch[index])
+    ordered: list[Arrived] = []
+
+    def emit(arrived: Arrived) -> None:
+        stack = [arrived]
+        while stack:
+            current = stack.pop()
+            ordered.append(current)
+            stack.extend(reversed(waiting.pop(current[1].id, [])))
+
+    for index, arrived in enumerate(batch):
+        if index not in moved:
+            emit(arrived)
+    for left in waiting.values():  # a cycle of causes: nonsense, but nothing is dropped
+        ordered.extend(left)
+    return ordered
+
+
+def to_pause(heads: Mapping[TopicPartition, int], behind: Sequence[TopicPartition]) -> set[TopicPartition]:
+    """Choose the partitions that run ahead while others still have much to read.
+
+    Args:
+        heads: timestamp (milliseconds) of the last record read of each partition.
+        behind: the partitions that are not at their end.
+    """
+    if len(behind) < 2:
+        return set()
+    slowest = min(heads.get(partition, 0) for partition in behind)
+    return {partition for partition in behind if heads.get(partition, 0) > slowest + AHEAD}

@@ -1,0 +1,422 @@
+"""What the coordinator asks of its tables: plain functions of a connection, each a few statements for a whole batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from ..events.envelope import Delivery, Record, TopicPartition
+from ..events.errors import StoreUnreachable
+from .definition import Definition
+from .inputs import Change, HandlerGaveUp, Observed
+from .instance import Instance
+from .tables import control, definition, history, ignored, parked, position, saga, sent
+from .words import Phase
+
+CHUNK = 300
+"""Rows a statement: SQLite caps bind parameters near 32k (ruling R15), PostgreSQL at 65,535."""
+
+PER_ROW_LIMIT = 2_000
+
+
+class LostRace(StoreUnreachable):
+    """Another coordinator changed the same saga: the batch is applied again from what is there now."""
+
+
+class HistoryRow(NamedTuple):
+    """One applied input."""
+
+    saga_id: str
+    seq: int
+    event_id: str
+    kind: str
+    type: str
+    at: int
+    event_time: int
+    verdict: str
+    reason: str
+    changes: Sequence[Change]
+    input: str
+    delivery: Delivery | None = None
+    content_type: str | None = None
+
+
+class Parked(NamedTuple):
+    """An event that waits for its saga."""
+
+    type: str
+    key: str
+    at: int
+    input: Observed
+    delivery: Delivery
+    content_type: str
+
+
+class Held(NamedTuple):
+    """A command as it went out, or as it will once it is released."""
+
+    id: str
+    saga_id: str
+    step: str
+    kind: str
+    record: Record
+
+
+def lock_sagas(connection: Connection, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], dict[int, Instance]]:
+    """Load and lock every run of these (type, key) pairs, in the order of their names (ruling R9)."""
+    found: dict[tuple[str, str], dict[int, Instance]] = {}
+    for chunk in _chunks(sorted(set(keys))):
+        query = (
+            select(saga.c.type, saga.c.key, saga.c.run, saga.c.state)
+            .where(tuple_(saga.c.type, saga.c.key).in_(chunk))
+            .order_by(saga.c.id)
+            .with_for_update()
+        )
+        for type_, key, run, state in connection.execute(query):
+            found.setdefault((type_, key), {})[run] = Instance.from_json(state)
+    return found
+
+
+def seen_events(connection: Connection, pairs: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Tell which of these (saga id, event id) pairs the history has already."""
+    found: set[tuple[str, str]] = set()
+    for chunk in _chunks(sorted(set(pairs))):
+        query = select(history.c.saga_id, history.c.event_id)
+        query = query.where(tuple_(history.c.saga_id, history.c.event_id).in_(chunk))
+        found.update((saga_id, event_id) for saga_id, event_id in connection.execute(query))
+    return found
+
+
+def run_of_cause(connection: Connection, saga_ids: Sequence[str], event_id: str) -> str | None:
+    """Find the run among these whose history has an event (ruling R12)."""
+    query = select(history.c.saga_id).where(history.c.saga_id.in_(saga_ids), history.c.event_id == event_id)
+    return connection.execute(query).scalars().first()
+
+
+def event_value(connection: Connection, saga_id: str, event_id: str) -> tuple[bytes | None, str]:
+    """Read the raw value of an event of a saga, with its content type."""
+    query = select(history.c.value, history.c.content_type)
+    row = connection.execute(query.where(history.c.saga_id == saga_id, history.c.event_id == event_id)).first()
+    return (None, "") if row is None else (row.value, row.content_type or "")
+
+
+def take_parked(connection: Connection, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], list[Parked]]:
+    """Take the parked events of these (type, key) pairs out, in the order in which they came."""
+    found: dict[tuple[str, str], list[Parked]] = {}
+    for chunk in _chunks(sorted(set(keys))):
+        where = tuple_(parked.c.type, parked.c.key).in_(chunk)
+        rows = connection.execute(select(parked).where(where).order_by(parked.c.at, parked.c.offset)).all()
+        for row in rows:
+            delivery = Delivery(row.topic, row.partition, row.offset, 0, row.key.encode(), row.value, ())
+            found.setdefault((row.type, row.key), []).append(
+                Parked(row.type, row.key, row.at, read_observed(row.input), delivery, row.content_type or "")
+            )
+        if rows:
+            connection.execute(delete(parked).where(where))
+    return found
+
+
+def park(connection: Connection, rows: Sequence[Parked], expires_at: int, most: int) -> list[Parked]:
+    """Park events; give back those for which there is no room (ruling R8)."""
+    refused: list[Parked] = []
+    for type_ in sorted({row.type for row in rows}):
+        mine = [row for row in rows if row.type == type_]
+        count = connection.execute(select(func.count()).select_from(parked).where(parked.c.type == type_)).scalar_one()
+        room = max(0, most - count)
+        refused += mine[room:]
+        for chunk in _chunks(mine[:room]):
+            _insert_new(connection, parked, [_parked_columns(row, expires_at) for row in chunk])
+    return refused
+
+
+def expired(connection: Connection, until: int) -> list[Any]:
+    """Take out parked events whose time is over."""
+    rows = list(connection.execute(select(parked).where(parked.c.expires_at <= until).limit(PER_ROW_LIMIT)).all())
+    for row in rows:
+        same = and_(parked.c.type == row.type, parked.c.key == row.key, parked.c.event_id == row.event_id)
+        connection.execute(delete(parked).where(same))
+    return rows
+
+
+def insert_sagas(connection: Connection, instances: Sequence[Instance], now: int) -> None:
+    """Insert new instances in the order of their names.
+
+    Raises:
+        LostRace: another coordinator was first with one of them.
+    """
+    for chunk in _chunks(sorted(instances, key=lambda instance: instance.id)):
+        if _insert_new(connection, saga, [_saga_columns(instance, now) for instance in chunk]) < len(chunk):
+            raise LostRace("another coordinator started one of these sagas at the same time")
+
+
+def update_sagas(connection: Connection, changed: Sequence[tuple[int, Instance]], now: int) -> None:
+    """Write changed instances, each only over the `seq` that it was read at.
+
+    Raises:
+        LostRace: one of them was changed meanwhile.
+    """
+    if not changed:
+        return
+    rows = [{"the_id": instance.id, "the_seq": before, **_saga_columns(instance, now)} for before, instance in changed]
+    same = and_(saga.c.id == bindparam("the_id"), saga.c.seq == bindparam("the_seq"))
+    values = {column.name: bindparam(column.name) for column in saga.columns}
+    result = connection.execute(update(saga).where(same).values(values), rows)
+    # PostgreSQL's driver counts no rows here; there the rows are locked since they were read.
+    if result.supports_sane_multi_rowcount() and result.rowcount != len(rows):
+        raise LostRace("one of these sagas was changed by another coordinator")
+
+
+def insert_history(connection: Connection, rows: Sequence[HistoryRow]) -> None:
+    """Append to the history."""
+    if rows:
+        connection.execute(insert(history), [_history_columns(row) for row in rows])
+
+
+def count_ignored(
+    connection: Connection, counts: Mapping[tuple[str, str, str, str], tuple[int, str]], now: int
+) -> None:
+    """Count what changed nothing: (saga type, topic, event type, reason) with a number and the last event's id."""
+    for (saga_type, topic, event_type, reason), (number, last) in sorted(counts.items()):
+        row = {
+            "saga_type": saga_type,
+            "topic": topic,
+            "event_type": event_type,
+            "reason": reason,
+            "count": number,
+            "first_at": now,
+            "last_at": now,
+            "last_event_id": last,
+        }
+        statement = _upsert(connection, ignored)(ignored).values(row)
+        keys = ["saga_type", "topic", "event_type", "reason"]
+        new = {"count": ignored.c.count + number, "last_at": now, "last_event_id": last}
+        connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=new))
+
+
+def save_positions(
+    connection: Connection, group: str, offsets: Mapping[TopicPartition, int], until: Mapping[TopicPartition, int]
+) -> None:
+    """Save how far each partition was read; a saved position only grows (ruling R9)."""
+    if not offsets:
+        return
+    rows = [
+        {
+            "group": group,
+            "topic": place.topic,
+            "partition": place.partition,
+            "next_offset": offset,
+            "read_until": until.get(place, 0),
+        }
+        for place, offset in sorted(offsets.items())
+    ]
+    statement = _upsert(connection, position)(position)
+    larger = func.greatest if connection.dialect.name == "postgresql" else func.max
+    new = {
+        name: larger(getattr(position.c, name), getattr(statement.excluded, name))
+        for name in ("next_offset", "read_until")
+    }
+    connection.execute(statement.on_conflict_do_update(index_elements=["group", "topic", "partition"], set_=new), rows)
+
+
+def load_positions(connection: Connection, group: str) -> dict[TopicPartition, tuple[int, int]]:
+    """Load the saved positions: next offset, and until when the partition was read."""
+    rows = connection.execute(select(position).where(position.c.group == group))
+    return {TopicPartition(row.topic, row.partition): (row.next_offset, row.read_until) for row in rows}
+
+
+def put_sent(connection: Connection, rows: Sequence[Held], now: int, release_at: Mapping[str, int]) -> None:
+    """Keep commands as they go out; those in `release_at` are held back until then."""
+    for chunk in _chunks(rows):
+        values: list[dict[str, Any]] = [
+            {
+                "id": row.id,
+                "saga_id": row.saga_id,
+                "step": row.step,
+                "kind": row.kind,
+                "at": now,
+                "release_at": release_at.get(row.id),
+                "topic": row.record.topic,
+                "key": row.record.key,
+                "value": row.record.value,
+                "headers": headers_to_json(row.record),
+            }
+            for row in chunk
+        ]
+        _insert_new(connection, sent, values)
+
+
+def load_sent(connection: Connection, id_: str) -> Record | None:
+    """Load a command that went out; None where it is unknown or still held back."""
+    row = connection.execute(select(sent).where(sent.c.id == id_, sent.c.release_at.is_(None))).first()
+    return None if row is None else _sent_record(row)
+
+
+def release(connection: Connection, until: int, most: int) -> list[Record]:
+    """Release held commands that are due, the oldest first."""
+    query = select(sent).where(sent.c.release_at <= until).order_by(sent.c.release_at, sent.c.id).limit(most)
+    rows = connection.execute(query.with_for_update(skip_locked=True)).all()
+    for chunk in _chunks([row.id for row in rows]):
+        connection.execute(update(sent).where(sent.c.id.in_(chunk)).values(release_at=None))
+    return [_sent_record(row) for row in rows]
+
+
+def switch(connection: Connection, name: str) -> str:
+    """Read a switch; "" where it was never set."""
+    return connection.execute(select(control.c.value).where(control.c.name == name)).scalar() or ""
+
+
+def set_switch(connection: Connection, name: str, value: str, now: int, by: str) -> None:
+    """Set a switch."""
+    row = {"name": name, "value": value, "at": now, "by": by}
+    statement = _upsert(connection, control)(control).values(row)
+    connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=row))
+
+
+def mark_traced(connection: Connection, ids: Sequence[str]) -> None:
+    """Note that every span of these ended sagas was emitted."""
+    for chunk in _chunks(ids):
+        connection.execute(update(saga).where(saga.c.id.in_(chunk), saga.c.ended_at.isnot(None)).values(traced=True))
+
+
+def untraced(connection: Connection) -> list[Instance]:
+    """Load ended sagas whose spans may not have been emitted: a coordinator died between commit and emission."""
+    query = select(saga.c.state).where(saga.c.traced.is_(False), saga.c.ended_at.isnot(None)).limit(PER_ROW_LIMIT)
+    return [Instance.from_json(state) for state in connection.execute(query).scalars()]
+
+
+def stored_definitions(connection: Connection) -> dict[tuple[str, int], tuple[Definition, str, int]]:
+    """Load every registered definition with its hash and where its history begins."""
+    found = {}
+    for row in connection.execute(select(definition)):
+        found[row.type, row.version] = (Definition.from_json(row.spec), row.hash, row.active_from)
+    return found
+
+
+def save_definition(connection: Connection, new: Definition, now: int, active_from: int) -> None:
+    """Register a definition, or write its present modes (observing or not) over the stored one."""
+    row = {
+        "type": new.type,
+        "version": new.version,
+        "hash": new.hash,
+        "spec": new.to_json(),
+        "registered_at": now,
+        "active_from": active_from,
+    }
+    statement = _upsert(connection, definition)(definition).values(row)
+    connection.execute(statement.on_conflict_do_update(index_elements=["type", "version"], set_={"spec": row["spec"]}))
+
+
+def open_sagas(connection: Connection) -> int:
+    """Count the sagas that have not ended."""
+    phases = (Phase.RUNNING.value, Phase.COMPENSATING.value)
+    return connection.execute(select(func.count()).select_from(saga).where(saga.c.phase.in_(phases))).scalar_one()
+
+
+def write_input(input_: Observed | HandlerGaveUp) -> str:
+    """Write an input compactly; fields that have their default are left out."""
+    defaults = _DEFAULTS[type(input_)]
+    return json.dumps(
+        {name: value for name, value in asdict(input_).items() if value != defaults.get(name)}, separators=(",", ":")
+    )
+
+
+def read_observed(text: str) -> Observed:
+    """Read an observed event that `write_input` wrote."""
+    return Observed(**json.loads(text))
+
+
+_DEFAULTS: dict[type, dict[str, Any]] = {
+    cls: {f.name: f.default for f in fields(cls)} for cls in (Observed, HandlerGaveUp)
+}
+
+
+def _chunks(rows: Sequence[Any]) -> Iterable[Any]:
+    for start in range(0, len(rows), CHUNK):
+        yield rows[start : start + CHUNK]
+
+
+def _upsert(connection: Connection, table: Any) -> Any:
+    return postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+
+
+def _insert_new(connection: Connection, table: Any, rows: list[dict[str, Any]]) -> int:
+    """Insert rows that are not there yet; give how many were new."""
+    statement = _upsert(connection, table)(table).values(rows).on_conflict_do_nothing()
+    return int(connection.execute(statement).rowcount)
+
+
+def _saga_columns(instance: Instance, now: int) -> dict[str, Any]:
+    return {
+        "id": instance.id,
+        "type": instance.type,
+        "key": instance.key,
+        "run": instance.run,
+        "version": instance.version,
+        "phase": instance.phase.value,
+        "step": instance.current_step,
+        "error": (instance.cause or {}).get("error"),
+        "conditions": ",".join(sorted(instance.conditions)),
+        "seq": instance.seq,
+        "epoch": instance.epoch,
+        "started_at": instance.started_at,
+        "updated_at": now,
+        "ended_at": instance.ended_at,
+        "next_due": instance.next_due,
+        "limit_due": instance.limit_due,
+        "traced": False,
+        "state": instance.to_json(),
+    }
+
+
+def _history_columns(row: HistoryRow) -> dict[str, Any]:
+    delivery = row.delivery
+    return {
+        "saga_id": row.saga_id,
+        "seq": row.seq,
+        "event_id": row.event_id,
+        "kind": row.kind,
+        "type": row.type,
+        "at": row.at,
+        "event_time": row.event_time,
+        "verdict": row.verdict,
+        "reason": row.reason,
+        "changes": json.dumps(row.changes, separators=(",", ":")),
+        "input": row.input,
+        "topic": delivery.topic if delivery else None,
+        "partition": delivery.partition if delivery else None,
+        "offset": delivery.offset if delivery else None,
+        "content_type": row.content_type,
+        "value": delivery.value if delivery else None,
+    }
+
+
+def _parked_columns(row: Parked, expires_at: int) -> dict[str, Any]:
+    return {
+        "type": row.type,
+        "key": row.key,
+        "event_id": row.input.id,
+        "event_type": row.input.type,
+        "at": row.at,
+        "expires_at": expires_at,
+        "input": write_input(row.input),
+        "topic": row.delivery.topic,
+        "partition": row.delivery.partition,
+        "offset": row.delivery.offset,
+        "content_type": row.content_type,
+        "value": row.delivery.value,
+    }
+
+
+def headers_to_json(record: Record) -> str:
+    """Write a command's headers: all of them are ours, hence text."""
+    return json.dumps([[name, value.decode()] for name, value in record.headers], separators=(",", ":"))
+
+
+def _sent_record(row: Any) -> Record:
+    headers = tuple((name, value.encode()) for name, value in json.loads(row.headers))
+    return Record(row.topic, row.key, row.value, headers)

@@ -1,0 +1,202 @@
+"""The coordinator's tables. Times are whole microseconds since the Unix epoch, UTC."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+HEAD = "0001"
+metadata = MetaData()
+
+definition = Table(
+    "choreo_definition",
+    metadata,
+    Column("type", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("hash", String(32), nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("registered_at", BigInteger, nullable=False),
+    Column("active_from", BigInteger, nullable=False),
+    PrimaryKeyConstraint("type", "version"),
+)
+"""Definitions as data: the CLI reads them, so it needs no user code."""
+
+saga = Table(
+    "choreo_saga",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("type", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("run", Integer, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("phase", String(16), nullable=False),
+    Column("step", Text),
+    Column("error", Text),
+    Column("conditions", Text, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
+    Column("next_due", BigInteger),
+    Column("limit_due", BigInteger),
+    Column("traced", Boolean, nullable=False),
+    Column("state", Text, nullable=False),
+    UniqueConstraint("type", "key", "run"),
+    Index("choreo_saga_key", "key"),
+    Index("choreo_saga_phase", "phase", "updated_at"),
+    Index("choreo_saga_type", "type", "started_at"),
+    Index("choreo_saga_started", "started_at"),
+)
+"""One row for each instance: columns to search by, and the whole state as JSON. Its timers are the `next_due` of the
+state, so that none can outlive the state that it belongs to."""
+
+Index(
+    "choreo_saga_due",
+    saga.c.next_due,
+    sqlite_where=saga.c.next_due.isnot(None),
+    postgresql_where=saga.c.next_due.isnot(None),
+)
+Index(
+    "choreo_saga_limit",
+    saga.c.limit_due,
+    sqlite_where=saga.c.limit_due.isnot(None),
+    postgresql_where=saga.c.limit_due.isnot(None),
+)
+Index(
+    "choreo_saga_untraced", saga.c.id, sqlite_where=saga.c.traced.is_(False), postgresql_where=saga.c.traced.is_(False)
+)
+
+history = Table(
+    "choreo_history",
+    metadata,
+    Column("saga_id", Text, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("type", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("event_time", BigInteger, nullable=False),
+    Column("verdict", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("changes", Text, nullable=False),
+    Column("input", Text, nullable=False),
+    Column("topic", Text),
+    Column("partition", Integer),
+    Column("offset", BigInteger),
+    Column("content_type", Text),
+    Column("value", LargeBinary),
+    PrimaryKeyConstraint("saga_id", "seq"),
+    UniqueConstraint("saga_id", "event_id"),
+)
+"""Append-only: one row for each input, with what it changed and why. Its unique index is the coordinator's inbox."""
+
+parked = Table(
+    "choreo_saga_parked",
+    metadata,
+    Column("type", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("event_type", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("input", Text, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("content_type", Text),
+    Column("value", LargeBinary),
+    PrimaryKeyConstraint("type", "key", "event_id"),
+    Index("choreo_saga_parked_expiry", "expires_at"),
+)
+"""Events that came before their saga."""
+
+ignored = Table(
+    "choreo_ignored",
+    metadata,
+    Column("saga_type", Text, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("event_type", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("count", BigInteger, nullable=False),
+    Column("first_at", BigInteger, nullable=False),
+    Column("last_at", BigInteger, nullable=False),
+    Column("last_event_id", Text, nullable=False),
+    PrimaryKeyConstraint("saga_type", "topic", "event_type", "reason"),
+)
+"""What was read and changed no saga, counted by reason: nothing disappears without a trace."""
+
+sent = Table(
+    "choreo_sent",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("saga_id", Text, nullable=False),
+    Column("step", Text, nullable=False),
+    Column("kind", String(8), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("release_at", BigInteger),
+    Column("topic", Text, nullable=False),
+    Column("key", LargeBinary),
+    Column("value", LargeBinary),
+    Column("headers", Text, nullable=False),
+    Index("choreo_sent_saga", "saga_id"),
+)
+"""Commands as they went out, so that silence resends the same bytes; `release_at` holds an undo back (rate, stop)."""
+
+Index(
+    "choreo_sent_held",
+    sent.c.release_at,
+    sqlite_where=sent.c.release_at.isnot(None),
+    postgresql_where=sent.c.release_at.isnot(None),
+)
+
+position = Table(
+    "choreo_position",
+    metadata,
+    Column("group", Text, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("next_offset", BigInteger, nullable=False),
+    Column("read_until", BigInteger, nullable=False),
+    PrimaryKeyConstraint("group", "topic", "partition"),
+)
+"""The consumed positions, in the same transaction as what they led to; `read_until` is the barrier of ruling R1."""
+
+command = Table(
+    "choreo_command",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("saga_id", Text),
+    Column("kind", String(24), nullable=False),
+    Column("arguments", Text, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("result", Text),
+    Column("done_at", BigInteger),
+    Index("choreo_command_state", "state", "at"),
+)
+"""What people asked for (ruling R17): written by CLI and web, applied by the coordinator, kept as the record of it."""
+
+control = Table(
+    "choreo_control",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("by", Text, nullable=False),
+)
+"""Switches of the whole store: `timers` (the breaker) and `undo` (the emergency stop)."""
