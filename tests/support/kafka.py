@@ -18,6 +18,7 @@ import uuid
 from pathlib import Path
 
 from .cache import cached
+from .parts import Missing
 
 _POM = Path(__file__).with_name("kafka-pom.xml")
 _START_SECONDS = 90
@@ -40,10 +41,6 @@ if sys.argv[2]:
 _LOGGING = """<Configuration><Appenders><Console name="console"><PatternLayout pattern="%d %p %c{1} %m%n"/></Console>
 </Appenders><Loggers><Root level="WARN"><AppenderRef ref="console"/></Root></Loggers></Configuration>
 """
-
-
-class Missing(Exception):
-    """Java or Maven is not there; the text says how to get it."""
 
 
 def kafka_jars() -> Path:

@@ -12,6 +12,11 @@ from typing import NoReturn
 
 import pytest
 
+
+class Missing(Exception):
+    """A part is not there; the text says in one line what is missing and how to get it."""
+
+
 _missing: Counter[tuple[str, str]] = Counter()
 
 

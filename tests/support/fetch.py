@@ -1,0 +1,46 @@
+"""Fetch the real parts of the suite before it starts, so that the tests do not wait for downloads.
+
+From the checkout's root: `python -m tests.support.fetch`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from .compose import compose_binary
+from .kafka import kafka_jars
+from .parts import Missing
+from .postgres import postgres_programs
+
+PARTS: dict[str, Callable[[], Path]] = {
+    "Apache Kafka": kafka_jars,
+    "PostgreSQL": postgres_programs,
+    "Docker Compose": compose_binary,
+}
+
+
+def main() -> int:
+    """Fetch all parts at the same time; one line for each."""
+    with ThreadPoolExecutor() as threads:
+        results = list(threads.map(_fetch, PARTS))
+    return 1 if os.environ.get("CI") and not all(results) else 0
+
+
+def _fetch(part: str) -> bool:
+    began = time.monotonic()
+    try:
+        PARTS[part]()
+    except Missing as missing:
+        print(f"{part} is missing: {missing}; its tests will not run", flush=True)
+        return False
+    print(f"{part} is ready ({time.monotonic() - began:.1f} s)", flush=True)
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
