@@ -1,7 +1,7 @@
 """How the parts find each other without importing each other: announcements on two compacted topics, as JSON.
 
-Services say on `choreo.catalog` what they handle; coordinators say on `choreo.definitions` which sagas they watch. Neither
-proves life (ruling R13): that is what the members of a consumer group are for.
+Services say on `choreo.catalog` what they handle; coordinators say on `choreo.definitions` which sagas they watch.
+Neither proves life (ruling R13): that is what the members of a consumer group are for.
 """
 
 from __future__ import annotations

@@ -1,0 +1,262 @@
+"""Publishing the rows of a file as events, once: an interrupted run goes on, a second run sends nothing.
+
+An event's id is derived from the source's name, the row's content and its index among the row's events (ruling R18),
+and a ledger keeps the ids that the broker acknowledged. A crash between the acknowledgement and the ledger sends those
+events once more, under the same ids: consumers of ours drop the copies. Two rows with equal content are one row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from pydantic import ValidationError
+
+from .avro import canonical
+from .clock import from_datetime, system_clock
+from .envelope import Record
+from .errors import ChoreoError, ConfigurationError, DefinitionError, EventError
+from .event import Event
+from .ids import derived_id
+from .ledger import Ledger
+from .outbox import MOST_RECORD_BYTES
+from .publisher import Publisher
+from .rows import Malformed, Row, RowReader
+
+MOST_SORTED = 1_000_000
+"""How many events of one file are sorted by time, in memory; a larger file must be in order already, or be split."""
+
+_BATCH = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Dated:
+    """An event with the time at which it happened in the business; `at` has a zone."""
+
+    event: Event
+    at: datetime
+
+
+Mapped: TypeAlias = "Event | Dated | Iterable[Event | Dated] | None"
+Mapping: TypeAlias = "Callable[[Row], Mapped] | type[Event]"
+"""Turns a row into events: a function of the row, or an event class whose fields are the columns."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+_IN_TIME_ORDER = "__choreo_in_time_order__"
+
+
+def in_time_order(function: F) -> F:
+    """Mark a row function whose events are to be published in order of time, whatever the order of the rows."""
+    setattr(function, _IN_TIME_ORDER, True)
+    return function
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a file has been read (`bytes_done` of `bytes_total` as it lies on disk) and published."""
+
+    rows: int
+    bytes_done: int
+    bytes_total: int
+    published: int
+    already: int
+
+
+@dataclass(slots=True)
+class PublishReport:
+    """What became of a file.
+
+    Args:
+        rows: that were read, the malformed included.
+        published: events that were sent now.
+        already: events that the ledger knew.
+        malformed: the first rows that made no event, with their line numbers.
+        malformed_count: how many there were.
+    """
+
+    rows: int = 0
+    published: int = 0
+    already: int = 0
+    malformed: list[Malformed] = field(default_factory=list)
+    malformed_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    line: int
+    index: int
+    id: str
+    time: int
+    event: Event
+
+
+async def publish_file(
+    publisher: Publisher,
+    mapping: Mapping,
+    path: Path,
+    *,
+    name: str,
+    home: Path,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    most_malformed: int = 100,
+) -> PublishReport:
+    """Publish the rows of a CSV or JSON-lines file as events, each once.
+
+    Args:
+        publisher: open.
+        mapping: what a row becomes; a function marked `in_time_order` has its events sorted first.
+        path: the file.
+        name: the source's name, part of every id: the same rows under another name are other events.
+        home: the folder of the ledger, `publish.db`; with a `memory:` broker it is forgotten with the broker.
+        on_progress: told after each batch.
+        most_malformed: how many malformed rows are listed; all are counted.
+
+    Raises:
+        ConfigurationError: the file cannot be read at all.
+        TransportError, RegistryUnreachable: start again; what was acknowledged is not sent again.
+        SchemaRefused: an event class would break readers.
+    """
+    run = _Run(publisher, mapping, name, most_malformed, on_progress, RowReader(path))
+    ledger = await Ledger.open(None if publisher.target.startswith("memory:") else home, f"{publisher.target} {name}")
+    try:
+        await run.publish(ledger)
+    finally:
+        run.reader.close()
+        await ledger.close()
+    return run.report
+
+
+class _Run:
+    def __init__(
+        self,
+        publisher: Publisher,
+        mapping: Mapping,
+        name: str,
+        most_malformed: int,
+        on_progress: Callable[[Progress], None],
+        reader: RowReader,
+    ) -> None:
+        self.publisher = publisher
+        self.mapping = mapping
+        self.name = name
+        self.most_malformed = most_malformed
+        self.on_progress = on_progress
+        self.reader = reader
+        self.report = PublishReport()
+
+    async def publish(self, ledger: Ledger) -> None:
+        items = self.items()
+        if getattr(self.mapping, _IN_TIME_ORDER, False):
+            items = iter(await asyncio.to_thread(_sorted, items))
+        while batch := await asyncio.to_thread(lambda: list(islice(items, _BATCH))):
+            known = await ledger.known([item.id for item in batch])
+            fresh = {item.id: item for item in batch if item.id not in known}
+            self.report.already += len(batch) - len(fresh)
+            await self.publisher.prepare({item.event.__class__ for item in fresh.values()})
+            records = {item.id: record for item in fresh.values() if (record := self.record(item)) is not None}
+            if records:
+                await self.publisher.send(list(records.values()))
+                await ledger.add(list(records))
+            self.report.published += len(records)
+            self.tell()
+        self.tell()
+
+    def tell(self) -> None:
+        report = self.report
+        done = self.reader.bytes_done or self.reader.total_bytes
+        self.on_progress(Progress(report.rows, done, self.reader.total_bytes, report.published, report.already))
+
+    def items(self) -> Iterator[_Item]:
+        for found in self.reader:
+            self.report.rows += 1
+            if isinstance(found, Malformed):
+                self.refuse(found)
+                continue
+            line, row = found
+            try:
+                yield from self.mapped(line, row)
+            except (ConfigurationError, DefinitionError):
+                raise  # no row can do better
+            except Exception as error:
+                self.refuse(Malformed(line, _reason(error, row)))
+
+    def mapped(self, line: int, row: Row) -> list[_Item]:
+        content, now = canonical(row), system_clock()
+        items = []
+        for index, each in enumerate(_events(self.mapping, row)):
+            event, time = (each.event, from_datetime(each.at)) if isinstance(each, Dated) else (each, now)
+            if not isinstance(event, Event):
+                raise ConfigurationError(
+                    f"{_called(self.mapping)} gave {type(event).__name__}; it should give Event or Dated(event, at)"
+                )
+            event.key_text()
+            items.append(_Item(line, index, derived_id("source", self.name, content, str(index)), time, event))
+        return items
+
+    def record(self, item: _Item) -> Record | None:
+        try:
+            record = self.publisher.record(item.event, id=item.id, time=item.time)
+        except EventError as error:
+            self.refuse(Malformed(item.line, error.message))
+            return None
+        if record.size() > MOST_RECORD_BYTES:
+            self.refuse(
+                Malformed(item.line, f"an event of {record.size()} bytes; at most {MOST_RECORD_BYTES} are sent")
+            )
+            return None
+        return record
+
+    def refuse(self, malformed: Malformed) -> None:
+        self.report.malformed_count += 1
+        if len(self.report.malformed) < self.most_malformed:
+            self.report.malformed.append(malformed)
+
+
+def _sorted(items: Iterator[_Item]) -> list[_Item]:
+    found = list(islice(items, MOST_SORTED + 1))
+    if len(found) > MOST_SORTED:
+        raise ConfigurationError(
+            f"more than {MOST_SORTED} events to sort by time; split the file, or sort it and drop @in_time_order"
+        )
+    found.sort(key=lambda item: (item.time, item.line, item.index))
+    return found
+
+
+def _events(mapping: Mapping, row: Row) -> list[Event | Dated]:
+    if isinstance(mapping, type):
+        cls: type[Event] = mapping
+        return [cls.model_validate(row)]
+    found = mapping(row)
+    if found is None:
+        return []
+    if isinstance(found, (Event, Dated)):
+        return [found]
+    # Taken at once, so that an error in a generator refuses the whole row.
+    return list(found)
+
+
+def _called(mapping: Mapping) -> str:
+    return getattr(mapping, "__name__", type(mapping).__name__)
+
+
+def _reason(error: Exception, row: Row) -> str:
+    """Say what is wrong with a row without quoting it."""
+    if isinstance(error, ChoreoError):
+        return error.message
+    if isinstance(error, ValidationError):
+        problems = error.errors(include_url=False, include_input=False, include_context=False)
+        told = (
+            f"{problem['loc'][0]}: {problem['type']}" if problem["loc"] else problem["type"] for problem in problems
+        )
+        return f"not a valid {error.title}: {', '.join(islice(told, 3))}"
+    if isinstance(error, KeyError) and error.args and isinstance(error.args[0], str) and error.args[0] not in row:
+        return f"there is no column {error.args[0]!r}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = next((frame for frame in reversed(frames) if "site-packages" not in frame.filename), frames[-1])
+    return f"{type(error).__name__} in {Path(own.filename).name}:{own.lineno}"
