@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from pydantic_core import from_json
 
@@ -50,7 +50,7 @@ class RowReader:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._raw: IO[bytes] = path.open("rb")
+            self._raw = path.open("rb")
             self.total_bytes = path.stat().st_size
         except OSError as error:
             raise ConfigurationError(f"cannot read {path}: {error.strerror or error}") from None
@@ -58,7 +58,7 @@ class RowReader:
         self.line = 0
         zipped = self._raw.read(2) == _GZIP
         self._raw.seek(0)
-        self._stream: IO[bytes] = gzip.open(self._raw) if zipped else self._raw
+        self._stream = gzip.GzipFile(fileobj=self._raw) if zipped else self._raw
 
     @property
     def bytes_done(self) -> int:
