@@ -1,0 +1,119 @@
+"""Docker Compose itself reads `compose/compose.yaml`; that needs no engine and pulls nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import parts
+from tests.support.commands import COMPOSE_FILE, compose_commands
+from tests.support.compose import compose_binary
+
+pytestmark = pytest.mark.compose
+FOLDER = COMPOSE_FILE.parent
+ONCE = {"topics"}
+"""Services that end by themselves."""
+
+
+@pytest.fixture(scope="module")
+def docker_compose() -> Path:
+    try:
+        return compose_binary()
+    except parts.Missing as missing:
+        parts.missing("Docker Compose", str(missing))
+
+
+def _read(docker_compose: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "POSTGRES_PASSWORD"}
+    command = [docker_compose, "--file", COMPOSE_FILE, *options, "--profile", "*", "config", "--format", "json"]
+    return subprocess.run(command, check=False, capture_output=True, text=True, cwd=FOLDER.parent, env=environment)
+
+
+@pytest.fixture(scope="module")
+def config(docker_compose: Path) -> dict[str, Any]:
+    done = _read(docker_compose, "--env-file", str(FOLDER / ".env.example"))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "no warnings"
+    loaded: dict[str, Any] = json.loads(done.stdout)
+    return loaded
+
+
+def test_it_holds_the_shop_and_what_it_needs(config: dict[str, Any]) -> None:
+    services = {"order", "inventory", "payment", "shipping", "notification"}
+    assert services | {"kafka", "postgres", "jaeger", "topics", "coordinator"} <= set(config["services"])
+    assert config["services"]["coordinator"]["deploy"]["replicas"] == 2
+
+
+def test_every_port_is_on_loopback(config: dict[str, Any]) -> None:
+    ports = [port for service in config["services"].values() for port in service.get("ports", [])]
+    assert ports
+    assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
+
+
+def test_every_image_is_pinned_to_a_version(config: dict[str, Any]) -> None:
+    dockerfile = (FOLDER / "Dockerfile").read_text()
+    images = [service["image"] for service in config["services"].values()]
+    images += re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
+    assert len(images) > len(config["services"])
+    for image in images:
+        assert re.fullmatch(r"[a-z/]+:\d+(\.\d+)+(-[a-z-]+)?(@sha256:[0-9a-f]{64})?", image), image
+
+
+def test_everything_that_runs_on_is_checked_and_restarted(config: dict[str, Any]) -> None:
+    for name, service in config["services"].items():
+        if name in ONCE:
+            assert service["restart"] == "no"
+        else:
+            assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL"), name
+            assert service["restart"] == "unless-stopped", name
+
+
+def test_containers_of_ours_can_do_little(config: dict[str, Any]) -> None:
+    for name in compose_commands():
+        service = config["services"][name]
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["read_only"] is True
+    last_stage = (FOLDER / "Dockerfile").read_text().rpartition("FROM ")[2]
+    assert re.search(r"^USER \d+$", last_stage, re.MULTILINE)
+
+
+def test_a_worker_starts_only_after_what_it_needs(config: dict[str, Any]) -> None:
+    for name, service in config["services"].items():
+        if service["image"].startswith("choreo:") and name not in ONCE:
+            conditions = {other: needed["condition"] for other, needed in service["depends_on"].items()}
+            assert conditions == {
+                "kafka": "service_healthy",
+                "postgres": "service_healthy",
+                "topics": "service_completed_successfully",
+            }
+
+
+def test_each_service_has_a_database_of_its_own(config: dict[str, Any]) -> None:
+    made = set(re.findall(r'^CREATE DATABASE "?(\w+)"?;', (FOLDER / "databases.sql").read_text(), re.MULTILINE))
+    services = {name for name, argv in compose_commands().items() if argv[1] == "run" and name != "coordinator"}
+    assert services <= made
+    assert config["services"]["postgres"]["environment"]["POSTGRES_DB"] == "saga"
+
+
+def test_without_a_password_it_stops_in_one_line(docker_compose: Path) -> None:
+    done = _read(docker_compose, "--env-file", os.devnull)
+    assert done.returncode != 0
+    assert "set it in compose/.env" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_no_secret_stands_in_the_file() -> None:
+    text = COMPOSE_FILE.read_text()
+    values = re.findall(r"PASSWORD: (\S+)", text) + re.findall(r"://\w+:(\S.*)@", text)
+    assert values
+    for value in values:
+        assert value.startswith("${POSTGRES_PASSWORD"), value
+    names = set(re.findall(r"\$\{(\w+)", text))
+    assert names == set(re.findall(r"^(\w+)=", (FOLDER / ".env.example").read_text(), re.MULTILINE))
