@@ -196,6 +196,8 @@ class EmbeddedConsumer:
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """See `Consumer.seek`."""
+        if offset < 0:
+            raise ConfigurationError(f"{offset} is no offset: offsets begin at 0")
         if partition in self._assignment:
             self._positions[partition] = offset
             self._changed()

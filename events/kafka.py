@@ -1,0 +1,518 @@
+"""Apache Kafka: the only module that knows its client library, aiokafka.
+
+Chosen against the client's defaults (docs/guarantees.md names the reasons): acks=all with an idempotent producer, no
+automatic commits, no automatic reset of lost positions, read_committed, range assignment, our own partitioner.
+
+Nothing here waits without bound. A producer whose broker is silent is given up and replaced; it ends by itself, and
+what it still sends are copies with the same ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import TopicPartition as Place
+from aiokafka import errors as kafka_errors
+from aiokafka.abc import ConsumerRebalanceListener
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+
+from .embedded import REBALANCE, Offsets, commit_refused, position_lost
+from .envelope import Delivery, Record, TopicPartition
+from .errors import BrokerUnreachable, ChoreoError, ConfigurationError, LimitExceeded, PositionLost
+from .kafka_log import tame
+from .kafka_member import KafkaMember
+from .kafka_security import parse_address, security_options
+from .partitioner import partition_for
+from .sending import Joiner, check_records, check_spec, topic_missing
+from .settings import Settings
+from .transport import Begin, Consumer, GroupInfo, Listener, TopicInfo, TopicSpec
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+CONNECT = 10.0
+"""Seconds that a broker has to answer the first request."""
+PATIENCE = 30.0
+"""Seconds that any later request may take, acknowledgement of a send included."""
+SESSION = 30.0
+"""Seconds after which the broker drops a member without heartbeats."""
+_FETCH = 0.1
+_FAREWELL = 5.0
+_BATCH_BYTES = 512 * 1024
+_NOTHING = Place("-", 0)
+_REFUSED = (
+    kafka_errors.TopicAuthorizationFailedError,
+    kafka_errors.GroupAuthorizationFailedError,
+    kafka_errors.ClusterAuthorizationFailedError,
+)
+_LINGERING: set[asyncio.Task[None]] = set()
+
+
+class KafkaTransport:
+    """A connection to a Kafka cluster; open it with `async with`.
+
+    Args:
+        url: `kafka://host:port[,host:port]`.
+        settings: security.
+        patience: seconds that a request may take, acknowledgements included.
+        session: seconds after which a member without heartbeats is dropped.
+
+    Raises:
+        ConfigurationError: the address or a security setting is wrong.
+    """
+
+    def __init__(self, url: str, settings: Settings, *, patience: float = PATIENCE, session: float = SESSION) -> None:
+        self._hosts = parse_address(url)
+        self._patience = patience
+        self._session = session
+        self._options = {
+            "bootstrap_servers": self._hosts,
+            **security_options(self._hosts, settings),
+        }
+        self._log = tame()
+        self._depth = 0
+        self._counts: dict[str, int] = {}
+        self._members: dict[_Client, KafkaMember] = {}
+        self._producer: AIOKafkaProducer | None = None
+        self._joiner = Joiner(self._write)
+        self._spread = itertools.count()
+
+    @property
+    def url(self) -> str:
+        """The address."""
+        return f"kafka://{','.join(self._hosts)}"
+
+    async def __aenter__(self) -> KafkaTransport:
+        self._depth += 1
+        if self._depth == 1:
+            admin = AIOKafkaAdminClient(**self._options, request_timeout_ms=round(CONNECT * 1000), client_id="choreo")
+            try:
+                await self._start(admin.start())
+            except BaseException:
+                self._depth = 0
+                await _farewell(admin.close())
+                raise
+            self._admin = admin
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._depth > 1:
+            self._depth -= 1
+            return
+        for member in tuple(self._members.values()):
+            await member.close()
+        await self._joiner.close()
+        self._depth = 0
+        await self._drop_producer()
+        await _farewell(self._admin.close())
+
+    # -- sending ------------------------------------------------------------------------------------------------------
+
+    async def send(self, records: Sequence[Record]) -> None:
+        """See `Transport.send`."""
+        if not records:
+            return
+        self._check_open()
+        if any(record.topic not in self._counts for record in records):
+            await self.topics()
+        check_records(records, self._counts)
+        await self._joiner.send(records)
+
+    async def _write(self, records: Sequence[Record]) -> None:
+        if self._producer is None:
+            self._producer = await self._new_producer()
+        try:
+            async with asyncio.timeout(self._patience):
+                acknowledgements = await self._submit(self._producer, records)
+                await asyncio.wait(acknowledgements)
+            failed = [error for error in (each.exception() for each in acknowledgements) if error is not None]
+            if failed:
+                raise failed[0]
+        except (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError) as error:
+            raise LimitExceeded(f"Kafka refuses a batch as too large: {error}; raise max.message.bytes") from error
+        except BaseException as error:
+            # Its sequence numbers or its queue are past repair (aiokafka #1017); the next send makes a new one.
+            self._counts = {}
+            await self._drop_producer()
+            if isinstance(error, (kafka_errors.KafkaError, TimeoutError)):
+                raise self.failed("did not acknowledge the records", error) from error
+            raise
+
+    async def _submit(self, producer: AIOKafkaProducer, records: Sequence[Record]) -> list[asyncio.Future[Any]]:
+        """Queue records in whole batches, one future for each: a future per record would cost more than the record."""
+        counts = {topic: len(await producer.partitions_for(topic)) for topic in {record.topic for record in records}}
+        batches: dict[tuple[str, int], Any] = {}
+        acknowledgements: list[asyncio.Future[Any]] = []
+        keyless = next(self._spread)
+        for record in records:
+            count = counts[record.topic]
+            if record.partition is not None:
+                number = record.partition
+            elif record.key is not None:
+                number = partition_for(record.key, count)
+            else:
+                number = keyless % count
+            place = (record.topic, number)
+            batch = batches.get(place)
+            for _ in range(2):
+                if batch is None:
+                    batch = batches[place] = producer.create_batch()
+                if batch.append(
+                    timestamp=record.timestamp, key=record.key, value=record.value, headers=list(record.headers)
+                ):
+                    break
+                acknowledgements.append(await producer.send_batch(batch, record.topic, partition=number))
+                batch = None
+        for (topic, number), batch in batches.items():
+            acknowledgements.append(await producer.send_batch(batch, topic, partition=number))
+        return acknowledgements
+
+    async def _new_producer(self) -> AIOKafkaProducer:
+        producer = AIOKafkaProducer(
+            **self._options,
+            client_id="choreo",
+            acks="all",
+            enable_idempotence=True,
+            max_batch_size=_BATCH_BYTES,
+            request_timeout_ms=round(self._patience * 1000),
+        )
+        try:
+            await self._start(producer.start())
+        except BaseException:
+            await _farewell(producer.stop())
+            raise
+        return producer
+
+    async def _drop_producer(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await _farewell(producer.stop())
+
+    # -- topics -------------------------------------------------------------------------------------------------------
+
+    async def topics(self) -> dict[str, TopicInfo]:
+        """See `Transport.topics`."""
+        found = await self.ask(self._admin_client().describe_topics)
+        self._counts = {
+            topic["topic"]: len(topic["partitions"])
+            for topic in found
+            if not topic["error_code"] and not topic["is_internal"]
+        }
+        return {name: TopicInfo(name, count) for name, count in self._counts.items()}
+
+    async def create_topics(self, topics: Sequence[TopicSpec]) -> list[str]:
+        """See `Transport.create_topics`; returns when every partition has a leader."""
+        for spec in topics:
+            check_spec(spec)
+        existing = await self.topics()
+        wanted = [spec for spec in topics if spec.name not in existing]
+        if not wanted:
+            return []
+        new = [
+            NewTopic(
+                spec.name,
+                spec.partitions,
+                spec.replication or -1,
+                replica_assignments=None if spec.replication else {},  # -1 is refused without it
+                topic_configs={**({"cleanup.policy": "compact"} if spec.compacted else {}), **spec.config},
+            )
+            for spec in wanted
+        ]
+        answer = await self.ask(lambda: self._admin_client().create_topics(new))
+        created = []
+        for name, code, message in ((entry[0], entry[1], entry[2]) for entry in answer.topic_errors):
+            if code == 0:
+                created.append(name)
+            elif code != kafka_errors.TopicAlreadyExistsError.errno:
+                raise ConfigurationError(
+                    f"Kafka does not create topic {name!r}: {message or kafka_errors.for_code(code)}"
+                )
+        await self.ask(lambda: self._led({spec.name for spec in wanted}))
+        return created
+
+    async def _led(self, names: set[str]) -> None:
+        for topic in await self._admin_client().describe_topics():
+            if topic["topic"] in names and all(partition["leader"] >= 0 for partition in topic["partitions"]):
+                names.discard(topic["topic"])
+        if names:
+            raise kafka_errors.LeaderNotAvailableError
+
+    async def end_offsets(self, topics: Sequence[str]) -> Offsets:
+        """See `Transport.end_offsets`."""
+        places = await self._places(topics)
+        async with _Reader(self) as reader:
+            return _ours(await self.ask(lambda: reader.end_offsets(places)))
+
+    async def snapshot(self, topic: str) -> list[Delivery]:
+        """See `Transport.snapshot`."""
+        places = await self._places([topic])
+        async with _Reader(self) as reader:
+            begins = await self.ask(lambda: reader.beginning_offsets(places))
+            ends = await self.ask(lambda: reader.end_offsets(places))
+            left = {place for place in places if begins[place] < ends[place]}
+            found: dict[Place, list[Delivery]] = {place: [] for place in places}
+            if left:
+                reader.assign(list(left))
+                for place in left:
+                    reader.seek(place, begins[place])
+            quiet = 0.0
+            while left:
+                batch = await self.ask(lambda: reader.getmany(timeout_ms=round(_FETCH * 1000)))
+                quiet = 0.0 if batch else quiet + _FETCH
+                if quiet > self._patience:
+                    raise self.failed(f"does not give the records of topic {topic!r}", TimeoutError())
+                for place, records in batch.items():
+                    found[place] += [_delivery(record) for record in records if record.offset < ends[place]]
+                for place in tuple(left):
+                    if await reader.position(place) >= ends[place]:
+                        left.discard(place)
+            return [record for place in sorted(found) for record in found[place]]
+
+    async def _places(self, topics: Sequence[str]) -> list[Place]:
+        found = await self.topics()
+        missing = sorted(name for name in set(topics) if name not in found)
+        if missing:
+            raise topic_missing(missing)
+        return [Place(name, number) for name in topics for number in range(found[name].partitions)]
+
+    # -- groups -------------------------------------------------------------------------------------------------------
+
+    async def subscribe(
+        self,
+        group: str,
+        topics: Sequence[str],
+        *,
+        listener: Listener | None = None,
+        begin: Begin = "earliest",
+        client: str = "choreo",
+    ) -> Consumer:
+        """See `Transport.subscribe`; the group is joined with the first `poll`."""
+        await self._places(topics)
+        gate = _Client(self, await self.start_consumer(client, group))
+        self._members[gate] = member = KafkaMember(gate, group, topics, listener, begin)
+        return member
+
+    def forget(self, client: _Client) -> None:
+        """Note that a member is closed."""
+        self._members.pop(client, None)
+
+    async def start_consumer(self, client: str, group: str | None) -> AIOKafkaConsumer:
+        """Start Kafka's own consumer, in a group that is yet to be joined or in none."""
+        kafka = AIOKafkaConsumer(
+            **self._options,
+            client_id=client,
+            group_id=group,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            partition_assignment_strategy=(RangePartitionAssignor,),
+            session_timeout_ms=round(self._session * 1000),
+            heartbeat_interval_ms=round(min(1.0, self._session / 3) * 1000),
+            rebalance_timeout_ms=round(REBALANCE * 1000),
+            # A join waits for the drain of the others.
+            request_timeout_ms=round((REBALANCE + 10) * 1000),
+        )
+        try:
+            await self._start(kafka.start())
+        except BaseException:
+            await _farewell(kafka.stop())
+            raise
+        return kafka
+
+    async def group(self, name: str) -> GroupInfo:
+        """See `Transport.group`."""
+        admin = self._admin_client()
+        answers = await self.ask(lambda: admin.describe_consumer_groups([name]))
+        offsets = await self.ask(lambda: admin.list_consumer_group_offsets(name))
+        clients = sorted(
+            member["client_id"]
+            for answer in answers
+            for group in answer.to_object()["groups"]
+            for member in group["members"]
+        )
+        return GroupInfo(name, tuple(clients), _ours({place: found.offset for place, found in offsets.items()}))
+
+    # -- waiting and failing ------------------------------------------------------------------------------------------
+
+    def _admin_client(self) -> AIOKafkaAdminClient:
+        self._check_open()
+        return self._admin
+
+    def _check_open(self) -> None:
+        if not self._depth:
+            raise ConfigurationError(f"the broker {self.url!r} is not open; use `async with connect(...)`")
+
+    async def _start(self, start: Coroutine[Any, Any, None]) -> None:
+        try:
+            async with asyncio.timeout(CONNECT + 1):
+                await start
+        except (kafka_errors.KafkaError, OSError, TimeoutError) as error:
+            hosts = " or ".join(self._hosts)
+            reason = next((self._log.reasons[host] for host in self._hosts if host in self._log.reasons), str(error))
+            raise BrokerUnreachable(
+                f"no Kafka broker answers at {hosts} ({reason or 'no answer in time'}): is it running, and is the "
+                "address in CHOREO_BROKER or --broker right?"
+            ) from None
+
+    async def ask(self, request: Callable[[], Awaitable[T]]) -> T:
+        """Send a request, again where the broker says later, within the limit of patience."""
+        try:
+            async with asyncio.timeout(self._patience):
+                while True:
+                    try:
+                        return await request()
+                    except (kafka_errors.CommitFailedError, kafka_errors.IllegalStateError) as error:
+                        raise _Moved from error
+                    except kafka_errors.KafkaError as error:
+                        if not error.retriable:
+                            raise
+                        await asyncio.sleep(0.1)
+        except (kafka_errors.KafkaError, TimeoutError) as error:
+            raise self.failed("did not answer", error) from error
+
+    def failed(self, what: str, error: BaseException) -> ChoreoError:
+        """Make our error of one of the client's."""
+        if isinstance(error, _REFUSED):
+            return ConfigurationError(f"Kafka at {self._hosts[0]} refuses: {error}; grant it with an ACL")
+        reason = f"not within {self._patience:g} s" if isinstance(error, TimeoutError) else str(error)
+        return BrokerUnreachable(f"Kafka at {', '.join(self._hosts)} {what}: {reason}")
+
+
+class _Moved(Exception):
+    """The group has moved on."""
+
+
+class _Reader:
+    """A consumer outside any group, for one look."""
+
+    def __init__(self, transport: KafkaTransport) -> None:
+        self._transport = transport
+
+    async def __aenter__(self) -> AIOKafkaConsumer:
+        self._kafka = await self._transport.start_consumer("choreo", None)
+        return self._kafka
+
+    async def __aexit__(self, *exc: object) -> None:
+        await _farewell(self._kafka.stop())
+
+
+class _Client(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no types
+    """Kafka's client for one group member: its types and errors become ours here."""
+
+    def __init__(self, transport: KafkaTransport, kafka: AIOKafkaConsumer) -> None:
+        self._transport = transport
+        self._kafka = kafka
+
+    def join(self, member: KafkaMember, topics: Sequence[str]) -> None:
+        self._member = member
+        self._kafka.subscribe(list(topics), listener=self)
+
+    async def on_partitions_revoked(self, revoked: Collection[Place]) -> None:
+        await self._member.revoked()
+
+    async def on_partitions_assigned(self, assigned: Collection[Place]) -> None:
+        self._member.assigned(frozenset(TopicPartition(*place) for place in assigned))
+
+    async def fetch(
+        self, places: Collection[TopicPartition] | None, timeout: float, most: int
+    ) -> dict[TopicPartition, list[Delivery]]:
+        only = () if places is None else (_NOTHING, *_theirs(places))
+        try:
+            found = await self._kafka.getmany(*only, timeout_ms=round(timeout * 1000), max_records=most)
+        except kafka_errors.NoOffsetForPartitionError:
+            return {}  # met before our own positions were set
+        except kafka_errors.OffsetOutOfRangeError as error:
+            raise await self._lost(error.args[0]) from error
+        except kafka_errors.KafkaError as error:
+            raise self._transport.failed("does not give records", error) from error
+        return {TopicPartition(*place): [_delivery(record) for record in records] for place, records in found.items()}
+
+    async def _lost(self, offsets: Mapping[Place, int]) -> PositionLost:
+        ((topic, number), offset) = next(iter(offsets.items()))
+        place = TopicPartition(topic, number)
+        first, end = (await self.begin_offsets([place]))[place], (await self.end_offsets([place]))[place]
+        return position_lost(place, offset, first, end)
+
+    def seek(self, place: TopicPartition, offset: int) -> None:
+        with suppress(kafka_errors.IllegalStateError):  # not ours any more
+            self._kafka.seek(Place(*place), offset)
+
+    def pause(self, places: Collection[TopicPartition]) -> None:
+        with suppress(kafka_errors.IllegalStateError):
+            self._kafka.pause(*_theirs(places))
+
+    def resume(self, places: Collection[TopicPartition]) -> None:
+        with suppress(kafka_errors.IllegalStateError):
+            self._kafka.resume(*_theirs(places))
+
+    async def commit(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+        wanted = {Place(*place): offset for place, offset in offsets.items()}
+        try:
+            await self._transport.ask(lambda: self._kafka.commit(wanted))
+        except _Moved as error:
+            raise commit_refused(group, offsets) from error
+
+    async def committed(self, places: Sequence[TopicPartition]) -> Offsets:
+        found = await self._transport.ask(
+            lambda: asyncio.gather(*(self._kafka.committed(place) for place in _theirs(places)))
+        )
+        return {place: offset for place, offset in zip(places, found, strict=True) if offset is not None}
+
+    async def begin_offsets(self, places: Sequence[TopicPartition]) -> Offsets:
+        return _ours(await self._transport.ask(lambda: self._kafka.beginning_offsets(_theirs(places))))
+
+    async def end_offsets(self, places: Sequence[TopicPartition]) -> Offsets:
+        return _ours(await self._transport.ask(lambda: self._kafka.end_offsets(_theirs(places))))
+
+    async def offsets_at(self, places: Sequence[TopicPartition], timestamp: int) -> Offsets:
+        wanted = dict.fromkeys(_theirs(places), timestamp)
+        found = await self._transport.ask(lambda: self._kafka.offsets_for_times(wanted))
+        ends = await self.end_offsets(places)
+        return {
+            TopicPartition(*place): at.offset if at else ends[TopicPartition(*place)] for place, at in found.items()
+        }
+
+    async def close(self) -> None:
+        self._transport.forget(self)
+        await _farewell(self._kafka.stop())
+
+
+def _theirs(places: Iterable[TopicPartition]) -> list[Place]:
+    return [Place(*place) for place in places]
+
+
+def _ours(offsets: Mapping[Place, int]) -> Offsets:
+    return {TopicPartition(*place): offset for place, offset in offsets.items()}
+
+
+def _delivery(record: Any) -> Delivery:
+    return Delivery(
+        record.topic,
+        record.partition,
+        record.offset,
+        record.timestamp,
+        record.key,
+        record.value,
+        tuple(record.headers),
+    )
+
+
+async def _farewell(stop: Coroutine[Any, Any, None]) -> None:
+    """Wait for a client to stop, but not for long: one whose broker is silent ends by itself, in the background."""
+    task = asyncio.create_task(stop)
+    _LINGERING.add(task)
+    task.add_done_callback(_gone)
+    await asyncio.wait((task,), timeout=_FAREWELL)
+
+
+def _gone(task: asyncio.Task[None]) -> None:
+    _LINGERING.discard(task)
+    if not task.cancelled() and task.exception() is not None:
+        _log.debug("a Kafka client did not stop cleanly", exc_info=task.exception())
