@@ -40,9 +40,8 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
     """The source distribution of a copy of the checkout, and the wheel that is built from it, as pip would."""
     folder = tmp_path_factory.mktemp("distributions")
     # Of a copy: setuptools keeps files that were deleted since in its build folder, and would ship them.
-    unwanted = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info")
-    shutil.copytree(ROOT, folder / "checkout", ignore=unwanted)
-    shutil.copytree(ROOT / ".ci", folder / "checkout" / ".ci")
+    unwanted = (".git", ".venv", ".*_cache", ".hypothesis", ".choreo", ".env", "__pycache__", "build", "*.egg-info")
+    shutil.copytree(ROOT, folder / "checkout", ignore=shutil.ignore_patterns(*unwanted))
     _run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, folder / "checkout", cwd=folder)
     [sdist] = folder.glob("*.tar.gz")
     [wheel] = folder.glob("*.whl")
