@@ -13,7 +13,7 @@ import json
 import os
 from base64 import b64decode, b64encode
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import structlog
@@ -84,12 +84,21 @@ class Relay:
         database: the store that holds the outbox.
         transport: where to publish.
         clock: for leases.
+        acknowledged: told of the records that the broker has.
     """
 
-    def __init__(self, database: Database, transport: Transport, *, clock: Clock = system_clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        transport: Transport,
+        *,
+        clock: Clock = system_clock,
+        acknowledged: Callable[[Sequence[Record]], None] | None = None,
+    ) -> None:
         self._database = database
         self._transport = transport
         self._clock = clock
+        self._acknowledged = acknowledged
         self._owner = os.urandom(6).hex()
         self._counter = itertools.count()
         self._pending: deque[OutboxRow] = deque()
@@ -215,7 +224,10 @@ class Relay:
     async def _send_pending(self) -> None:
         while self._pending:
             batch = list(itertools.islice(self._pending, 0, 2_000))
-            await self._transport.send([row.record for row in batch])
+            records = [row.record for row in batch]
+            await self._transport.send(records)
+            if self._acknowledged is not None:
+                self._acknowledged(records)
             for row in batch:
                 self._pending.popleft()
                 self._held.discard(row.id)

@@ -25,7 +25,12 @@ def judge_event(row: Row | None, step: Row | None, *, replayed: bool = False, re
     """
     if row is not None and row.state in ("refused", "unknown"):
         return "refused"
-    if row is None or row.state == "claimed" or (row.state == "parked" and retried) or (row.state == "failed" and replayed):
+    if (
+        row is None
+        or row.state == "claimed"
+        or (row.state == "parked" and retried)
+        or (row.state == "failed" and replayed)
+    ):
         # A claim that is found on delivery is of a run that never ended: the partition is ours now, so it is taken over.
         return "refused" if step is not None and step.state in ("refused", "unknown") else "run"
     return "duplicate"

@@ -6,7 +6,7 @@ Both are plain bookkeeping, without I/O or time, so that their rules can be test
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 from ..events.envelope import TopicPartition
@@ -43,6 +43,10 @@ class Lanes(Generic[T]):
             return None
         self._size -= 1
         return queue.popleft()
+
+    def waiting(self, lane: Hashable) -> Sequence[T]:
+        """Give those that wait behind the lane's first, in order."""
+        return self._waiting.get(lane, ())  # type: ignore[return-value]
 
     def drop(self, unwanted: Callable[[T], bool]) -> list[T]:
         """Take out the waiting items that `unwanted` says yes to; those whose turn it is stay."""

@@ -54,7 +54,9 @@ class Retry:
         if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
             raise DefinitionError(f"Retry(attempts={self.attempts!r}): give a whole number of at least 1")
         if duration(self.first) > duration(self.most):
-            raise DefinitionError(f"Retry(first={self.first!r}, most={self.most!r}): the first pause is longer than most")
+            raise DefinitionError(
+                f"Retry(first={self.first!r}, most={self.most!r}): the first pause is longer than most"
+            )
 
     def pause(self, attempt: int, randomness: float) -> int:
         """Give the pause after failed attempt number `attempt`, in microseconds.

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from sqlalchemy import MetaData
 
-from ..events.catalog import HandlerAnnouncement, ServiceAnnouncement, TypeAndTopic
+from ..events.catalog import HandlerAnnouncement, ServiceAnnouncement, EventRef
 from ..events.clock import duration
 from ..events.database import parse_store_url
 from ..events.errors import ConfigurationError, DefinitionError
@@ -119,7 +119,9 @@ class Service:
         if tables is not None and store is None:
             raise DefinitionError(f"Service({name!r}): tables= needs a store; leave out store=None")
         if concurrency < 1:
-            raise DefinitionError(f"Service({name!r}): concurrency={concurrency}; at least one handler must be able to run")
+            raise DefinitionError(
+                f"Service({name!r}): concurrency={concurrency}; at least one handler must be able to run"
+            )
         self.name = name
         self.store = store
         self.tables = tables
@@ -205,7 +207,9 @@ class Service:
                     f"{where}: undoes= needs a store, it remembers what there is to undo (ruling R4); leave out store=None"
                 )
             if signature.tx is not None:
-                raise DefinitionError(f"{where}: parameter {signature.tx!r}: a Transaction needs a store; leave out store=None")
+                raise DefinitionError(
+                    f"{where}: parameter {signature.tx!r}: a Transaction needs a store; leave out store=None"
+                )
             if exhausted == "park":
                 raise DefinitionError(f'{where}: exhausted="park" keeps events in the store; leave out store=None')
         forward = self._forward(where, undoes)
@@ -273,5 +277,5 @@ class Service:
         )
 
 
-def _types(classes: Sequence[type[Event]]) -> list[TypeAndTopic]:
-    return [TypeAndTopic(type=spec.type, topic=spec.topic) for spec in (each.spec() for each in classes)]
+def _types(classes: Sequence[type[Event]]) -> list[EventRef]:
+    return [EventRef(type=spec.type, topic=spec.topic) for spec in (each.spec() for each in classes)]

@@ -1,0 +1,299 @@
+"""Making results durable, many at once: one transaction per batch with a store, one send per batch without.
+
+With a store, inbox rows, guard rows, what handlers write through their `Transaction` and outgoing events commit together;
+then who committed publishes (ruling R10). One event never fails its batch: a handler's error is undone to its savepoint, and
+when the database refuses the batch as a whole it is halved until the culprit stands alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Callable, Iterable, Sequence
+
+import structlog
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from ..events.database import Database
+from ..events.envelope import Record
+from ..events.errors import ChoreoError, StoreUnreachable
+from ..events.failpoints import failpoint
+from ..events.outbox import OutboxRow, Relay
+from ..events.transport import Transport
+from . import inbox, parking
+from .board import Board, Finished, Go, Next
+from .context import Transaction
+from .execution import Execution
+from .job import Job, Later, Stage
+
+log = structlog.get_logger("choreo.services")
+
+Outcome = tuple[Job, Next]
+Followers = Callable[[Job], Sequence[Job]]
+"""Gives the jobs that wait in the lane behind one."""
+
+_MOST_FOLLOWERS = 500
+_CONFLICTS = 5  # another process inserting the same rows; more in a row is a fault to be found by halving
+_RETRIED_STATES = {"40001", "40P01"}  # serialization_failure, deadlock_detected (PostgreSQL, appendix A)
+
+
+class StoreCommit:
+    """Commits to a store.
+
+    Args:
+        database: the service's store.
+        relay: of its outbox.
+        execution: runs handlers inside the transaction.
+        claim: how long a claim holds, in microseconds.
+        followers: so that a key's events with a `tx` handler share a transaction.
+    """
+
+    def __init__(
+        self, database: Database, relay: Relay, execution: Execution, claim: int, followers: Followers
+    ) -> None:
+        self._database = database
+        self._relay = relay
+        self._execution = execution
+        self._claim = claim
+        self._followers = followers
+        self._counter = itertools.count()
+        self._owner = os.urandom(4).hex()
+        self._last = 0
+        self.transactions = 0
+        """How many were committed."""
+
+    async def commit(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Do for each job what its stage asks, in one transaction; give what follows, in order.
+
+        It returns only when that is durable: while the store does not answer, it waits.
+        """
+        careful = False
+        conflicts = unreachable = 0
+        while True:
+            try:
+                outcomes, rows = await self._transact(jobs, careful, with_followers=conflicts == 0)
+            except Exception as error:
+                # Whether it committed is unknown, or another process was first: look everything up before the next try.
+                careful = True
+                if _retried(error):
+                    await asyncio.sleep(0.01)
+                elif _unreachable(error):
+                    unreachable += 1
+                    log.warning("the store does not answer, work waits for it", error=_first_line(error))
+                    await asyncio.sleep(min(0.1 * 2**unreachable, 5.0))
+                elif isinstance(error, IntegrityError) and conflicts < _CONFLICTS:
+                    conflicts += 1
+                elif len(jobs) > 1:
+                    log.warning(
+                        "the database refuses a batch, it is halved", jobs=len(jobs), error=type(error).__name__
+                    )
+                    half = len(jobs) // 2
+                    return [*await self.commit(jobs[:half]), *await self.commit(jobs[half:])]
+                else:
+                    return await self._refused(jobs[0], error)
+                continue
+            failpoint("service.after_commit")
+            self.transactions += 1
+            self._relay.publish(rows)
+            failpoint("service.after_publish")
+            return outcomes
+
+    async def _transact(
+        self, jobs: Sequence[Job], careful: bool, *, with_followers: bool
+    ) -> tuple[list[Outcome], list[OutboxRow]]:
+        saved = [_Saved(job) for job in jobs]
+        try:
+            async with self._database.transaction() as connection:
+                board = await connection.run_sync(self._open, jobs, careful, with_followers)
+                outcomes: list[Outcome] = []
+                for job in jobs:
+                    following = board.decide(job)
+                    if following is Go.TRANSACT:
+                        following = await self._run(connection, board, job)
+                        outcomes.append((job, following))
+                        if with_followers and _goes_on(following):
+                            outcomes += await self._follow(connection, board, job, saved)
+                    else:
+                        outcomes.append((job, following))
+                rows = await connection.run_sync(self._close, board)
+                failpoint("service.before_commit")
+            return outcomes, rows
+        except BaseException:
+            for each in saved:
+                each.restore()
+            raise
+
+    async def _follow(self, connection: AsyncConnection, board: Board, job: Job, saved: list[_Saved]) -> list[Outcome]:
+        """Run what waits behind a job in its lane, until one has to wait."""
+        outcomes: list[Outcome] = []
+        for each in list(itertools.islice(self._followers(job), _MOST_FOLLOWERS)):
+            if each.stage is not Stage.TX or each.event is None:
+                break
+            if each.dropped:  # while the one before it ran
+                continue
+            saved.append(_Saved(each))
+            each.active = True
+            following = board.decide(each)
+            if following is Go.TRANSACT:
+                following = await self._run(connection, board, each)
+            outcomes.append((each, following))
+            if not _goes_on(following):
+                break
+        return outcomes
+
+    async def _run(self, connection: AsyncConnection, board: Board, job: Job) -> Next:
+        tx = Transaction(connection)
+        savepoint = await connection.begin_nested()
+        result = await self._execution.run(job, tx)
+        tx.end()
+        if connection.invalidated:
+            raise StoreUnreachable("the connection broke inside a handler")
+        if not savepoint.is_active:
+            raise RuntimeError(f"{job.route.name} ended the transaction that it is only a part of")
+        if isinstance(result, Later) or result.state != "done":
+            await savepoint.rollback()
+        else:
+            await savepoint.commit()
+        if isinstance(result, Later):
+            return result
+        job.result = result
+        job.stage = Stage.RECORD
+        return board.decide(job)
+
+    def _open(self, connection: Connection, jobs: Sequence[Job], careful: bool, with_followers: bool) -> Board:
+        ids: set[str] = set()
+        lanes: set[inbox.Key] = set()
+        chosen: Iterable[Job] = jobs
+        if with_followers:
+            behind = (itertools.islice(self._followers(job), _MOST_FOLLOWERS) for job in jobs if job.stage is Stage.TX)
+            chosen = [*jobs, *itertools.chain.from_iterable(behind)]
+        for job in chosen:
+            if job.stage is Stage.BEHIND:
+                lanes.add(job.lane)
+            if careful or job.stage is not Stage.RECORD or job.claimed is not None or job.retried or job.replayed:
+                ids.add(job.envelope.id)
+                if job.step is not None:
+                    ids.add(job.step)
+                if job.route.forward is not None:
+                    ids.update(job.envelope.undoes)
+            elif job.step is not None and (job.route.guarded or job.route.forward is not None):
+                ids.add(job.step)
+        return Board(
+            inbox.look_up(connection, ids, lock=True) if ids else {},
+            parking.lanes(connection, lanes) if lanes else (),
+            now=self._database.now(connection),
+            claim=self._claim,
+            empty=self._execution.empty,
+            position=self._position,
+        )
+
+    def _close(self, connection: Connection, board: Board) -> list[OutboxRow]:
+        inbox.write(connection, board.entries, board.known, board.now)
+        parking.remove(connection, board.unpark)
+        parking.add(connection, board.park)
+        self._relay.settle(connection)
+        return self._relay.put(connection, board.records)
+
+    def _position(self, now: int) -> str:
+        self._last = max(self._last, now)
+        return f"{self._last:015x}-{next(self._counter):010x}-{self._owner}"
+
+    async def _refused(self, job: Job, error: Exception) -> list[Outcome]:
+        """Give a job that the database refuses to the dead letters; without an inbox row where that is what it refuses."""
+        log.error(
+            "the database refuses an event",
+            event_id=job.envelope.id,
+            handler=job.route.name,
+            error=type(error).__name__,
+        )
+        result = self._execution.dead(job, error)
+        pause = 0.1
+        while True:
+            for state in (result.state, None):
+                result.state = state
+                job.result, job.stage = result, Stage.RECORD
+                try:
+                    outcomes, rows = await self._transact([job], careful=state is not None, with_followers=False)
+                except Exception as again:
+                    log.warning("its dead letter is refused too", event_id=job.envelope.id, error=_first_line(again))
+                    continue
+                self.transactions += 1
+                self._relay.publish(rows)
+                return outcomes
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 5.0)
+
+
+class StatelessCommit:
+    """Sends results straight to the broker: at least once, nothing is remembered.
+
+    Args:
+        transport: the broker.
+        acknowledged: told of the records that the broker has.
+    """
+
+    def __init__(self, transport: Transport, acknowledged: Callable[[Sequence[Record]], None]) -> None:
+        self._transport = transport
+        self._acknowledged = acknowledged
+        self.transactions = 0
+        """Always 0: there are none."""
+
+    async def commit(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Send what the jobs publish and return when the broker has it; while it does not answer, wait."""
+        records = [record for job in jobs if job.result is not None for record in job.result.records]
+        pause = 0.1
+        while records:
+            try:
+                await self._transport.send(records)
+                break
+            except ChoreoError as error:
+                log.warning("the broker does not take what was published, work waits", error=error.message)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 5.0)
+        if records:
+            self._acknowledged(records)
+        failpoint("service.after_publish")
+        return [(job, Finished(job.result.kind)) for job in jobs if job.result is not None]
+
+
+class _Saved:
+    """A job as it was before a transaction, for when that is rolled back."""
+
+    __slots__ = ("active", "attempt", "claimed", "job", "result", "stage")
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.stage, self.attempt, self.claimed = job.stage, job.attempt, job.claimed
+        self.result, self.active = job.result, job.active
+
+    def restore(self) -> None:
+        job = self.job
+        if self.result is None:  # it ran inside, if at all: what it would have sent is void
+            for sent in job.sends:
+                sent.discard()
+            job.sends.clear()
+        job.stage, job.attempt, job.claimed = self.stage, self.attempt, self.claimed
+        job.result, job.active = self.result, self.active
+
+
+def _goes_on(following: Next) -> bool:
+    """Say whether what is behind a job in its lane may follow in the same transaction."""
+    return isinstance(following, Finished) and following.kind != "parked"
+
+
+def _retried(error: Exception) -> bool:
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _RETRIED_STATES
+
+
+def _unreachable(error: Exception) -> bool:
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated or isinstance(error, (OperationalError, InterfaceError))
+    return isinstance(error, (StoreUnreachable, OSError))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,293 @@
+"""Jobs in flight: their lanes, the tasks that run them, the pauses between tries, and the committer at the end.
+
+A handler that never waits costs no task of its own: one runner task works through all that are ready, and another runner
+is started only when that one is suspended inside a handler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Protocol
+
+import structlog
+
+from ..events.clock import SECOND
+from ..events.codec import UnknownSchema
+from ..events.errors import ChoreoError, EventError
+from .board import Finished, Go
+from .commit import Outcome
+from .execution import Execution
+from .inbox import Key
+from .job import Job, Kind, Later, Stage
+from .lanes import Lanes
+
+log = structlog.get_logger("choreo.services")
+
+_MOST_COMMITTED = 1_000
+_REGISTRY_PAUSE = SECOND // 2
+
+
+class Committer(Protocol):
+    """Makes the work of jobs durable."""
+
+    async def commit(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Do for each job what its stage asks; return when it is durable."""
+
+
+class Dispatcher:
+    """Brings jobs from admission to their end.
+
+    Args:
+        execution: runs handlers.
+        concurrency: how many may be suspended inside a handler at once.
+        finished: told of each job whose result is durable.
+        committed: told after each batch.
+    """
+
+    def __init__(
+        self,
+        execution: Execution,
+        concurrency: int,
+        finished: Callable[[Job, Kind], None],
+        committed: Callable[[], None],
+    ) -> None:
+        self._execution = execution
+        self._concurrency = concurrency
+        self._finished = finished
+        self._committed = committed
+        self._lanes: Lanes[Job] = Lanes()
+        self._ready: deque[Job] = deque()
+        self._timers: dict[Job, asyncio.TimerHandle] = {}
+        self._submitted: list[Job] = []
+        self._wake = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._runners: set[asyncio.Task[None]] = set()
+        self._learners: set[asyncio.Task[None]] = set()
+        self._pumping: asyncio.Task[None] | None = None
+        self._closing = False
+        self.jobs: set[Job] = set()
+        """All that are admitted and not at their end."""
+        self.met: dict[Key, Job] = {}
+        """The first job in flight of each event and handler."""
+        self.parked: set[Key] = set()
+        """Lanes in which something may be parked; the store knows."""
+        self.retries = 0
+        """How often a handler was tried again."""
+
+    def followers(self, job: Job) -> Sequence[Job]:
+        """Give the jobs that wait in the lane behind one whose turn it is."""
+        return self._lanes.waiting(job.lane)
+
+    def admit(self, job: Job) -> None:
+        """Take a job in."""
+        self.jobs.add(job)
+        if job.stage is Stage.RECORD:  # a duplicate: nothing to run, nobody to wait for
+            self._submit(job)
+            return
+        if self.met.setdefault(job.key, job) is not job and job.stage is Stage.RUN:
+            job.stage = Stage.LOOK
+        if self._lanes.enter(job.lane, job):
+            self._turn(job)
+
+    async def commit_forever(self) -> None:
+        """Commit what is submitted, everything at hand in one go; ends only by cancellation."""
+        while True:
+            await self._wake.wait()
+            # One turn of the loop, so that whoever is about to submit still comes along.
+            await asyncio.sleep(0)
+            self._wake.clear()
+            while self._submitted:
+                jobs, self._submitted = self._submitted[:_MOST_COMMITTED], self._submitted[_MOST_COMMITTED:]
+                await self._commit(jobs)
+
+    def use(self, commit: Callable[[Sequence[Job]], Awaitable[list[Outcome]]]) -> None:
+        """Set what makes results durable."""
+        self._make_durable = commit
+
+    def drop(self, unwanted: Callable[[Job], bool]) -> None:
+        """Forget the jobs that `unwanted` says yes to and that have not begun, or wait for another try."""
+        gone = self._lanes.drop(lambda job: not job.active and unwanted(job))
+        for job in [each for each in self._timers if unwanted(each)]:
+            self._timers.pop(job).cancel()
+            gone.append(job)
+        for queue in (self._ready, self._submitted):
+            taken = [job for job in queue if not job.active and job.stage is not Stage.RECORD and unwanted(job)]
+            for job in taken:
+                queue.remove(job)
+            gone += taken
+        for job in gone:
+            job.dropped = True
+        for job in gone:
+            self._leave(job)
+
+    async def drain(self, unwanted: Callable[[Job], bool], timeout: float) -> bool:
+        """Drop what has not begun and wait for what runs; False when `timeout` seconds were not enough."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout
+        while True:
+            self.drop(unwanted)  # again and again: what fails meanwhile is not tried another time
+            if not any(unwanted(job) for job in self.jobs):
+                return True
+            self._moved.clear()
+            try:
+                await asyncio.wait_for(self._moved.wait(), max(0.0, end - loop.time()))
+            except TimeoutError:
+                return False
+
+    async def close(self) -> None:
+        """Cancel what still runs; it counts as never begun."""
+        self._closing = True
+        for handle in self._timers.values():
+            handle.cancel()
+        tasks: list[asyncio.Task[None]] = [*self._runners, *self._learners]
+        if self._pumping is not None:
+            tasks.append(self._pumping)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # -- a job's way --------------------------------------------------------------------------------------------------
+
+    def _turn(self, job: Job) -> None:
+        """It is the job's turn in its lane."""
+        job.holds = True
+        if job.lane in self.parked and not job.retried:
+            job.stage = Stage.BEHIND
+        self._prepare(job)
+
+    def _prepare(self, job: Job) -> None:
+        try:
+            self._execution.decode(job)
+        except UnknownSchema as error:
+            task = asyncio.create_task(self._learn(job, error.schema_id))
+            self._learners.add(task)
+            task.add_done_callback(self._learners.discard)
+            return
+        except EventError as error:
+            job.result, job.stage = self._execution.dead(job, error), Stage.RECORD
+        if job.stage is Stage.RUN:
+            self._start(job)
+        else:
+            self._submit(job)
+
+    async def _learn(self, job: Job, schema_id: int) -> None:
+        """Fetch the writer's schema; a registry that does not answer is waited for, it is no reason for a dead letter."""
+        job.active = True
+        try:
+            await self._execution.learn(schema_id)
+        except EventError as error:
+            job.result, job.stage = self._execution.dead(job, error), Stage.RECORD
+            self._submit(job)
+            return
+        except ChoreoError as error:
+            log.warning("the schema registry does not answer, the event waits", error=error.message)
+            self._pause(job, _REGISTRY_PAUSE)
+            return
+        job.active = False
+        self._prepare(job)
+
+    def _start(self, job: Job) -> None:
+        self._ready.append(job)
+        if self._pumping is None:
+            self._pumping = asyncio.create_task(self._pump())
+
+    async def _pump(self) -> None:
+        """Start runners until everything that is ready is taken or enough are suspended."""
+        burst = 1
+        try:
+            while self._ready and len(self._runners) < self._concurrency:
+                for _ in range(min(burst, len(self._ready), self._concurrency - len(self._runners))):
+                    runner = asyncio.create_task(self._run())
+                    self._runners.add(runner)
+                    runner.add_done_callback(self._runners.discard)
+                await asyncio.sleep(0)
+                burst *= 2
+        finally:
+            self._pumping = None
+
+    async def _run(self) -> None:
+        while self._ready:
+            job = self._ready.popleft()
+            job.active = True
+            try:
+                result = await self._execution.run(job)
+            except asyncio.CancelledError:
+                if self._closing:
+                    raise
+                # The handler let a cancellation of its own escape; this task must go on with the others.
+                result = self._execution.failed(job, RuntimeError("the handler was cancelled from inside"))
+            if isinstance(result, Later):
+                self.retries += 1
+                job.stage = job.route.stage
+                self._pause(job, result.delay)
+                continue
+            job.result, job.stage = result, Stage.RECORD
+            if result.kind == "parked":
+                self.parked.add(job.lane)
+            self._submit(job)
+            if job.route.stage is Stage.RUN:
+                self._leave_lane(job)  # the next of its key need not wait for the commit
+
+    def _submit(self, job: Job) -> None:
+        self._submitted.append(job)
+        self._wake.set()
+
+    async def _commit(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            job.active = True
+        behind = [job for job in jobs if job.stage is Stage.BEHIND]
+        outcomes = await self._make_durable(jobs)
+        # Those that were not left waiting have found their lane free.
+        self.parked.difference_update(job.lane for job in behind if job.stage is not Stage.BEHIND)
+        for job, following in outcomes:
+            if isinstance(following, Finished):
+                if following.kind == "parked":
+                    self.parked.add(job.lane)
+                self._finished(job, following.kind)
+                self._leave(job)
+            elif following is Go.RUN:
+                job.stage, job.active = Stage.RUN, False
+                self._start(job)
+            elif isinstance(following, Later):
+                if job.attempt:
+                    self.retries += 1
+                self._pause(job, following.delay)
+        self._committed()
+        self._moved.set()
+
+    def _pause(self, job: Job, delay: int) -> None:
+        job.active = False
+        self._timers[job] = asyncio.get_running_loop().call_later(delay / SECOND, self._resume, job)
+        self._moved.set()
+
+    def _resume(self, job: Job) -> None:
+        del self._timers[job]
+        self._prepare(job)
+
+    def _leave(self, job: Job) -> None:
+        """The job is at its end."""
+        self.jobs.discard(job)
+        if self.met.get(job.key) is job:
+            del self.met[job.key]
+        self._leave_lane(job)
+        self._moved.set()
+
+    def _leave_lane(self, job: Job) -> None:
+        if not job.holds:
+            return
+        job.holds = False
+        following = self._lanes.leave(job.lane)
+        if following is None:
+            return
+        if following.active:  # it ran in the same transaction as the one before it
+            following.holds = True
+        else:
+            self._turn(following)
+
+
+def of_places(places: Iterable[object]) -> Callable[[Job], bool]:
+    """Give a test for jobs whose record was read from these partitions."""
+    chosen = frozenset(places)
+    return lambda job: job.receipt is not None and job.delivery.place in chosen

@@ -1,0 +1,272 @@
+"""Running one handler once: decode, call, turn what it returns into records, and decide what an error means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from ..events.clock import SECOND, Clock
+from ..events.codec import Codec, to_record
+from ..events.envelope import Envelope, Record
+from ..events.errors import DecodeError, DefinitionError, LimitExceeded
+from ..events.event import Event
+from ..events.failpoints import failpoint
+from ..events.ids import derived_id
+from ..events.outbox import MOST_RECORD_BYTES
+from .context import Context, Transaction
+from .dead_letters import Failure, dead_letter, handler_failed
+from .job import Job, Later, Park, Result
+from .retry import Again
+from .service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..events.catalog import DefinitionAnnouncement
+    from ..tracing.place import Place, Placement
+    from ..tracing.spans import HandlerSpan, Tracing
+
+log = structlog.get_logger("choreo.services")
+
+EMPTY_HEADER = ("undo-empty", b"1")
+"""Header of the answer to an undo that found nothing to undo."""
+
+_LONG_TRANSACTION = 1 * SECOND
+
+
+class Execution:
+    """Runs handlers of one service.
+
+    Args:
+        service: the service.
+        codec: prepared for what it publishes.
+        tracing: where spans go.
+        clock: gives event times.
+        randomness: gives numbers from 0 to 1, for jitter.
+    """
+
+    def __init__(
+        self, service: Service, codec: Codec, tracing: Tracing, clock: Clock, randomness: Callable[[], float]
+    ) -> None:
+        self._service = service
+        self._codec = codec
+        self._tracing = tracing
+        self._clock = clock
+        self._randomness = randomness
+        self._classes = {(h.full_name, event.spec().type): event for h in service.handlers for event in h.events}
+        self._placements: dict[str, Placement] = {}
+
+    def learn_definitions(self, definitions: Iterable[DefinitionAnnouncement]) -> None:
+        """Take note of the sagas that are announced, so that runs are placed in them."""
+        from ..tracing.place import Placement
+
+        known = list(definitions)
+        self._placements = {
+            handler.full_name: Placement(
+                [event.spec().type for event in handler.signature.produces], known, namespace=self._tracing.namespace
+            )
+            for handler in self._service.handlers
+        }
+
+    def decode(self, job: Job) -> None:
+        """Decode the job's event, once.
+
+        Raises:
+            UnknownSchema: the codec must learn the writer's schema first.
+            DecodeError, LimitExceeded: it never will be readable.
+        """
+        if job.event is not None:
+            return
+        value = job.delivery.value
+        if value is None:
+            raise DecodeError("the record has no value")
+        cls = self._classes[job.route.name, job.envelope.type]
+        job.event = self._codec.decode(cls, value, job.envelope.content_type)
+
+    async def learn(self, schema_id: int) -> None:
+        """Fetch a writer's schema.
+
+        Raises:
+            RegistryUnreachable: wait.
+            DecodeError: there is none.
+        """
+        await self._codec.learn(schema_id)
+
+    async def run(self, job: Job, tx: Transaction | None = None) -> Result | Later:
+        """Run the handler once on a decoded event; what it raises becomes a decision.
+
+        Args:
+            job: its `attempt` is counted up.
+            tx: handed to a handler that takes one.
+        """
+        job.attempt += 1
+        handler = job.route.handler
+        context = Context(handler.service, handler.name, job.envelope, job.attempt)
+        assert job.event is not None
+        arguments = handler.arguments(job.event, context, tx)
+        span: HandlerSpan | None = None
+        place: Place | None = None
+        placement = self._placements.get(job.route.name)
+        if placement is not None and (self._tracing.enabled or job.envelope.saga_id is not None):
+            place = placement.place(job.envelope)
+        began = self._clock()
+        try:
+            if self._tracing.enabled:
+                span = self._tracing.process(
+                    job.delivery, job.envelope, group=self._service.name, place=place, attempt=job.attempt
+                )
+                with span:
+                    returned = await handler.function(**arguments)
+            else:
+                returned = await handler.function(**arguments)
+            if tx is not None:
+                tx.end()
+                self._warn_of_long(job, began)
+            failpoint("service.after_effect")
+            if returned is None and not handler.signature.produces:
+                return Result("handled", "done", answered=job.command)
+            events = _events_of(job, returned)
+            return Result("handled", "done", self._records(job, events, span, place), answered=job.command)
+        except Exception as error:
+            return self.failed(job, error)
+
+    def empty(self, job: Job) -> Result:
+        """Answer an undo that has nothing to undo, without its handler."""
+        build = job.route.handler.empty
+        assert build is not None and job.event is not None
+        try:
+            answer = build(job.event)
+            if answer is None:
+                return Result("handled", "empty", answered=True)
+            checked = _events_of(job, answer)
+            placement = self._placements.get(job.route.name)
+            place = placement.place(job.envelope) if placement is not None else None
+            return Result("handled", "empty", self._records(job, checked, None, place, (EMPTY_HEADER,)), answered=True)
+        except Exception as error:
+            return self.dead(job, error)
+
+    def failed(self, job: Job, error: Exception) -> Result | Later:
+        """Decide what follows an error of the handler: another try, the parking place, or the dead letters."""
+        handler = job.route.handler
+        decision = handler.retry.after(error, job.attempt, self._randomness())
+        failure = Failure(handler.service, handler.name, error, job.attempt, True, self._clock())
+        ids = {"service": handler.service, "handler": handler.name, "event_id": job.envelope.id}
+        if job.envelope.saga_id is not None:
+            ids["saga_id"] = job.envelope.saga_id
+        if isinstance(decision, Again):
+            log.warning("handler failed, it will be tried again", error=failure.error_class, attempt=job.attempt, **ids)
+            return Later(decision.delay)
+        if job.route.parks and decision.reason == "exhausted":
+            return self._park(job, error)
+        return self.dead(job, error)
+
+    def dead(self, job: Job, error: Exception) -> Result:
+        """Give an event to the dead letters, with the news for sagas."""
+        handler = job.route.handler
+        failure = Failure(handler.service, handler.name, error, job.attempt, True, self._clock())
+        log.error(
+            "event goes to the dead letters",
+            service=handler.service,
+            handler=handler.name,
+            event_id=job.envelope.id,
+            topic=f"{job.delivery.topic}.dlq",
+            error=failure.error_class,
+            reason=failure.message,
+            attempts=job.attempt,
+        )
+        records = [dead_letter(job.delivery, failure), handler_failed(job.delivery, job.envelope, failure, self._codec)]
+        return Result("dead", "failed", records)
+
+    def _park(self, job: Job, error: Exception) -> Result:
+        handler = job.route.handler
+        now = self._clock()
+        failure = Failure(handler.service, handler.name, error, job.attempt, False, now)
+        log.error(
+            "event is parked, what follows of its key waits behind it",
+            service=handler.service,
+            handler=handler.name,
+            event_id=job.envelope.id,
+            key=job.envelope.key,
+            error=failure.error_class,
+            reason=failure.message,
+            attempts=job.attempt,
+        )
+        due = now + handler.retry.pause(job.attempt, self._randomness())
+        # A saga hears of it once: the next failures of a parked event say nothing new.
+        records = [] if job.told else [handler_failed(job.delivery, job.envelope, failure, self._codec)]
+        reason = f"{failure.error_class}: {failure.message}" if failure.message else failure.error_class
+        return Result("parked", "parked", records, park=Park(job.attempt, due, reason))
+
+    def _records(
+        self,
+        job: Job,
+        events: Sequence[Event],
+        span: HandlerSpan | None,
+        place: Place | None,
+        extra: tuple[tuple[str, bytes], ...] = (),
+    ) -> list[Record]:
+        source = job.envelope
+        now = self._clock()
+        step, occurrence = source.saga_step, source.saga_occurrence
+        if job.step is None:
+            # The step header names the step that published an event; for a choreographed one only the definitions tell.
+            step = (place.step or None) if place is not None and source.saga_id is not None else None
+            occurrence = (place.occurrence or None) if place is not None and step is not None else None
+        records = []
+        for index, event in enumerate(events):
+            envelope = Envelope(
+                id=derived_id("output", source.id, job.route.handler.service, job.route.handler.name, str(index)),
+                type=event.spec().type,
+                source=self._service.name,
+                time=now,
+                key="",
+                causation_id=source.id,
+                saga_id=source.saga_id,
+                saga_type=source.saga_type,
+                saga_run=source.saga_run,
+                saga_step=step,
+                saga_occurrence=occurrence,
+                traceparent=source.traceparent,
+                tracestate=source.tracestate,
+                saga_traceparent=source.saga_traceparent,
+                extra=extra,
+            )
+            if span is not None:
+                sent = span.send(event.spec().topic, envelope.id)
+                sent.stamp(envelope)
+                job.sends.append(sent)
+            record = to_record(event, envelope, self._codec)
+            if record.size() > MOST_RECORD_BYTES:
+                raise LimitExceeded(
+                    f"{event.spec().type} has {record.size():,} bytes, at most {MOST_RECORD_BYTES:,} are sent: store the "
+                    "payload elsewhere and send a reference"
+                )
+            records.append(record)
+        return records
+
+    def _warn_of_long(self, job: Job, began: int) -> None:
+        took = self._clock() - began
+        if took > _LONG_TRANSACTION:
+            log.warning(
+                "a handler with a Transaction took long: all writes of the store wait meanwhile; call the outside world "
+                "from a handler without `tx`",
+                handler=job.route.name,
+                seconds=round(took / SECOND, 1),
+            )
+
+
+def _events_of(job: Job, returned: Any) -> list[Event]:
+    items = list(returned) if isinstance(returned, (list, tuple)) else [] if returned is None else [returned]
+    signature = job.route.handler.signature
+    for item in items:
+        if not isinstance(item, signature.produces):
+            raise DefinitionError(
+                f"{job.route.name} returned {type(item).__name__}, which its return annotation does not name; add it there"
+            )
+    if returned is None and not signature.silent:
+        raise DefinitionError(
+            f"{job.route.name} returned nothing, but its return annotation promises an event; add `| None`"
+        )
+    return items

@@ -1,0 +1,165 @@
+"""One piece of work, an event for one handler, and what can become of it. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Literal
+
+from ..events.envelope import Delivery, Envelope, Record
+from ..events.event import Event
+from .inbox import Key, State, reference
+from .service import Handler, Service
+
+if TYPE_CHECKING:
+    from ..tracing.sends import SendSpan
+
+Kind = Literal["handled", "duplicates", "refused", "dead", "parked"]
+"""What a finished job counts as."""
+
+
+class Stage(Enum):
+    """What a job has to do next."""
+
+    RUN = "run"
+    LOOK = "look"  # the same event was in flight when this one came: look in the inbox first
+    CLAIM = "claim"  # commit a claim, then run
+    UNDO = "undo"  # ask the guard, then run
+    TX = "tx"  # run inside the batch's transaction
+    BEHIND = "behind"  # its key may be parked: wait behind it, or run
+    RECORD = "record"  # it has a result, which must become durable
+
+
+class Route:
+    """What the worker needs to know of a handler, worked out once."""
+
+    __slots__ = ("claims", "forward", "guarded", "handler", "name", "parks", "stage", "tx")
+
+    def __init__(self, service: Service, handler: Handler) -> None:
+        self.handler = handler
+        self.name = handler.full_name
+        self.tx = handler.signature.tx is not None
+        self.guarded = service.guarded(handler)
+        self.claims = service.claims(handler)
+        self.forward = handler.undoes.full_name if handler.undoes is not None else None
+        self.parks = handler.exhausted == "park"
+        self.stage = Stage.UNDO if self.forward else Stage.TX if self.tx else Stage.CLAIM if self.claims else Stage.RUN
+
+
+class Receipt:
+    """Counts the jobs of one delivery: when none is left, its offset is finished.
+
+    Args:
+        delivery: the record.
+        left: its jobs.
+        epoch: how often its partition was taken away before.
+    """
+
+    __slots__ = ("delivery", "epoch", "left")
+
+    def __init__(self, delivery: Delivery, left: int, epoch: int) -> None:
+        self.delivery = delivery
+        self.left = left
+        self.epoch = epoch
+
+
+@dataclass(slots=True)
+class Park:
+    """An event that is to wait in the store.
+
+    Args:
+        attempts: tries so far; 0 for one that only waits behind another.
+        due_at: when to try it, in microseconds.
+        error: why it failed, for people.
+    """
+
+    attempts: int
+    due_at: int
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class Result:
+    """What is to be recorded of a job.
+
+    Args:
+        kind: what it counts as.
+        state: of its inbox row; None leaves the inbox as it is.
+        records: what to publish.
+        answered: the records are kept with the row, to be sent again when the command comes again.
+        park: where it waits now.
+    """
+
+    kind: Kind
+    state: State | None = None
+    records: Sequence[Record] = ()
+    answered: bool = False
+    park: Park | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Do the same stage again after `delay` microseconds."""
+
+    delay: int
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One event for one handler.
+
+    Args:
+        route: the handler.
+        envelope, delivery: the event as it was read.
+        receipt: of its delivery; None for one that comes from the parking place.
+        stage: what to do next.
+        retried: it comes from the parking place.
+        told: sagas have heard that it is parked.
+        replayed: a person sent it again from the dead letters.
+        attempt: the try that is under way or was last, from 1.
+        claimed: until when its claim holds, in microseconds; None without a claim.
+        event: its payload, once it is decoded.
+        result: what is to be recorded, once it ran.
+        active: it runs, or is part of a transaction: it must not be dropped.
+        holds: it has the turn in its lane.
+        dropped: its partition is not ours any more, so nothing of it counts.
+        sends: spans of its outputs that are open, when tracing is on.
+        step: the id of the saga's step that it is a command for.
+    """
+
+    route: Route
+    envelope: Envelope
+    delivery: Delivery
+    receipt: Receipt | None
+    stage: Stage
+    retried: bool = False
+    told: bool = False
+    replayed: bool = False
+    attempt: int = 0
+    claimed: int | None = None
+    event: Event | None = None
+    result: Result | None = None
+    active: bool = False
+    holds: bool = False
+    dropped: bool = False
+    sends: list[SendSpan] = field(default_factory=list)
+    step: str | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.step = reference(self.envelope) if self.envelope.saga_attempt is not None else None
+
+    @property
+    def key(self) -> Key:
+        """Its place in the inbox."""
+        return (self.route.name, self.envelope.id)
+
+    @property
+    def lane(self) -> Key:
+        """What it is serialized with: the handler's events of one key; an event without a key is alone."""
+        return (self.route.name, self.envelope.key or self.envelope.id)
+
+    @property
+    def command(self) -> bool:
+        """Its answer is kept: it is a saga's command, or an undo."""
+        return self.step is not None or self.route.forward is not None

@@ -1,0 +1,508 @@
+"""The worker: reads what a service consumes, has its handlers run, and commits what is finished.
+
+Records come in batches; each becomes a job per handler (`reading`), jobs run in lanes per key (`dispatcher`), their results
+become durable many at once (`commit`), and then offsets are committed up to the first record that is not finished. A key
+that waits, for a retry or for a claim, holds up nothing but its own lane.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from ..events.clock import SECOND, Clock, system_clock
+from ..events.codec import Codec
+from ..events.database import Database
+from ..events.envelope import Delivery, TopicPartition
+from ..events.errors import ChoreoError, CommitRefused, StoreError, TransportError
+from ..events.failpoints import failpoint
+from ..events.failures import HandlerFailed
+from ..events.outbox import Relay
+from ..events.registry import SchemaRegistry, open_registry
+from ..events.settings import Settings, load_settings
+from ..events.transport import Consumer, Transport
+from ..tracing.spans import Tracing
+from . import inbox, parking
+from .announce import Definitions, announce
+from .commit import StatelessCommit, StoreCommit
+from .dead_letters import REPLAY
+from .dispatcher import Dispatcher, of_places
+from .execution import Execution
+from .guard import judge_event
+from .inbox import Key, Row
+from .job import Job, Kind, Receipt, Result, Stage
+from .lanes import Ledger
+from .reading import Reader, Reading
+from .service import Default, Service
+
+log = structlog.get_logger("choreo.services")
+
+MOST_IN_FLIGHT = 2_000
+"""Records that may be read and not finished; beyond it reading pauses."""
+MOST_SPAN = 50_000
+"""Offsets that may lie between a partition's oldest unfinished record and its newest read; beyond it the partition pauses."""
+
+_BATCH = 500
+_POLL = 0.25
+_BUSY_POLL = 0.02
+_TICK = 0.25
+_DEFINITIONS_EVERY = 2 * SECOND
+_PARKED_LEASE = 30 * SECOND
+
+
+@dataclass(slots=True)
+class Counters:
+    """What became of the records so far, and how often.
+
+    Args:
+        handled, duplicates, refused, dead, parked: jobs by their end; an event counts once for each handler.
+        skipped: records of types that the service does not know.
+        retries: failed tries that were followed by another.
+        transactions: committed to the store.
+    """
+
+    handled: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    dead: int = 0
+    parked: int = 0
+    skipped: int = 0
+    retries: int = 0
+    transactions: int = 0
+
+
+class Worker:
+    """Runs one service: `async with Worker(service, transport)`, or `start` and `stop`.
+
+    Args:
+        service: with all its handlers declared.
+        transport: an open broker.
+        settings: default: from the environment.
+        registry: of schemas; by default the settings', opened and closed here.
+        tracing: default: none.
+        clock: gives event times, and due times on SQLite.
+        randomness: gives numbers from 0 to 1, for jitter.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        transport: Transport,
+        *,
+        settings: Settings | None = None,
+        registry: SchemaRegistry | None = None,
+        tracing: Tracing | None = None,
+        clock: Clock = system_clock,
+        randomness: Callable[[], float] = random.random,
+    ) -> None:
+        self.service = service
+        self.counters = Counters()
+        self._transport = transport
+        self._settings = settings or load_settings()
+        self._own_registry = registry is None
+        self._registry = registry or open_registry(self._settings, transport)
+        self._tracing = tracing or Tracing(namespace=self._settings.namespace)
+        self._clock = clock
+        self._codec = Codec(self._registry)
+        self._execution = Execution(service, self._codec, self._tracing, clock, randomness)
+        self._reader = Reader(service)
+        self._parking = [route.name for route in self._reader.routes if route.parks]
+        self._dispatcher = Dispatcher(self._execution, service.concurrency, self._finished, self._committed)
+        self._definitions = Definitions(transport)
+        self._ledger = Ledger()
+        self._epochs: dict[TopicPartition, int] = {}  # how often each partition was taken away
+        self._revoked: frozenset[TopicPartition] = frozenset()  # being taken away
+        self._paused: frozenset[TopicPartition] = frozenset()
+        self._database: Database | None = None
+        self._relay: Relay | None = None
+        self._commit: StoreCommit | StatelessCommit | None = None
+        self._consumer: Consumer | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._polling: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._assigned = False
+        self._admitting = False
+        self._offsets_due = asyncio.Event()
+        self._offsets_lock = asyncio.Lock()
+        self._tick = asyncio.Event()
+        self._ended: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> Worker:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.stop()
+
+    # -- start and stop -----------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the store, announce the service, join its group and begin.
+
+        Raises:
+            TopicMissing: naming every topic that is missing.
+            SchemaRefused: an event class would break readers.
+            StoreUnreachable, StoreMismatch, ConfigurationError, BrokerUnreachable, RegistryUnreachable
+        """
+        service = self.service
+        try:
+            self._commit = await self._open_store()
+            self._dispatcher.use(self._commit.commit)
+            await self._codec.prepare((*service.produces, HandlerFailed))
+            await announce(service, self._transport)
+            await self._learn_definitions()
+            self._consumer = await self._subscribe()
+        except BaseException:
+            await self._close_parts()
+            raise
+        self._ended = asyncio.get_running_loop().create_future()
+        loops = {"commit": self._dispatcher.commit_forever, "offsets": self._commit_offsets, "tick": self._keep_house}
+        self._tasks = [self._watch(run(), f"{service.name} {name}") for name, run in loops.items()]
+        self._polling = self._watch(self._poll(), f"{service.name} poll")
+        log.info("service runs", service=service.name, topics=list(service.consumes), store=self._store_name())
+
+    async def stop(self) -> None:
+        """Stop reading, let running handlers end (at most the service's `drain`), commit, and leave the group."""
+        if self._polling is None:
+            return
+        self._stopping = True
+        self._tick.set()
+        await asyncio.gather(self._polling, return_exceptions=True)
+        self._polling = None
+        if not await self._dispatcher.drain(lambda _: True, self.service.drain / SECOND):
+            log.warning(
+                "handlers did not end in time; their events will come again",
+                service=self.service.name,
+                handlers=sorted({job.route.name for job in self._dispatcher.jobs}),
+            )
+        await self._dispatcher.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            await self._commit_now(None)
+        except ChoreoError as error:
+            log.warning("offsets not committed at the end; their events will come again", error=error.message)
+        await self._close_parts()
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+        log.info("service stopped", service=self.service.name, handled=self.counters.handled)
+
+    async def wait(self) -> None:
+        """Wait until the worker is stopped.
+
+        Raises:
+            ChoreoError: what it cannot go on without a person: a lost position, a missing topic.
+        """
+        assert self._ended is not None, "start the worker first"
+        await asyncio.shield(self._ended)
+
+    async def idle(self) -> bool:
+        """Say whether nothing is left to do (ruling R18).
+
+        No record waits, nothing is in flight, nothing parked is due within a second, and the outbox is empty.
+        """
+        consumer = self._consumer
+        if consumer is None or not self._assigned or self._admitting or self._dispatcher.jobs:
+            return False
+        if self._ledger.unfinished() or self._offsets_due.is_set() or self._offsets_lock.locked():
+            return False
+        places = sorted(consumer.assignment())
+        ends = await consumer.end_offsets(places)
+        if any(consumer.position(place) != ends[place] for place in places):
+            return False
+        database, relay = self._database, self._relay
+        if database is not None and relay is not None:
+            soon, parks = self._clock() + SECOND, self._parking
+            if parks and await database.read(lambda connection: parking.any_due(connection, parks, soon)):
+                return False
+            if await relay.depth():
+                return False
+        return not (self._dispatcher.jobs or self._admitting or self._ledger.unfinished())
+
+    async def _open_store(self) -> StoreCommit | StatelessCommit:
+        service = self.service
+        if service.store is None:
+            return StatelessCommit(self._transport, self._tracing.acknowledged)
+        given = service.store
+        url = self._settings.service_store_url(service.name) if isinstance(given, Default) else given
+        database = self._database = await Database.open(url, clock=self._clock)
+        await database.ensure_schema("services", inbox.metadata, inbox.HEAD)
+        tables = service.tables
+        if tables is not None:
+            await database.write(lambda connection: tables.create_all(connection))
+        relay = Relay(database, self._transport, clock=self._clock, acknowledged=self._tracing.acknowledged)
+        await relay.start()
+        self._relay = relay
+        return StoreCommit(database, relay, self._execution, service.claim, self._dispatcher.followers)
+
+    async def _subscribe(self) -> Consumer:
+        client = f"{self.service.name}-{os.getpid()}"
+        return await self._transport.subscribe(self.service.name, self.service.consumes, listener=self, client=client)
+
+    async def _close_parts(self) -> None:
+        if self._consumer is not None:
+            await self._consumer.close()
+            self._consumer = None
+        if self._relay is not None:
+            await self._relay.close()
+        if self._database is not None:
+            await self._database.close()
+        if self._own_registry:
+            await self._registry.close()
+
+    def _store_name(self) -> str:
+        return self._database.url if self._database is not None else "none"
+
+    def _watch(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._task_ended)
+        return task
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        log.error("service cannot go on", service=self.service.name, error=str(error))
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_exception(error)
+            self._ended.exception()  # told above, also where nobody waits
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    async def _poll(self) -> None:
+        while not self._stopping:
+            consumer = self._consumer
+            assert consumer is not None
+            room = MOST_IN_FLIGHT - len(self._dispatcher.jobs)
+            self._throttle(consumer, room)
+            try:
+                # Also without room: whoever does not poll is taken for dead. What is paused gives nothing.
+                timeout = _POLL if room > 0 else _BUSY_POLL
+                records = await consumer.poll(most=max(1, min(room, _BATCH)), timeout=timeout)
+            except TransportError as error:
+                if not error.retryable:
+                    raise
+                await self._reconnect(error)
+                continue
+            if records:
+                self._admitting = True
+                try:
+                    await self._admit(records)
+                finally:
+                    self._admitting = False
+
+    def _throttle(self, consumer: Consumer, room: int) -> None:
+        """Pause what is read too far ahead of what is finished."""
+        assignment = consumer.assignment()
+        full = room <= 0 or (self._paused == assignment and room < MOST_IN_FLIGHT // 2)
+        wanted = (
+            assignment if full else frozenset(place for place in assignment if self._ledger.span(place) >= MOST_SPAN)
+        )
+        if wanted == self._paused:
+            return
+        if back := sorted((self._paused - wanted) & assignment):
+            consumer.resume(back)
+        if more := sorted(wanted - self._paused):
+            consumer.pause(more)
+        self._paused = wanted
+
+    async def _admit(self, records: Sequence[Delivery]) -> None:
+        epochs = self._epochs
+        noted = [(record, epochs.get(record.place, 0)) for record in records]
+        for record in records:  # before anything is awaited: a rebalance must know of them
+            self._ledger.begin(record.place, record.offset)
+        readings = [self._reader.read(record) for record in records]
+        known = await self._look_up(readings) if self._database is not None else {}
+        for (record, epoch), reading in zip(noted, readings, strict=True):
+            if self._stopping or record.place in self._revoked or epochs.get(record.place, 0) != epoch:
+                continue  # whoever reads on there reads it again
+            receipt = Receipt(record, len(reading.routes), epoch)
+            if not reading.routes:
+                self.counters.skipped += 1
+                self._settle(receipt)
+            for route in reading.routes:
+                job = Job(route, reading.envelope, record, receipt, route.stage)
+                self._admit_job(job, reading, known.get(job.key))
+
+    def _admit_job(self, job: Job, reading: Reading, row: Row | None) -> None:
+        if row is not None:
+            job.replayed = row.state == "failed" and any(name == REPLAY for name, _ in job.envelope.extra)
+            verdict = judge_event(row, None, replayed=job.replayed)
+            if verdict != "run":
+                again = inbox.unpack(row.answer) if row.answer is not None and verdict == "duplicate" else ()
+                job.result = Result("duplicates" if verdict == "duplicate" else "refused", None, again)
+                job.stage = Stage.RECORD
+        if job.stage is not Stage.RECORD and reading.error is not None:
+            job.result, job.stage = self._execution.dead(job, reading.error), Stage.RECORD
+        self._dispatcher.admit(job)
+
+    async def _look_up(self, readings: Sequence[Reading]) -> Mapping[Key, Row]:
+        """Ask the inbox once for the whole batch, and where parking is possible, which keys wait."""
+        database = self._database
+        assert database is not None
+        ids = [reading.envelope.id for reading in readings if reading.routes]
+        lanes = [(route.name, reading.envelope.key) for reading in readings for route in reading.routes if route.parks]
+        pause = 0.1
+        while not self._stopping:
+            try:
+                rows, parked = await database.read(
+                    lambda connection: (
+                        inbox.look_up(connection, ids),
+                        parking.lanes(connection, lanes) if lanes else set(),
+                    )
+                )
+            except StoreError as error:
+                log.warning("the store does not answer, reading waits", service=self.service.name, error=error.message)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 5.0)
+                continue
+            self._dispatcher.parked |= parked
+            return rows
+        return {}
+
+    # -- finishing ----------------------------------------------------------------------------------------------------
+
+    def _finished(self, job: Job, kind: Kind) -> None:
+        setattr(self.counters, kind, getattr(self.counters, kind) + 1)
+        if kind == "refused":
+            log.info(
+                "event refused: it was undone before it came",
+                service=self.service.name,
+                handler=job.route.handler.name,
+                event_id=job.envelope.id,
+                saga_id=job.envelope.saga_id,
+            )
+        if job.retried:
+            self._tick.set()  # what waits behind it may be due
+        if job.receipt is not None:
+            self._settle(job.receipt)
+
+    def _settle(self, receipt: Receipt) -> None:
+        receipt.left -= 1
+        place = receipt.delivery.place
+        if receipt.left <= 0 and self._epochs.get(place, 0) == receipt.epoch:
+            self._ledger.finish(place, receipt.delivery.offset)
+            self._offsets_due.set()
+
+    def _committed(self) -> None:
+        assert self._commit is not None
+        self.counters.transactions = self._commit.transactions
+        self.counters.retries = self._dispatcher.retries
+
+    async def _commit_offsets(self) -> None:
+        while True:
+            await self._offsets_due.wait()
+            async with self._offsets_lock:
+                self._offsets_due.clear()
+                failpoint("service.before_offsets")
+                try:
+                    await self._commit_now(None)
+                except CommitRefused:
+                    pass  # a rebalance is under way; whoever owns them now meets the inbox
+                except ChoreoError as error:
+                    log.warning("offsets not committed, tried again", service=self.service.name, error=error.message)
+                    await asyncio.sleep(1.0)
+                    self._offsets_due.set()
+
+    async def _commit_now(self, places: frozenset[TopicPartition] | None) -> None:
+        offsets = self._ledger.committable(places)
+        consumer = self._consumer
+        if not offsets or consumer is None:
+            return
+        try:
+            await consumer.commit(offsets)
+        except ChoreoError:
+            self._ledger.put_back(offsets)
+            raise
+
+    # -- rebalances ---------------------------------------------------------------------------------------------------
+
+    async def on_revoked(self, partitions: frozenset[TopicPartition]) -> None:
+        """Finish what runs of these partitions, commit it, and forget the rest; see `Listener`."""
+        self._assigned = False
+        self._revoked |= partitions
+        chosen = of_places(partitions)
+        if not await self._dispatcher.drain(chosen, self.service.drain / SECOND):
+            log.warning("handlers did not end before a rebalance; their events come again", service=self.service.name)
+        try:
+            await self._commit_now(partitions)
+        except ChoreoError as error:
+            log.warning("offsets not committed before a rebalance; their events come again", error=error.message)
+        self._ledger.forget(partitions)
+        for place in partitions:
+            self._epochs[place] = self._epochs.get(place, 0) + 1
+        self._revoked -= partitions
+
+    async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
+        """Begin with nothing paused; see `Listener`."""
+        self._paused = frozenset()
+        self._assigned = True
+
+    async def _reconnect(self, error: TransportError) -> None:
+        """Join the group anew after the connection broke for good."""
+        log.warning("the broker does not answer, reading waits", service=self.service.name, error=error.message)
+        pause = 0.5
+        while not self._stopping:
+            if self._consumer is not None:
+                places = self._consumer.assignment()
+                await self.on_revoked(places)
+                await self._consumer.close()
+                self._consumer = None
+            await asyncio.sleep(pause)
+            try:
+                self._consumer = await self._subscribe()
+                return
+            except TransportError as again:
+                if not again.retryable:
+                    raise
+                pause = min(pause * 2, 10.0)
+
+    # -- housekeeping -------------------------------------------------------------------------------------------------
+
+    async def _keep_house(self) -> None:
+        """Try what is parked and due, and take note of new sagas."""
+        next_look = self._clock() + _DEFINITIONS_EVERY
+        while not self._stopping:
+            self._tick.clear()
+            try:
+                if self._parking and self._assigned:
+                    await self._try_parked()
+                if self._clock() >= next_look:
+                    next_look = self._clock() + _DEFINITIONS_EVERY
+                    await self._learn_definitions()
+            except ChoreoError as error:
+                log.warning("housekeeping waits", service=self.service.name, error=error.message)
+            try:
+                await asyncio.wait_for(self._tick.wait(), _TICK)
+            except TimeoutError:
+                pass
+
+    async def _learn_definitions(self) -> None:
+        found = await self._definitions.changed()
+        if found is not None:
+            self._execution.learn_definitions(found)
+
+    async def _try_parked(self) -> None:
+        database = self._database
+        assert database is not None
+        now, names = self._clock(), self._parking
+        if not await database.read(lambda connection: parking.any_due(connection, names, now)):
+            return
+        rows = await database.write(lambda connection: parking.take_due(connection, names, now, _PARKED_LEASE))
+        routes = {route.name: route for route in self._reader.routes}
+        for row in rows:
+            if (row.handler, row.event_id) in self._dispatcher.met:
+                continue
+            envelope = self._reader.read(row.delivery).envelope
+            route = routes[row.handler]
+            job = Job(route, envelope, row.delivery, None, route.stage, retried=True)
+            # One more try for what failed already, and the pauses go on growing; all of them for what only waited.
+            job.attempt = row.attempts
+            job.told = row.attempts > 0
+            self._dispatcher.admit(job)
