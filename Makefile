@@ -37,17 +37,17 @@ clean: ## Remove the environment and everything that was built; the cache of dow
 	rm -rf $(VENV) build dist *.egg-info .choreo .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	find events tracing services saga tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(BIN)/python:
+$(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "choreo needs Python 3.11 or newer; $(PYTHON) is `$(PYTHON) -V 2>&1`. Name one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 # An editable installation always runs the code as it is now, so it goes stale only with its dependencies.
-$(VENV)/installed: pyproject.toml | $(BIN)/python
+$(VENV)/installed: pyproject.toml | $(BIN)/pip
 	@test -e $(VENV)/installed-for-tests || { echo "installing (once)"; $(BIN)/python -m pip install --quiet --editable .; }
 	@touch $@
 
 # mypy and setuptools must see the checkout, whatever it is called, as the package `choreo`: hence the link.
-$(VENV)/installed-for-tests: pyproject.toml tests/requirements.txt | $(BIN)/python
+$(VENV)/installed-for-tests: pyproject.toml tests/requirements.txt | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --requirement tests/requirements.txt --editable .
 	@mkdir -p $(VENV)/src && ln -sfn ../.. $(VENV)/src/choreo
 	@touch $@
