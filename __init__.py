@@ -1,1 +1,115 @@
-"""choreo."""
+"""choreo: independent async services react to Kafka events, a saga coordinator tracks, undoes and draws each process.
+
+Everything public is imported from here; names are loaded when they are first used, so that `saga --help` stays quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .events.errors import (
+        AmbiguousSaga,
+        BrokerUnreachable,
+        ChoreoError,
+        ConfigurationError,
+        DecodeError,
+        DefinitionError,
+        EncodeError,
+        EventError,
+        LimitExceeded,
+        MissingKey,
+        NotYet,
+        Permanent,
+        PositionLost,
+        Refused,
+        RegistryUnreachable,
+        SagaError,
+        SagaNotFound,
+        SchemaRefused,
+        StoreError,
+        StoreMismatch,
+        StoreUnreachable,
+        TopicMissing,
+        TransportError,
+    )
+    from .events.event import Event
+    from .events.failures import HandlerFailed
+    from .events.publisher import BlockingPublisher, Publisher
+    from .events.settings import Settings, load_settings
+    from .events.source import Dated
+    from .saga.coordinator import Coordinator
+    from .saga.saga import Saga, step
+    from .services.context import Context, Transaction
+    from .services.retry import Retry
+    from .services.service import Service
+
+_HOME = {
+    "Event": "events.event",
+    "HandlerFailed": "events.failures",
+    "Publisher": "events.publisher",
+    "BlockingPublisher": "events.publisher",
+    "Dated": "events.source",
+    "Settings": "events.settings",
+    "load_settings": "events.settings",
+    "Service": "services.service",
+    "Retry": "services.retry",
+    "Context": "services.context",
+    "Transaction": "services.context",
+    "Saga": "saga.saga",
+    "step": "saga.saga",
+    "Coordinator": "saga.coordinator",
+}
+
+__all__ = [  # noqa: RUF022 - by use, errors last
+    "Event",
+    "Publisher",
+    "BlockingPublisher",
+    "Dated",
+    "Service",
+    "Retry",
+    "Context",
+    "Transaction",
+    "HandlerFailed",
+    "Saga",
+    "step",
+    "Coordinator",
+    "Settings",
+    "load_settings",
+    "AmbiguousSaga",
+    "BrokerUnreachable",
+    "ChoreoError",
+    "ConfigurationError",
+    "DecodeError",
+    "DefinitionError",
+    "EncodeError",
+    "EventError",
+    "LimitExceeded",
+    "MissingKey",
+    "NotYet",
+    "Permanent",
+    "PositionLost",
+    "Refused",
+    "RegistryUnreachable",
+    "SagaError",
+    "SagaNotFound",
+    "SchemaRefused",
+    "StoreError",
+    "StoreMismatch",
+    "StoreUnreachable",
+    "TopicMissing",
+    "TransportError",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME.get(name, 'events.errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

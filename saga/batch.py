@@ -223,8 +223,8 @@ class Batch:
             if (instance.id, early.input.id) not in self._seen:
                 self.apply(work, early.input, Arrival(early.delivery, envelope, early.input, (target,)))
 
-    def apply(self, work: _Work, input_: Input, arrival: Arrival | None = None) -> Transition | None:
-        """Apply one input to one saga; gives None where its definition is not known here."""
+    def apply(self, work: _Work, input_: Input, arrival: Arrival | None = None) -> Transition:
+        """Apply one input to one saga."""
         definition = self._pinned(work.instance)
         transition = advance(definition, work.instance, input_, self.now)
         if isinstance(input_, Elapsed) and transition.verdict == "ignored":
@@ -338,6 +338,8 @@ class Batch:
         Raises:
             LostRace: another coordinator was faster; nothing of this transaction may be kept.
         """
+        for refused in self.refused:
+            self._ignore("", refused.arrival, "undecodable")
         works = [work for runs in self._runs.values() for work in runs.values()]
         new = [work.instance for work in works if work.before is None]
         changed = [
@@ -358,6 +360,10 @@ class Batch:
             for work in works
             if work.before is None or work.instance.seq != work.before.seq
         ]
+
+    def count_expired(self, row: Any) -> None:
+        """Count a parked event whose saga never came."""
+        self._count(row.type, row.topic, row.event_type, "unmatched", row.event_id)
 
     def _park(self, arrival: Arrival, target: Target, event: Observed) -> None:
         if self._newest(target.type).unmatched == "ignore":

@@ -164,8 +164,7 @@ def update_sagas(connection: Connection, changed: Sequence[tuple[int, Instance]]
         return
     rows = [{"the_id": instance.id, "the_seq": before, **_saga_columns(instance, now)} for before, instance in changed]
     same = and_(saga.c.id == bindparam("the_id"), saga.c.seq == bindparam("the_seq"))
-    values = {column.name: bindparam(column.name) for column in saga.columns}
-    result = connection.execute(update(saga).where(same).values(values), rows)
+    result = connection.execute(update(saga).where(same), rows)
     # PostgreSQL's driver counts no rows here; there the rows are locked since they were read.
     if result.supports_sane_multi_rowcount() and result.rowcount != len(rows):
         raise LostRace("one of these sagas was changed by another coordinator")
@@ -231,8 +230,9 @@ def load_positions(connection: Connection, group: str) -> dict[TopicPartition, t
 
 def put_sent(connection: Connection, rows: Sequence[Held], now: int, release_at: Mapping[str, int]) -> None:
     """Keep commands as they go out; those in `release_at` are held back until then."""
+    chunk: Sequence[Held]
     for chunk in _chunks(rows):
-        values: list[dict[str, Any]] = [
+        values = [
             {
                 "id": row.id,
                 "saga_id": row.saga_id,
@@ -263,6 +263,13 @@ def release(connection: Connection, until: int, most: int) -> list[Record]:
     for chunk in _chunks([row.id for row in rows]):
         connection.execute(update(sent).where(sent.c.id.in_(chunk)).values(release_at=None))
     return [_sent_record(row) for row in rows]
+
+
+def any_held_or_expired(connection: Connection, now: int) -> bool:
+    """Tell whether a held command or a parked event is due."""
+    held = select(sent.c.id).where(sent.c.release_at <= now).limit(1)
+    late = select(parked.c.event_id).where(parked.c.expires_at <= now).limit(1)
+    return connection.execute(held).first() is not None or connection.execute(late).first() is not None
 
 
 def switch(connection: Connection, name: str) -> str:

@@ -1,0 +1,441 @@
+"""The coordinator: reads what services say, applies it batch by batch, sends what `advance` decides.
+
+One task polls; a batch is one database transaction; what it decided is published after the commit. Any number of
+coordinators share the work as one consumer group (ruling R9); a process may be killed at any moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import structlog
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from ..events.catalog import announce, read_catalog
+from ..events.clock import SECOND, Clock, system_clock
+from ..events.codec import Codec, UnknownSchema, read_structured
+from ..events.database import Database
+from ..events.envelope import Delivery, Envelope, Record, TopicPartition, read_envelope
+from ..events.errors import (
+    ChoreoError,
+    ConfigurationError,
+    DecodeError,
+    EventError,
+    RegistryUnreachable,
+    StoreUnreachable,
+)
+from ..events.failpoints import failpoint
+from ..events.failures import HandlerFailed
+from ..events.outbox import OutboxRow, Relay
+from ..events.partitioner import partition_for
+from ..events.registry import open_registry
+from ..events.settings import Settings
+from ..events.transport import Consumer, Transport
+from ..services.dead_letters import Failure, dead_letter
+from ..tracing.headers import parse_traceparent
+from ..tracing.ids import trace_id
+from ..tracing.spans import Tracing
+from . import definitions, operators, store, timers
+from .batch import Batch, Knowledge, Moved, Refused
+from .commands import Sender
+from .emission import Emission
+from .inputs import HandlerGaveUp, Observed
+from .instance import Instance
+from .ordering import in_order
+from .positions import Gap, Positions
+from .rate import Rate
+from .routing import FAILURES, Arrival, Routes
+from .saga import Saga
+from .tables import HEAD, metadata
+
+log = structlog.get_logger("choreo.coordinator")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a coordinator works.
+
+    Args:
+        batch: records in one transaction at most.
+        poll: seconds that a poll waits for the first record.
+        tick: seconds between looks at timers and commands.
+        undo_rate: undo commands per second at most, so that a mass failure does not become a flood.
+        breaker: when mass timeouts are held for a person.
+        gap: what to do when records were deleted before they were read.
+    """
+
+    batch: int = 1_000
+    poll: float = 0.1
+    tick: float = 0.2
+    undo_rate: int = 500
+    breaker: timers.Breaker = field(default_factory=timers.Breaker)
+    gap: Gap = "stop"
+
+
+class Coordinator:
+    """Tracks sagas, one member of the coordinators' group.
+
+    Args:
+        sagas: the saga classes to run; several versions of one type may stand side by side.
+        transport: an open broker.
+        database: the store; the coordinator makes its tables where they are missing.
+        settings: group, namespace, registry.
+        tracing: where spans go.
+        clock: this process's clock; PostgreSQL's own is used where there is one.
+        options: how it works.
+    """
+
+    def __init__(
+        self,
+        sagas: Sequence[type[Saga]],
+        *,
+        transport: Transport,
+        database: Database,
+        settings: Settings,
+        tracing: Tracing | None = None,
+        clock: Clock = system_clock,
+        options: Options | None = None,
+    ) -> None:
+        if not sagas:
+            raise ConfigurationError("a coordinator needs at least one saga")
+        self._loaded = definitions.load(cls.declaration() for cls in sagas)
+        self._transport = transport
+        self._database = database
+        self._settings = settings
+        self._tracing = tracing if tracing is not None else Tracing(namespace=settings.namespace)
+        self._options = options if options is not None else Options()
+        self._registry = open_registry(settings, transport)
+        self._codec = Codec(self._registry)
+        self._relay = Relay(database, transport, clock=clock)
+        self._emission = Emission(self._tracing)
+        self._positions = Positions(database, settings.group, self._since, self._options.gap)
+        self._barrier = self._positions.barrier
+        self._rate = Rate(self._options.undo_rate)
+        self._stopping = asyncio.Event()
+        self._partitions: dict[str, int] = {}
+        self._begins: dict[str, int] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._caught_up = False
+        self.batches = 0
+        self.events = 0
+
+    @property
+    def group(self) -> str:
+        """Its consumer group."""
+        return self._settings.group
+
+    # ---- life --------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Make the tables, register and announce the definitions, join the group, and begin.
+
+        Raises:
+            ChoreoError: one clear line: a topic is missing, a definition changed, the store is of another release.
+        """
+        await self._database.ensure_schema("saga", metadata, HEAD)
+        await self._relay.start()
+        sent = [d.events[type_] for d in self._loaded.values() for type_ in {*d.builds, *d.definition.start}]
+        await self._codec.prepare(sent)
+        known, self._begins = await self._database.write(
+            lambda connection: definitions.register(connection, self._loaded, self._database.now(connection))
+        )
+        own = [declaration.definition for declaration in self._loaded.values()]
+        await announce(self._transport, *definitions.announcements(own, self._settings.namespace))
+        self._knowledge = Knowledge(
+            declarations=self._loaded,
+            newest=definitions.newest(self._loaded),
+            definitions=known,
+            catalog=await read_catalog(self._transport),
+            codec=self._codec,
+            sampled=self._sampled,
+            sender=Sender(self._settings.namespace),
+        )
+        self._routes = Routes(self._loaded.values(), self._begins)
+        self._partitions = {name: info.partitions for name, info in (await self._transport.topics()).items()}
+        self._consumer: Consumer = await self._transport.subscribe(
+            self.group, self._routes.topics, listener=self._positions, client="choreo-coordinator"
+        )
+        self._positions.bind(self._consumer)
+        left = await self._database.read(store.untraced)
+        self._emission.emit_again((known[each.type, each.version], each) for each in left)
+        self._task = asyncio.create_task(self._run(), name="choreo-coordinator")
+
+    async def wait(self) -> None:
+        """Wait until it stops.
+
+        Raises:
+            ChoreoError: it cannot go on without a person.
+        """
+        assert self._task is not None
+        await asyncio.shield(self._task)
+
+    async def stop(self, *, drain: float = 10.0) -> None:
+        """Finish the batch, leave the group, publish what is pending for at most `drain` seconds."""
+        self._stopping.set()
+        if self._task is not None:
+            await asyncio.gather(self._task, return_exceptions=True)
+            await self._positions.commit()
+            await self._consumer.close()
+        await self._relay.close(drain=drain)
+        ended = self._emission.take_ended()
+        if ended:
+            try:
+                await self._database.write(lambda connection: store.mark_traced(connection, ended))
+            except ChoreoError:
+                pass  # their spans are emitted once more, identical
+        await self._registry.close()
+
+    async def idle(self) -> bool:
+        """Tell whether nothing is left to do: all read, all sent, no timer due within a second (ruling R18)."""
+        if not self._caught_up or await self._positions.lag():
+            return False
+
+        def quiet(connection: Connection) -> bool:
+            soon = self._database.now(connection) + SECOND
+            return not timers.any_due(connection, soon) and not operators.any_pending(connection)
+
+        return await self._database.read(quiet) and await self._relay.depth() == 0
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        next_tick = 0.0
+        while not self._stopping.is_set():
+            self._positions.check()
+            try:
+                deliveries = await self._consumer.poll(most=self._options.batch, timeout=self._options.poll)
+                async with self._positions.busy:
+                    if deliveries:
+                        await self._process(deliveries)
+                    self._caught_up = not deliveries
+                    if loop.time() >= next_tick or not deliveries:
+                        await self._tick()
+                        next_tick = loop.time() + self._options.tick
+                if len(deliveries) >= self._options.batch // 2 or self._positions.paused:
+                    await self._positions.keep_together()
+            except (StoreUnreachable, RegistryUnreachable) as error:
+                log.warning("the coordinator waits", error=error.message)
+                self._positions.rewind()
+                await asyncio.sleep(0.5)
+            except ChoreoError as error:
+                if not error.retryable:
+                    raise
+                log.warning("the coordinator waits", error=error.message)
+                await asyncio.sleep(0.5)
+
+    # ---- events ------------------------------------------------------------------------------------------------
+
+    async def _process(self, deliveries: Sequence[Delivery]) -> None:
+        arrivals: list[Arrival] = []
+        refused: list[Refused] = []
+        readable: list[tuple[Delivery, Envelope]] = []
+        for delivery in deliveries:
+            try:
+                readable.append((delivery, read_structured(read_envelope(delivery), delivery.value or b"")))
+            except EventError as error:
+                refused.append(_unreadable(delivery, error))
+        for delivery, envelope in in_order(readable):
+            try:
+                arrivals.append(await self._routed(delivery, envelope))
+            except EventError as error:
+                refused.append(_unreadable(delivery, error, envelope))
+        if any(isinstance(arrival.input, HandlerGaveUp) for arrival in arrivals):
+            await self._refresh_catalog()
+        await self._apply_all(arrivals, refused, {d.place: d.offset + 1 for d in deliveries})
+        self.events += len(deliveries)
+        self._positions.advance(deliveries)
+
+    async def _routed(self, delivery: Delivery, envelope: Envelope) -> Arrival:
+        while True:
+            try:
+                if delivery.topic == FAILURES and envelope.type == HandlerFailed.spec().type:
+                    report = self._codec.decode(HandlerFailed, delivery.value or b"", envelope.content_type)
+                    return self._routes.failure(delivery, envelope, report, self._knowledge.catalog)
+                return self._routes.observe(delivery, envelope, self._read_field)
+            except UnknownSchema as error:
+                await self._codec.learn(error.schema_id)
+
+    def _read_field(self, delivery: Delivery, envelope: Envelope, field: str) -> str:
+        found = self._codec.decode_any(delivery.value or b"", envelope.content_type).get(field)
+        if found is None or found == "":
+            raise DecodeError(f"an event of type {envelope.type} has no {field!r}, so it belongs to no saga")
+        return str(found)
+
+    async def _apply_all(
+        self, arrivals: Sequence[Arrival], refused: Sequence[Refused], positions: Mapping[TopicPartition, int]
+    ) -> None:
+        """Apply a batch; where the store refuses it, find the record that is to blame and set that one aside."""
+        try:
+            await self._apply(arrivals, refused, positions)
+        except DBAPIError as error:
+            if len(arrivals) <= 1:
+                blamed = [
+                    Refused(arrival, f"the store refuses it: {type(error.orig).__name__}") for arrival in arrivals
+                ]
+                await self._apply([], [*refused, *blamed], positions)
+                return
+            middle = len(arrivals) // 2
+            await self._apply_all(arrivals[:middle], refused, {})
+            await self._apply_all(arrivals[middle:], [], positions)
+
+    async def _apply(
+        self, arrivals: Sequence[Arrival], refused: Sequence[Refused], positions: Mapping[TopicPartition, int]
+    ) -> None:
+        def work(batch: Batch) -> None:
+            batch.load(arrivals)
+            for arrival in arrivals:
+                batch.arrive(arrival)
+            batch.refused.extend(refused)
+            store.save_positions(batch.connection, self.group, positions, self._barrier.until())
+
+        await self._transact(work)
+
+    async def _transact(self, work: Callable[[Batch], None]) -> None:
+        """Run one transaction; a schema that is not known yet is fetched and the transaction made again."""
+        ended = self._emission.take_ended()
+        while True:
+            try:
+                rows, moves = await self._database.write(lambda connection: self._within(connection, work, ended))
+                break
+            except UnknownSchema as error:
+                await self._codec.learn(error.schema_id)
+            except store.LostRace:
+                continue
+            except BaseException:
+                self._emission.ended[:0] = ended
+                raise
+        failpoint("coordinator.after_commit")
+        self.batches += 1
+        self._relay.publish(rows)
+        self._emission.emit(moves)
+
+    def _within(
+        self, connection: Connection, work: Callable[[Batch], None], ended: Sequence[str]
+    ) -> tuple[list[OutboxRow], list[Moved]]:
+        failpoint("coordinator.in_transaction")
+        self._relay.settle(connection)
+        store.mark_traced(connection, ended)
+        now = self._database.now(connection)
+        batch = Batch(connection, self._knowledge, now)
+        work(batch)
+        for refused in batch.refused:
+            batch.records.append(_set_aside(refused, now))
+        moves = batch.write()
+        records = self._released(connection, batch)
+        rows = self._relay.put(connection, records)
+        failpoint("coordinator.before_commit")
+        return rows, moves
+
+    def _released(self, connection: Connection, batch: Batch) -> list[Record]:
+        """Keep the commands, and hold back the undos that are above the rate or stopped."""
+        if not batch.held:
+            return batch.records
+        undos = [command for command in batch.held if command.kind == "undo"]
+        if undos and timers.stopped(connection):
+            release_at = {command.id: operators.FAR for command in undos}
+        else:
+            release_at = self._rate.hold_back([command.id for command in undos], batch.now)
+        store.put_sent(connection, batch.held, batch.now, release_at)
+        return [*batch.records, *(command.record for command in batch.held if command.id not in release_at)]
+
+    # ---- time and people ---------------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        """Look at timers, commands, held undos and parked events; write only where there is something to do."""
+        now, due, asked, late = await self._database.read(self._look)
+        await self._positions.raise_barrier(now)
+        if due or late:
+            await self._transact(self._fire)
+        if asked:
+            await self._transact(_obey)
+        await self._positions.commit()
+
+    def _look(self, connection: Connection) -> tuple[int, bool, bool, bool]:
+        now = self._database.now(connection)
+        return (
+            now,
+            timers.any_due(connection, now),
+            operators.any_pending(connection),
+            store.any_held_or_expired(connection, now),
+        )
+
+    def _fire(self, batch: Batch) -> None:
+        connection, now = batch.connection, batch.now
+        store.save_positions(connection, self.group, self._positions.processed, self._barrier.until())
+        until = self._until(connection)
+        readable = min(until.values(), default=0)
+        held = timers.held(connection)
+        if not held and (over := timers.mass_timeout(connection, min(now, readable), self._options.breaker)):
+            log.error(
+                "too many sagas pass a limit at once: timers are held until somebody says `saga resume`", sagas=over
+            )
+            timers.hold(connection, now, over)
+            held = True
+        stopped = timers.stopped(connection)
+        due = timers.due(connection, now, lambda each: self._read_until(each, until), held=held, stopped=stopped)
+        batch.load_keys([(instance.type, instance.key) for instance, _ in due])
+        batch.elapse(due)
+        batch.records.extend(store.release(connection, now, self._options.undo_rate))
+        for row in store.expired(connection, min(now, readable)):
+            batch.count_expired(row)
+
+    def _until(self, connection: Connection) -> dict[TopicPartition, int]:
+        """Until when each partition was read, by us or by another coordinator."""
+        until = {place: read for place, (_, read) in store.load_positions(connection, self.group).items()}
+        until.update({place: max(read, until.get(place, 0)) for place, read in self._barrier.until().items()})
+        topics = set(self._routes.topics)
+        return {
+            TopicPartition(topic, number): until.get(TopicPartition(topic, number), 0)
+            for topic in topics
+            for number in range(self._partitions.get(topic, 0))
+        }
+
+    def _read_until(self, instance: Instance, until: Mapping[TopicPartition, int]) -> int:
+        """Until when every partition that can carry an answer for this saga was read."""
+        definition = self._knowledge.definitions[instance.type, instance.version]
+        key = instance.key.encode()
+        least = until[TopicPartition(FAILURES, partition_for(key, self._partitions[FAILURES]))]
+        foreign = {definition.topics[type_] for type_ in definition.correlate}
+        for topic in definition.consumed_topics:
+            count = self._partitions.get(topic, 0)
+            numbers: Iterable[int] = range(count) if topic in foreign else (partition_for(key, count),)
+            least = min([least, *(until.get(TopicPartition(topic, number), 0) for number in numbers)])
+        return least
+
+    # ---- small pieces ------------------------------------------------------------------------------------------
+
+    def _since(self, topic: str) -> int:
+        """Where the history of a topic begins, microseconds: the earliest of the definitions that read it."""
+        concerned = [d.definition for d in self._loaded.values() if topic in d.definition.consumed_topics]
+        return min((self._begins[definition.type] for definition in concerned), default=0)
+
+    async def _refresh_catalog(self) -> None:
+        self._knowledge = replace(self._knowledge, catalog=await read_catalog(self._transport))
+
+    def _sampled(self, saga_id: str, origin: str | None) -> bool:
+        context = parse_traceparent(origin)
+        derived = trace_id(self._settings.namespace, saga_id)
+        return self._tracing.sampling.decide(derived, context is not None and bool(context.trace_flags.sampled))
+
+
+def _obey(batch: Batch) -> None:
+    for asked in operators.take(batch.connection):
+        operators.apply(batch, asked)
+
+
+def _unreadable(delivery: Delivery, error: EventError, envelope: Envelope | None = None) -> Refused:
+    """Set a record aside that says nothing a saga could use."""
+    if envelope is None:
+        id_ = f"{delivery.topic}/{delivery.partition}/{delivery.offset}"
+        envelope = Envelope(id_, "", delivery.topic, delivery.timestamp * 1_000, "")
+    observed = Observed(envelope.id, envelope.type, envelope.source, envelope.time)
+    return Refused(Arrival(delivery, envelope, observed, ()), error.message)
+
+
+def _set_aside(refused: Refused, now: int) -> Record:
+    """Make the dead letter of a record that the coordinator could not apply."""
+    error = DecodeError(refused.reason)
+    failure = Failure(service="choreo.coordinator", handler="", error=error, attempts=0, dead=True, now=now)
+    return dead_letter(refused.arrival.delivery, failure)

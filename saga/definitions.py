@@ -1,0 +1,109 @@
+"""Register definitions in the store and announce them to the services, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from sqlalchemy import Connection
+
+from ..events.catalog import DefinitionAnnouncement, StepAnnouncement
+from ..events.errors import DefinitionError
+from . import store
+from .declaration import Declaration
+from .definition import Definition
+
+Loaded = Mapping[tuple[str, int], Declaration]
+
+
+def load(declarations: Iterable[Declaration]) -> dict[tuple[str, int], Declaration]:
+    """Index declarations by type and version.
+
+    Raises:
+        DefinitionError: two different ones claim the same version.
+    """
+    found: dict[tuple[str, int], Declaration] = {}
+    for declaration in declarations:
+        definition = declaration.definition
+        known = found.setdefault((definition.type, definition.version), declaration)
+        if known.definition.hash != definition.hash:
+            raise _two_contents(definition)
+    return found
+
+
+def newest(loaded: Loaded) -> dict[str, Declaration]:
+    """Give the declaration that new instances of each type get."""
+    return {type_: loaded[type_, version] for type_, version in sorted(loaded)}
+
+
+def register(
+    connection: Connection, loaded: Loaded, now: int
+) -> tuple[dict[tuple[str, int], Definition], dict[str, int]]:
+    """Register what is loaded and read what is registered.
+
+    Returns:
+        Every definition by type and version, and where the history of each type begins (ruling R2), microseconds.
+
+    Raises:
+        DefinitionError: a version is registered with another content (ruling R13).
+    """
+    known = store.stored_definitions(connection)
+    begins: dict[str, int] = {}
+    for (type_, _), (_, _, active_from) in known.items():
+        begins[type_] = min(active_from, begins.get(type_, active_from))
+    for key, declaration in sorted(loaded.items()):
+        definition = declaration.definition
+        if key in known and known[key][1] != definition.hash:
+            raise _two_contents(definition)
+        begins.setdefault(definition.type, _begin(definition, now))
+        store.save_definition(connection, definition, now, begins[definition.type])
+    definitions = {key: definition for key, (definition, _, _) in known.items()}
+    definitions.update({key: declaration.definition for key, declaration in loaded.items()})
+    return definitions, begins
+
+
+def announcements(definitions: Sequence[Definition], namespace: str) -> list[DefinitionAnnouncement]:
+    """Make what services need to know of these definitions."""
+    return [
+        DefinitionAnnouncement(
+            type=definition.type,
+            version=definition.version,
+            hash=definition.hash,
+            namespace=namespace,
+            start=list(definition.start),
+            key=definition.key,
+            correlate=dict(definition.correlate),
+            topics=dict(definition.topics),
+            rerun=definition.rerun,
+            observe_only=definition.observe_only,
+            steps=[
+                StepAnnouncement(
+                    name=step.name,
+                    index=step.index,
+                    after=list(step.after),
+                    done=list(step.done),
+                    failed=list(step.failed),
+                    send=step.send,
+                    undo=step.undo,
+                    undone=list(step.undone),
+                    pivot=step.pivot,
+                    optional=step.optional,
+                )
+                for step in definition.steps
+            ],
+        )
+        for definition in definitions
+    ]
+
+
+def _begin(definition: Definition, now: int) -> int:
+    if definition.active_from == "beginning":
+        return 0
+    return now if isinstance(definition.active_from, str) else definition.active_from
+
+
+def _two_contents(definition: Definition) -> DefinitionError:
+    return DefinitionError(
+        f"saga {definition.type}: version {definition.version} exists with another content; "
+        f"running instances depend on it, so give this one version={definition.version + 1}",
+        saga_type=definition.type,
+    )

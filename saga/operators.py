@@ -1,0 +1,152 @@
+"""What people ask for: rows in the store, which works with Kafka down; only a coordinator applies them (ruling R17)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+from sqlalchemy import Connection, insert, select, update
+
+from ..events.clock import system_clock
+from ..events.codec import to_record
+from ..events.envelope import Envelope, Record
+from ..events.errors import EventError, Refused
+from ..events.ids import derived_id, new_id
+from . import store, timers
+from .batch import Batch, Knowledge
+from .inputs import Operator
+from .names import parse_saga_id
+from .tables import command, sent
+
+PENDING = "pending"
+APPLIED = "applied"
+REFUSED = "refused"
+
+_MOST = 200
+FAR = 1 << 62
+
+
+class Asked(NamedTuple):
+    """A command row."""
+
+    id: str
+    saga_id: str | None
+    kind: str
+    arguments: dict[str, Any]
+    by: str
+    reason: str
+
+
+class Answer(NamedTuple):
+    """What became of a command: pending, applied or refused, with a sentence."""
+
+    state: str
+    result: str
+
+
+def ask(
+    connection: Connection, kind: str, *, saga_id: str | None = None, by: str, reason: str = "", **arguments: Any
+) -> str:
+    """Write a command row; give its id."""
+    id_ = new_id()
+    row = {
+        "id": id_,
+        "saga_id": saga_id,
+        "kind": kind,
+        "arguments": json.dumps(arguments),
+        "by": by,
+        "reason": reason,
+        "at": system_clock(),
+        "state": PENDING,
+    }
+    connection.execute(insert(command), row)
+    return id_
+
+
+def answer(connection: Connection, id_: str) -> Answer:
+    """Read what became of a command."""
+    row = connection.execute(select(command.c.state, command.c.result).where(command.c.id == id_)).one()
+    return Answer(row.state, row.result or "")
+
+
+def any_pending(connection: Connection) -> bool:
+    """Tell whether a command waits."""
+    return connection.execute(select(command.c.id).where(command.c.state == PENDING).limit(1)).first() is not None
+
+
+def take(connection: Connection) -> list[Asked]:
+    """Lock the commands that wait, in the order in which they were written."""
+    query = select(command).where(command.c.state == PENDING).order_by(command.c.at, command.c.id).limit(_MOST)
+    rows = connection.execute(query.with_for_update(skip_locked=True)).all()
+    return [Asked(row.id, row.saga_id, row.kind, json.loads(row.arguments), row.by, row.reason) for row in rows]
+
+
+def apply(batch: Batch, asked: Asked) -> None:
+    """Apply one command within a batch and write its answer."""
+    try:
+        answered = Answer(APPLIED, _apply(batch, asked))
+    except Refused as error:
+        answered = Answer(REFUSED, error.message)
+    batch.connection.execute(
+        update(command)
+        .where(command.c.id == asked.id)
+        .values(state=answered.state, result=answered.result, done_at=batch.now)
+    )
+
+
+def _apply(batch: Batch, asked: Asked) -> str:
+    match asked.kind:
+        case "start":
+            return _start(batch, asked)
+        case "stop":
+            store.set_switch(batch.connection, timers.UNDO, timers.STOPPED, batch.now, asked.by)
+            held = update(sent).where(sent.c.release_at.isnot(None)).values(release_at=FAR)
+            batch.connection.execute(held)
+            return "compensation is stopped; `saga resume` lets it go on"
+        case "resume":
+            store.set_switch(batch.connection, timers.UNDO, "", batch.now, asked.by)
+            timers.let_through(batch.connection, batch.now, asked.by)
+            batch.connection.execute(update(sent).where(sent.c.release_at == FAR).values(release_at=batch.now))
+            return "timers and compensation go on"
+        case "cancel" | "retry-undo" | "mark-undone":
+            return _operate(batch, asked)
+    raise Refused(f"{asked.kind!r} is not a command that this coordinator knows")
+
+
+def _operate(batch: Batch, asked: Asked) -> str:
+    name = parse_saga_id(asked.saga_id or "")
+    batch.load_keys([(name.type, name.key)])
+    work = batch.saga(name.type, name.key, name.run)
+    if work is None:
+        raise Refused(f"there is no saga {asked.saga_id}")
+    input_ = Operator(asked.id, asked.kind, asked.by, asked.reason, asked.arguments.get("step"))  # type: ignore[arg-type]
+    transition = batch.apply(work, input_)
+    if transition.verdict == "ignored":
+        raise Refused(transition.reason)
+    return f"{work.instance.id} is {work.instance.phase}"
+
+
+def _start(batch: Batch, asked: Asked) -> str:
+    type_ = str(asked.arguments.get("type"))
+    declaration = batch.knowledge.newest.get(type_)
+    if declaration is None:
+        raise Refused(f"saga type {type_!r} is not loaded by this coordinator")
+    event_type = str(asked.arguments.get("event") or declaration.definition.start[0])
+    if event_type not in declaration.definition.start:
+        raise Refused(f"{event_type} does not start {type_}; one of {', '.join(declaration.definition.start)} does")
+    batch.records.append(_start_record(batch.knowledge, declaration.events[event_type], asked, batch.now))
+    return f"{event_type} is published"
+
+
+def _start_record(knowledge: Knowledge, cls: Any, asked: Asked, now: int) -> Record:
+    try:
+        event = cls.model_validate(asked.arguments.get("data") or {})
+        envelope = Envelope(derived_id("start", asked.id), cls.spec().type, "choreo/operator", now, event.key_text())
+        return to_record(event, envelope, knowledge.codec)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise Refused(f"{cls.__name__}.{field}: {first['msg']}") from None
+    except EventError as error:
+        raise Refused(error.message) from error

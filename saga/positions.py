@@ -1,0 +1,169 @@
+"""How far the coordinator has read: saved with what it led to, never beyond it, and checked at each assignment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import structlog
+
+from ..events.database import Database
+from ..events.envelope import Delivery, TopicPartition
+from ..events.errors import ChoreoError, CommitRefused, PositionLost
+from ..events.transport import Consumer
+from . import store
+from .barrier import ReadBarrier
+from .ordering import to_pause
+
+log = structlog.get_logger("choreo.coordinator")
+
+Gap = Literal["stop", "continue"]
+"""What to do when records were deleted before they were read: stop for a person, or go on at what is left."""
+
+
+class Positions:
+    """The partitions of one coordinator, and how far each was read. It listens to the group's rebalances.
+
+    Args:
+        database: the store that holds the saved positions; they decide, the broker's are for its display only.
+        group: the consumer group.
+        since: gives for a topic where its history begins, microseconds; 0 is the beginning of the log (ruling R2).
+        gap: what to do about a gap.
+    """
+
+    def __init__(self, database: Database, group: str, since: Callable[[str], int], gap: Gap) -> None:
+        self._database = database
+        self._group = group
+        self._since = since
+        self._gap = gap
+        self._uncommitted: dict[TopicPartition, int] = {}
+        self._heads: dict[TopicPartition, int] = {}
+        self._failure: ChoreoError | None = None
+        self.busy = asyncio.Lock()
+        self.processed: dict[TopicPartition, int] = {}
+        self.paused: set[TopicPartition] = set()
+        self.barrier = ReadBarrier()
+
+    def bind(self, consumer: Consumer) -> None:
+        """Say whose partitions these are; before the first poll."""
+        self._consumer = consumer
+
+    def check(self) -> None:
+        """Raise what an assignment found.
+
+        Raises:
+            PositionLost: a saved position is not in the log any more.
+        """
+        if self._failure is not None:
+            raise self._failure
+
+    async def on_revoked(self, partitions: frozenset[TopicPartition]) -> None:
+        """Wait for the batch under way, commit, and forget these partitions."""
+        async with self.busy:
+            await self.commit()
+            for place in partitions:
+                self.processed.pop(place, None)
+                self._heads.pop(place, None)
+                self.paused.discard(place)
+
+    async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
+        """Read each partition from where the store says, or from where the definitions begin."""
+        async with self.busy:
+            try:
+                await self._assign(sorted(partitions))
+            except ChoreoError as error:
+                # A broker's client swallows what a listener raises: the loop asks with `check` instead.
+                self._failure = error
+
+    def advance(self, deliveries: Iterable[Delivery]) -> None:
+        """Note that these were read and what they led to is stored."""
+        for delivery in deliveries:
+            self.processed[delivery.place] = self._uncommitted[delivery.place] = delivery.offset + 1
+            self._heads[delivery.place] = delivery.timestamp
+        self.barrier.advance(self.processed)
+
+    async def raise_barrier(self, now: int) -> None:
+        """Note where the partitions end now, once all that was noted before has been read.
+
+        Args:
+            now: the store's clock, read before this call.
+        """
+        if self.processed and self.barrier.wants_ends():
+            self.barrier.mark(await self._consumer.end_offsets(sorted(self.processed)), now)
+        self.barrier.advance(self.processed)
+
+    async def lag(self) -> int:
+        """Count what is still to be read; before the first assignment, more than nothing."""
+        if not self.processed or self._consumer.assignment() != frozenset(self.processed):
+            return 1
+        ends = await self._consumer.end_offsets(sorted(self.processed))
+        return sum(max(0, end - self.processed.get(place, 0)) for place, end in ends.items())
+
+    async def commit(self) -> None:
+        """Tell the broker how far we are, for its lag display."""
+        if not self._uncommitted:
+            return
+        offsets, self._uncommitted = self._uncommitted, {}
+        try:
+            await self._consumer.commit(offsets)
+        except CommitRefused:
+            pass  # another member has them now
+        except ChoreoError as error:
+            log.warning("offsets were not committed; the store has them", error=error.message)
+
+    def rewind(self) -> None:
+        """Read again what was polled and not stored."""
+        assigned = self._consumer.assignment()
+        for place, offset in self.processed.items():
+            if place in assigned:
+                self._consumer.seek(place, offset)
+
+    async def keep_together(self) -> None:
+        """While catching up, hold the partitions that run ahead, so that causes are read before effects (ruling R8)."""
+        assigned = sorted(self.processed)
+        ends = await self._consumer.end_offsets(assigned)
+        behind = [place for place in assigned if self.processed.get(place, 0) < ends.get(place, 0)]
+        wanted = to_pause(self._heads, behind)
+        self._consumer.pause(sorted(wanted - self.paused))
+        self._consumer.resume(sorted(self.paused - wanted))
+        self.paused = wanted
+
+    async def _assign(self, partitions: list[TopicPartition]) -> None:
+        saved = await self._database.read(lambda connection: store.load_positions(connection, self._group))
+        begins = await self._consumer.begin_offsets(partitions)
+        ends = await self._consumer.end_offsets(partitions)
+        fresh: dict[TopicPartition, int] = {}
+        for place in partitions:
+            if place in saved:
+                offset = self._checked(place, saved[place][0], begins.get(place, 0), ends.get(place, 0))
+            else:
+                offset = fresh[place] = await self._first_offset(place, begins.get(place, 0))
+            self._consumer.seek(place, offset)
+            self.processed[place] = offset
+        until = {place: read_until for place, (_, read_until) in saved.items()}
+        self.barrier.assign(sorted(self.processed), until)
+        if fresh:
+            await self._database.write(lambda connection: store.save_positions(connection, self._group, fresh, {}))
+
+    async def _first_offset(self, place: TopicPartition, begin: int) -> int:
+        since = self._since(place.topic)
+        return begin if since == 0 else (await self._consumer.offsets_at([place], since // 1_000))[place]
+
+    def _checked(self, place: TopicPartition, saved: int, begin: int, end: int) -> int:
+        if begin <= saved <= end:
+            return saved
+        problem = (
+            f"records {saved} to {begin - 1} were deleted before they were read"
+            if saved < begin
+            else f"it ends at {end}, but {saved} were read: the topic was made anew"
+        )
+        if self._gap == "continue":
+            log.error("going on behind a gap, as told", topic=place.topic, partition=place.partition, problem=problem)
+            return begin
+        raise PositionLost(
+            f"topic {place.topic}, partition {place.partition}: {problem}; find out what is missing, "
+            "then start with --on-gap continue",
+            topic=place.topic,
+            partition=place.partition,
+        )

@@ -1,0 +1,119 @@
+"""Which sagas have timers that may fire now: due, behind the read barrier, and not held by the breaker (ruling R1)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, select
+
+from . import store
+from .instance import Instance
+from .tables import saga
+from .words import Phase
+
+TIMERS = "timers"
+UNDO = "undo"
+"""Names of the two switches."""
+
+HELD = "held"
+STOPPED = "stopped"
+
+MOST_DUE = 500
+"""Sagas that are fired in one transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """When mass timeouts look like an outage of ours rather than of thousands of orders.
+
+    Args:
+        share: of the open sagas that may pass a limit at once.
+        least: below this number the breaker never trips.
+    """
+
+    share: float = 0.25
+    least: int = 50
+
+
+def due(
+    connection: Connection, now: int, until_of: Callable[[Instance], int], *, held: bool, stopped: bool
+) -> list[tuple[Instance, int]]:
+    """Choose due sagas, with the time up to which the timers of each may fire.
+
+    Args:
+        connection: within a read or write transaction.
+        now: the store's clock.
+        until_of: until when everything that can answer a saga was read.
+        held: the breaker holds the timers of running sagas.
+        stopped: compensation is stopped.
+    """
+    query = select(saga.c.state).where(saga.c.next_due <= now).order_by(saga.c.next_due).limit(MOST_DUE)
+    if held:
+        query = query.where(saga.c.phase != Phase.RUNNING.value)
+    if stopped:
+        query = query.where(saga.c.phase != Phase.COMPENSATING.value)
+    found = []
+    for state in connection.execute(query).scalars():
+        instance = Instance.from_json(state)
+        until = min(now, until_of(instance))
+        next_due = instance.next_due
+        if next_due is not None and next_due <= until:
+            found.append((instance, until))
+    return found
+
+
+def any_due(connection: Connection, now: int) -> bool:
+    """Tell whether any timer is due, whether or not it may fire."""
+    return connection.execute(select(saga.c.id).where(saga.c.next_due <= now).limit(1)).first() is not None
+
+
+def mass_timeout(connection: Connection, readable: int, breaker: Breaker) -> int:
+    """Give the number of sagas that would time out at once, if that is more than the breaker lets through, else 0.
+
+    Args:
+        connection: within a transaction.
+        readable: limits up to this time count: all answers before it were read.
+        breaker: the rule.
+    """
+    query = select(func.count()).select_from(saga).where(saga.c.limit_due <= readable)
+    released = released_until(connection)
+    if released:
+        query = query.where(saga.c.limit_due > released)
+    over = int(connection.execute(query).scalar_one())
+    if over <= breaker.least or over <= breaker.share * store.open_sagas(connection):
+        return 0
+    return over
+
+
+def held(connection: Connection) -> bool:
+    """Tell whether the breaker holds the timers."""
+    return _timers(connection).get("state") == HELD
+
+
+def released_until(connection: Connection) -> int:
+    """Give the time up to which a person has let mass timeouts through."""
+    return int(str(_timers(connection).get("released_until", 0)))
+
+
+def hold(connection: Connection, now: int, over: int) -> None:
+    """Hold the timers for a person."""
+    value = json.dumps({"state": HELD, "over": over, "released_until": released_until(connection)})
+    store.set_switch(connection, TIMERS, value, now, "breaker")
+
+
+def let_through(connection: Connection, now: int, by: str) -> None:
+    """Let the held timers fire."""
+    store.set_switch(connection, TIMERS, json.dumps({"state": "", "released_until": now}), now, by)
+
+
+def stopped(connection: Connection) -> bool:
+    """Tell whether compensation is stopped."""
+    return store.switch(connection, UNDO) == STOPPED
+
+
+def _timers(connection: Connection) -> dict[str, object]:
+    text = store.switch(connection, TIMERS)
+    found: dict[str, object] = json.loads(text) if text else {}
+    return found
