@@ -18,7 +18,7 @@ async def main(group: str) -> int:
     settings = load_settings()
     try:
         async with connect(settings.broker_url, settings) as transport:
-            found = await transport.group(settings.topic_prefix + group)
+            found = await transport.group(group)
     except ChoreoError as error:
         print(error)
         return 1

@@ -19,24 +19,13 @@ from pathlib import Path
 
 from .cache import cached
 from .parts import Missing
+from .watchdog import Watchdog
 
 _POM = Path(__file__).with_name("kafka-pom.xml")
 _START_SECONDS = 90
 _OLDEST_JAVA = 17
 _GET_JAVA = "install a Java runtime, version 17 or newer (Debian: apt-get install default-jre-headless)"
 _GET_MAVEN = "install Maven, which fetches Kafka's jars once (Debian: apt-get install maven)"
-
-# Ends the broker and deletes its data when our end of the pipe closes, however this process dies.
-_WATCHDOG = """
-import os, shutil, signal, sys
-sys.stdin.buffer.read()
-try:
-    os.kill(int(sys.argv[1]), signal.SIGKILL)
-except ProcessLookupError:
-    pass
-if sys.argv[2]:
-    shutil.rmtree(sys.argv[2], ignore_errors=True)
-"""
 
 _LOGGING = """<Configuration><Appenders><Console name="console"><PatternLayout pattern="%d %p %c{1} %m%n"/></Console>
 </Appenders><Loggers><Root level="WARN"><AppenderRef ref="console"/></Root></Loggers></Configuration>
@@ -117,7 +106,7 @@ class KafkaServer:
         self._config.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
         (self.root / "log4j2.xml").write_text(_LOGGING)
         self.process: subprocess.Popen[bytes] | None = None
-        self._watchdog: subprocess.Popen[bytes] | None = None
+        self._watchdog: Watchdog | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -141,11 +130,7 @@ class KafkaServer:
                 cwd=self.root,
                 start_new_session=True,  # Ctrl-C ends the tests, and the tests end the broker
             )
-        self._watchdog = subprocess.Popen(
-            [sys.executable, "-c", _WATCHDOG, str(self.process.pid), str(self.root)],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
+        self._watchdog = Watchdog(self.process.pid, self.root)
         end = time.monotonic() + _START_SECONDS
         while not self._listens():
             if self.process.poll() is not None or time.monotonic() > end:
@@ -155,10 +140,7 @@ class KafkaServer:
     def kill(self) -> None:
         """Kill the broker (SIGKILL), keeping its data for another `start`."""
         if self._watchdog is not None:
-            self._watchdog.kill()
-            self._watchdog.wait()
-            assert self._watchdog.stdin is not None
-            self._watchdog.stdin.close()
+            self._watchdog.dismiss()
             self._watchdog = None
         if self.process is not None:
             self.process.send_signal(signal.SIGKILL)

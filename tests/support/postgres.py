@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from .parts import Missing
+from .watchdog import Watchdog
 
 _START_SECONDS = 60
 _SETTINGS = {
@@ -50,6 +51,7 @@ class PostgresServer:
         self.programs = programs
         self._counter = itertools.count(1)
         self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog: Watchdog | None = None
 
     def start(self) -> None:
         """Make the data folder and start the server; returns when it answers."""
@@ -70,6 +72,7 @@ class PostgresServer:
                 user=self._user,
                 start_new_session=True,  # Ctrl-C ends the tests, and the tests end the server
             )
+        self._watchdog = Watchdog(self._process.pid, self.root, "SIGQUIT")
         end = time.monotonic() + _START_SECONDS
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > end:
@@ -78,6 +81,9 @@ class PostgresServer:
 
     def halt(self) -> None:
         """Stop the server at once, as a crash does; the data stays."""
+        if self._watchdog is not None:
+            self._watchdog.dismiss()
+            self._watchdog = None
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait(30)
