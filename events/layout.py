@@ -136,7 +136,9 @@ class _Binder:
                 return str, None
             case "enum", "enum", _ if set(shape.avro["symbols"]) <= set(schema["symbols"]):
                 return enum, None
-            case ("enum", "string", None) | ("string", "string", None) | ("long", "long" | "int", None):
+            case "long", "int", None:
+                return _int(enum), None
+            case ("enum", "string", None) | ("string", "string", None) | ("long", "long", None):
                 return enum, None
             case ("null", "null", _) | ("boolean", "boolean", _) | ("bytes", "bytes", None):
                 return None, None
@@ -168,7 +170,7 @@ class _Binder:
             named = self.named.get(schema, schema) if isinstance(schema, str) else schema
             avro = named["type"] if isinstance(named, dict) else named
             name = named["name"].rpartition(".")[2] if isinstance(named, dict) and "name" in named else avro
-            if name == wire_name(shape) or (shape.kind == avro and len(schemas) <= 2):
+            if name == wire_name(shape):
                 return schema
         for schema in schemas:
             try:
@@ -289,6 +291,16 @@ def _exact(precision: int, scale: int) -> Converter:
             ) from None
 
     return exact
+
+
+def _int(value_of: Converter | None) -> Converter:
+    def small(value: Any) -> Any:
+        number = value if value_of is None else value_of(value)
+        if not -(2**31) <= number < 2**31:  # fastavro writes it all the same, and no other reader takes it
+            raise Unwritable("does not fit in 32 bits")
+        return number
+
+    return small
 
 
 _WIDE = Context(prec=1_000)
