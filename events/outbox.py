@@ -226,12 +226,12 @@ class Relay:
             batch = list(itertools.islice(self._pending, 0, 2_000))
             records = [row.record for row in batch]
             await self._transport.send(records)
-            if self._acknowledged is not None:
-                self._acknowledged(records)
             for row in batch:
                 self._pending.popleft()
                 self._held.discard(row.id)
                 self._sent.append(row.id)
+            if self._acknowledged is not None:
+                self._acknowledged(records)
 
     async def _sweep(self, now: int) -> bool:
         """Take rows that nobody has sent for a while; True when there may be more of them."""

@@ -33,10 +33,14 @@ def _imports(path: Path) -> Iterator[str]:
 
 
 def _tracked() -> list[Path]:
-    """The files that are in the repository, or would be with the next `git add`."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    names = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout.split("\0")
-    return [ROOT / name for name in names if name and (ROOT / name).is_file()]
+    """The files of the repository; in a source distribution, all of its files."""
+    listed = subprocess.run(["git", "ls-files", "-z"], check=False, capture_output=True, text=True, cwd=ROOT)
+    if listed.returncode == 0:
+        paths = [ROOT / name for name in listed.stdout.split("\0") if name]
+    else:
+        hidden = (".venv", ".git", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis")
+        paths = [path for path in ROOT.rglob("*") if not set(hidden) & set(path.parts)]
+    return [path for path in paths if path.is_file()]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
