@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from hashlib import blake2b
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -101,3 +103,10 @@ def test_different_keys_and_runs_have_different_names(a: str, b: str, m: int, n:
 
 def test_the_first_run_adds_nothing() -> None:
     assert name_with_run("x/1", None) == name_with_run("x/1", 1) == name_with_run("x/1", 0) == "x/1"
+
+
+def test_the_documentation_states_the_frozen_vectors() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "tracing.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"`([0-9a-f]{32}|[0-9a-f]{16})` \|", text))
+    assert documented <= {vector for *_, vector in (*TRACES, *SPANS)}
+    assert len(documented) == 14

@@ -2,51 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from choreo.events.catalog import DefinitionAnnouncement, StepAnnouncement
 from choreo.events.envelope import Envelope
 from choreo.tracing.place import Place, Placement
 
 
-@dataclass(frozen=True)
-class Step:
-    name: str
-    after: tuple[str, ...] = ()
-    done: tuple[str, ...] = ()
-    failed: tuple[str, ...] = ()
-    send: str | None = None
-    undo: str | None = None
-    undone: tuple[str, ...] = ()
+def step(name: str, after: str = "", done: str = "", **more: Any) -> StepAnnouncement:
+    return StepAnnouncement(name=name, index=1, after=after.split(), done=done.split(), **more)
 
 
-@dataclass(frozen=True)
-class Definition:
-    type: str = "fulfilment"
-    version: int = 1
-    namespace: str = "shop"
-    start: tuple[str, ...] = ("OrderPlaced",)
-    correlate: dict[str, str] = field(default_factory=dict)
-    rerun: bool = False
-    steps: tuple[Step, ...] = ()
+def definition(type_: str, *steps: StepAnnouncement, **more: Any) -> DefinitionAnnouncement:
+    announced = DefinitionAnnouncement(type=type_, version=1, hash="h", namespace="shop", start=["OrderPlaced"])
+    return announced.model_copy(update={"steps": list(steps), **more})
 
 
-FULFILMENT = Definition(
-    steps=(
-        Step("reserve", (), ("StockReserved",), ("StockRefused",), None, "ReleaseStock", ("StockReleased",)),
-        Step("charge", ("reserve",), ("PaymentCaptured",), ("PaymentDeclined",), None, "RefundPayment", ("Refunded",)),
-        Step("ship", ("charge",), ("OrderShipped",)),
-        Step("notify", ("ship",), ("ReceiptSent",), send="SendReceipt"),
-    )
+FULFILMENT = definition(
+    "fulfilment",
+    step("reserve", "", "StockReserved", failed=["StockRefused"], undo="ReleaseStock", undone=["StockReleased"]),
+    step("charge", "reserve", "PaymentCaptured", failed=["PaymentDeclined"], undo="RefundPayment", undone=["Refunded"]),
+    step("ship", "charge", "OrderShipped"),
+    step("notify", "ship", "ReceiptSent", send="SendReceipt"),
 )
+LOYALTY = definition("loyalty", step("points", "", "StockReserved"))
 
 
-def event(type_: str, **fields: object) -> Envelope:
+def event(type_: str, **fields: Any) -> Envelope:
     return replace(Envelope("e-1", type_, "shop", 0, "4711"), **fields)
 
 
-def place(envelope: Envelope, produces: tuple[str, ...], *definitions: Definition) -> Place | None:
+def place(envelope: Envelope, produces: tuple[str, ...], *definitions: DefinitionAnnouncement) -> Place | None:
     return Placement(produces, definitions or (FULFILMENT,), namespace="mine").place(envelope)
 
 
@@ -107,7 +96,7 @@ def test_a_handler_of_several_steps_is_in_the_one_that_the_input_makes_ready() -
 
 
 def test_one_command_type_of_two_steps_is_told_apart_by_the_header() -> None:
-    twice = replace(FULFILMENT, steps=(Step("first", send="Notify"), Step("second", send="Notify")))
+    twice = definition("fulfilment", step("first", send="Notify"), step("second", send="Notify"))
     found = place(event("Notify", saga_id="fulfilment/4711", saga_step="second"), (), twice)
     assert found is not None
     assert found.step == "second"
@@ -127,29 +116,26 @@ def test_an_unannounced_saga_is_placed_by_its_headers_alone() -> None:
 
 
 def test_r12_other_sagas_of_the_same_run_are_linked() -> None:
-    loyalty = Definition("loyalty", steps=(Step("points", (), ("StockReserved",)),))
-    found = place(event("OrderPlaced", saga_id="fulfilment/4711"), ("StockReserved",), FULFILMENT, loyalty)
+    found = place(event("OrderPlaced", saga_id="fulfilment/4711"), ("StockReserved",), FULFILMENT, LOYALTY)
     assert found is not None
     assert (found.saga_id, found.step) == ("fulfilment/4711", "reserve")
     assert [(each.saga_id, each.path) for each in found.others] == [("loyalty/4711", ("step", "points", ""))]
 
 
 def test_without_a_header_the_order_of_definitions_does_not_matter() -> None:
-    loyalty = Definition("loyalty", steps=(Step("points", (), ("StockReserved",)),))
-    one = place(event("OrderPlaced"), ("StockReserved",), FULFILMENT, loyalty)
-    two = place(event("OrderPlaced"), ("StockReserved",), loyalty, FULFILMENT)
+    one = place(event("OrderPlaced"), ("StockReserved",), FULFILMENT, LOYALTY)
+    two = place(event("OrderPlaced"), ("StockReserved",), LOYALTY, FULFILMENT)
     assert one is not None
     assert one == two
     assert one.saga_type == "fulfilment"
     assert len(one.others) == 1
 
 
-@pytest.mark.parametrize(
-    "definition", [replace(FULFILMENT, rerun=True), replace(FULFILMENT, correlate={"OrderPlaced": "ref"})]
-)
-def test_r13_without_a_header_nothing_is_assumed_of_an_uncertain_run_or_key(definition: Definition) -> None:
-    assert place(event("OrderPlaced"), ("StockReserved",), definition) is None
-    by_header = place(event("OrderPlaced", saga_id="fulfilment/4711", saga_run=3), ("StockReserved",), definition)
+@pytest.mark.parametrize("more", [{"rerun": True}, {"correlate": {"OrderPlaced": "ref"}}])
+def test_r13_without_a_header_nothing_is_assumed_of_an_uncertain_run_or_key(more: dict[str, Any]) -> None:
+    uncertain = FULFILMENT.model_copy(update=more)
+    assert place(event("OrderPlaced"), ("StockReserved",), uncertain) is None
+    by_header = place(event("OrderPlaced", saga_id="fulfilment/4711", saga_run=3), ("StockReserved",), uncertain)
     assert by_header is not None
     assert (by_header.saga_id, by_header.step) == ("fulfilment/4711~3", "reserve")
 
@@ -170,7 +156,7 @@ def test_a_malformed_saga_id_is_ignored(saga_id: str) -> None:
 
 
 def test_the_newest_version_that_knows_the_handler_counts() -> None:
-    newer = replace(FULFILMENT, version=2, steps=(Step("hold", (), ("StockReserved",)),))
+    newer = definition("fulfilment", step("hold", "", "StockReserved"), version=2)
     found = place(event("OrderPlaced"), ("StockReserved",), FULFILMENT, newer)
     assert found is not None
     assert found.step == "hold"

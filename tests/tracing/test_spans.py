@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from opentelemetry import trace
@@ -28,7 +29,7 @@ CREATION = format_traceparent(SpanContext(7, 9, True, SAMPLED))
 UNSAMPLED_CREATION = format_traceparent(SpanContext(7, 9, True, UNSAMPLED))
 
 
-def envelope(**fields: object) -> Envelope:
+def envelope(**fields: Any) -> Envelope:
     return replace(Envelope("e-1", "OrderPlaced", "shop", 0, "4711", traceparent=CREATION), **fields)
 
 
@@ -44,7 +45,7 @@ class Rig:
         rig = self
 
         class CountingTracer(Tracer):
-            def start_span(self, name: str, *args: object, **more: object) -> trace.Span:  # type: ignore[override]
+            def start_span(self, name: str, *args: object, **more: object) -> trace.Span:
                 rig.started.append(name)
                 return tracer.start_span(name, *args, **more)  # type: ignore[arg-type]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from tests.tracing.stories import COMPENSATED, STEPS
 SAGA = Resource({"service.name": "saga"})
 
 
-def row(span_id: str, parent: str | None = None, start: int = 0, end: int = 10, **fields: object) -> SpanRow:
+def row(span_id: str, parent: str | None = None, start: int = 0, end: int = 10, **fields: Any) -> SpanRow:
     return replace(SpanRow("t", span_id, parent, span_id, "INTERNAL", "s", start, end), **fields)
 
 
