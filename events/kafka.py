@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -72,10 +72,7 @@ class KafkaTransport:
         self._hosts = parse_address(url)
         self._patience = patience
         self._session = session
-        self._options = {
-            "bootstrap_servers": self._hosts,
-            **security_options(self._hosts, settings),
-        }
+        self._options = {"bootstrap_servers": self._hosts, **security_options(self._hosts, settings)}
         self._log = tame()
         self._depth = 0
         self._counts: dict[str, int] = {}
@@ -128,16 +125,17 @@ class KafkaTransport:
     async def _write(self, records: Sequence[Record]) -> None:
         if self._producer is None:
             self._producer = await self._new_producer()
+        acknowledgements: list[asyncio.Future[Any]] = []
         try:
             async with asyncio.timeout(self._patience):
-                acknowledgements = await self._submit(self._producer, records)
+                await self._submit(self._producer, records, acknowledgements)
                 await asyncio.wait(acknowledgements)
-            failed = [error for error in (each.exception() for each in acknowledgements) if error is not None]
-            if failed:
-                raise failed[0]
-        except (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError) as error:
-            raise LimitExceeded(f"Kafka refuses a batch as too large: {error}; raise max.message.bytes") from error
+            for failure in [each.exception() for each in acknowledgements]:
+                if failure is not None:
+                    raise failure
         except BaseException as error:
+            for each in acknowledgements:
+                each.cancel()
             # Its sequence numbers or its queue are past repair (aiokafka #1017); the next send makes a new one.
             self._counts = {}
             await self._drop_producer()
@@ -145,34 +143,28 @@ class KafkaTransport:
                 raise self.failed("did not acknowledge the records", error) from error
             raise
 
-    async def _submit(self, producer: AIOKafkaProducer, records: Sequence[Record]) -> list[asyncio.Future[Any]]:
+    async def _submit(
+        self, producer: AIOKafkaProducer, records: Sequence[Record], acknowledgements: list[asyncio.Future[Any]]
+    ) -> None:
         """Queue records in whole batches, one future for each: a future per record would cost more than the record."""
         counts = {topic: len(await producer.partitions_for(topic)) for topic in {record.topic for record in records}}
         batches: dict[tuple[str, int], Any] = {}
-        acknowledgements: list[asyncio.Future[Any]] = []
         keyless = next(self._spread)
         for record in records:
-            count = counts[record.topic]
-            if record.partition is not None:
-                number = record.partition
-            elif record.key is not None:
-                number = partition_for(record.key, count)
-            else:
-                number = keyless % count
+            number = record.partition
+            if number is None:
+                count = counts[record.topic]
+                number = keyless % count if record.key is None else partition_for(record.key, count)
             place = (record.topic, number)
             batch = batches.get(place)
-            for _ in range(2):
-                if batch is None:
-                    batch = batches[place] = producer.create_batch()
-                if batch.append(
-                    timestamp=record.timestamp, key=record.key, value=record.value, headers=list(record.headers)
-                ):
-                    break
-                acknowledgements.append(await producer.send_batch(batch, record.topic, partition=number))
-                batch = None
+            while batch is None or not batch.append(
+                timestamp=record.timestamp, key=record.key, value=record.value, headers=list(record.headers)
+            ):
+                if batch is not None:  # full; an empty one takes any record
+                    acknowledgements.append(await producer.send_batch(batch, record.topic, partition=number))
+                batch = batches[place] = producer.create_batch()
         for (topic, number), batch in batches.items():
             acknowledgements.append(await producer.send_batch(batch, topic, partition=number))
-        return acknowledgements
 
     async def _new_producer(self) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
@@ -247,13 +239,13 @@ class KafkaTransport:
     async def end_offsets(self, topics: Sequence[str]) -> Offsets:
         """See `Transport.end_offsets`."""
         places = await self._places(topics)
-        async with _Reader(self) as reader:
+        async with self._reader() as reader:
             return _ours(await self.ask(lambda: reader.end_offsets(places)))
 
     async def snapshot(self, topic: str) -> list[Delivery]:
         """See `Transport.snapshot`."""
         places = await self._places([topic])
-        async with _Reader(self) as reader:
+        async with self._reader() as reader:
             begins = await self.ask(lambda: reader.beginning_offsets(places))
             ends = await self.ask(lambda: reader.end_offsets(places))
             left = {place for place in places if begins[place] < ends[place]}
@@ -274,6 +266,14 @@ class KafkaTransport:
                     if await reader.position(place) >= ends[place]:
                         left.discard(place)
             return [record for place in sorted(found) for record in found[place]]
+
+    @asynccontextmanager
+    async def _reader(self) -> AsyncIterator[AIOKafkaConsumer]:
+        kafka = await self.start_consumer("choreo", None)
+        try:
+            yield kafka
+        finally:
+            await _farewell(kafka.stop())
 
     async def _places(self, topics: Sequence[str]) -> list[Place]:
         found = await self.topics()
@@ -381,26 +381,14 @@ class KafkaTransport:
         """Make our error of one of the client's."""
         if isinstance(error, _REFUSED):
             return ConfigurationError(f"Kafka at {self._hosts[0]} refuses: {error}; grant it with an ACL")
+        if isinstance(error, kafka_errors.MessageSizeTooLargeError):
+            return LimitExceeded(f"Kafka at {self._hosts[0]} refuses a batch as too large; raise its max.message.bytes")
         reason = f"not within {self._patience:g} s" if isinstance(error, TimeoutError) else str(error)
         return BrokerUnreachable(f"Kafka at {', '.join(self._hosts)} {what}: {reason}")
 
 
 class _Moved(Exception):
     """The group has moved on."""
-
-
-class _Reader:
-    """A consumer outside any group, for one look."""
-
-    def __init__(self, transport: KafkaTransport) -> None:
-        self._transport = transport
-
-    async def __aenter__(self) -> AIOKafkaConsumer:
-        self._kafka = await self._transport.start_consumer("choreo", None)
-        return self._kafka
-
-    async def __aexit__(self, *exc: object) -> None:
-        await _farewell(self._kafka.stop())
 
 
 class _Client(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no types
@@ -493,15 +481,8 @@ def _ours(offsets: Mapping[Place, int]) -> Offsets:
 
 
 def _delivery(record: Any) -> Delivery:
-    return Delivery(
-        record.topic,
-        record.partition,
-        record.offset,
-        record.timestamp,
-        record.key,
-        record.value,
-        tuple(record.headers),
-    )
+    headers = tuple(record.headers)
+    return Delivery(record.topic, record.partition, record.offset, record.timestamp, record.key, record.value, headers)
 
 
 async def _farewell(stop: Coroutine[Any, Any, None]) -> None:

@@ -24,6 +24,9 @@ from .partitioner import partition_for
 from .sending import topic_missing
 from .transport import TopicSpec
 
+BUSY_SECONDS = 10.0
+"""How long to wait for another process that writes."""
+
 _FORMAT = 1
 _OFFSET_BITS = 40
 _OFFSET_MASK = (1 << _OFFSET_BITS) - 1
@@ -364,7 +367,7 @@ class LogFile:
 def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
     if not path.exists():
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))  # SQLite gives its side files the same mode
-    connection = sqlite3.connect(path, isolation_level=None, timeout=10)
+    connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS)
     try:
         for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "journal_size_limit=67108864"):
             connection.execute(f"PRAGMA {pragma}")
