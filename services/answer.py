@@ -1,7 +1,8 @@
 """The answer to an undo that finds nothing to undo: built from the command alone, so that no handler has to run.
 
-The undo handler itself is not called: it would undo what never happened. Row 15 of the semantics still wants an answer, and
-the answer of an undo hardly ever says more than its command; so it is filled by name, or the author gives a function.
+The undo handler itself is not called: it would undo what never happened. Row 15 of the semantics still wants an answer,
+and the answer of an undo hardly ever says more than its command; so it is filled by name, or the author gives a
+function.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What one batch transaction decides: job by job, in order, on what the inbox held when it began. Pure bookkeeping.
 
-The rows that earlier jobs of the batch are about to write count for the later ones. So a step and its undo may stand in the
-same batch.
+The rows that earlier jobs of the batch are about to write count for the later ones. So a step and its undo may stand in
+the same batch.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Making results durable, many at once: one transaction per batch with a store, one send per batch without.
 
-With a store, inbox rows, guard rows, what handlers write through their `Transaction` and outgoing events commit together;
-then who committed publishes (ruling R10). One event never fails its batch: a handler's error is undone to its savepoint, and
-when the database refuses the batch as a whole it is halved until the culprit stands alone.
+With a store, inbox rows, guard rows, what handlers write through their `Transaction` and outgoing events commit
+together; then who committed publishes (ruling R10). One event never fails its batch: a handler's error is undone to its
+savepoint, and when the database refuses the batch as a whole it is halved until the culprit stands alone.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class StoreCommit:
         return f"{self._last:015x}-{next(self._counter):010x}-{self._owner}"
 
     async def _refused(self, job: Job, error: Exception) -> list[Outcome]:
-        """Give a job that the database refuses to the dead letters; without an inbox row where that is what it refuses."""
+        """Give a job that the database refuses to the dead letters, without an inbox row if it must be."""
         log.error(
             "the database refuses an event",
             event_id=job.envelope.id,

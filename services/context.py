@@ -1,4 +1,4 @@
-"""What a handler may ask for beside its event: the `Context` of this run, and the `Transaction` that it takes part in."""
+"""What a handler may ask for beside its event: the `Context` of this run, and its part in the `Transaction`."""
 
 from __future__ import annotations
 
@@ -101,8 +101,7 @@ class Transaction:
             parameters: values by name, never part of the text; several sets run the statement for each.
         """
         chosen = text(statement) if isinstance(statement, str) else statement
-        result = await self.connection.execute(chosen, parameters)
-        return result  # type: ignore[return-value]
+        return await self.connection.execute(chosen, parameters)
 
     def end(self) -> None:
         """Refuse further use; called by the worker."""

@@ -1,7 +1,7 @@
 """Jobs in flight: their lanes, the tasks that run them, the pauses between tries, and the committer at the end.
 
-A handler that never waits costs no task of its own: one runner task works through all that are ready, and another runner
-is started only when that one is suspended inside a handler.
+A handler that never waits costs no task of its own: one runner task works through all that are ready, and another
+runner is started only when that one is suspended inside a handler.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ class Dispatcher:
         execution: runs handlers.
         concurrency: how many may be suspended inside a handler at once.
         finished: told of each job whose result is durable.
-        committed: told after each batch.
     """
 
     def __init__(
@@ -51,12 +50,10 @@ class Dispatcher:
         execution: Execution,
         concurrency: int,
         finished: Callable[[Job, Kind], None],
-        committed: Callable[[], None],
     ) -> None:
         self._execution = execution
         self._concurrency = concurrency
         self._finished = finished
-        self._committed = committed
         self._lanes: Lanes[Job] = Lanes()
         self._ready: deque[Job] = deque()
         self._timers: dict[Job, asyncio.TimerHandle] = {}
@@ -173,7 +170,7 @@ class Dispatcher:
             self._submit(job)
 
     async def _learn(self, job: Job, schema_id: int) -> None:
-        """Fetch the writer's schema; a registry that does not answer is waited for, it is no reason for a dead letter."""
+        """Fetch the writer's schema; a registry that does not answer is waited for."""
         job.active = True
         try:
             await self._execution.learn(schema_id)
@@ -254,7 +251,6 @@ class Dispatcher:
                 if job.attempt:
                     self.retries += 1
                 self._pause(job, following.delay)
-        self._committed()
         self._moved.set()
 
     def _pause(self, job: Job, delay: int) -> None:

@@ -240,8 +240,8 @@ class Execution:
             record = to_record(event, envelope, self._codec)
             if record.size() > MOST_RECORD_BYTES:
                 raise LimitExceeded(
-                    f"{event.spec().type} has {record.size():,} bytes, at most {MOST_RECORD_BYTES:,} are sent: store the "
-                    "payload elsewhere and send a reference"
+                    f"{event.spec().type} has {record.size():,} bytes, at most {MOST_RECORD_BYTES:,} are sent: store "
+                    "the payload elsewhere and send a reference"
                 )
             records.append(record)
         return records
@@ -250,8 +250,8 @@ class Execution:
         took = self._clock() - began
         if took > _LONG_TRANSACTION:
             log.warning(
-                "a handler with a Transaction took long: all writes of the store wait meanwhile; call the outside world "
-                "from a handler without `tx`",
+                "a handler with a Transaction took long: all writes of the store wait meanwhile; call the outside "
+                "world from a handler without `tx`",
                 handler=job.route.name,
                 seconds=round(took / SECOND, 1),
             )
@@ -263,7 +263,8 @@ def _events_of(job: Job, returned: Any) -> list[Event]:
     for item in items:
         if not isinstance(item, signature.produces):
             raise DefinitionError(
-                f"{job.route.name} returned {type(item).__name__}, which its return annotation does not name; add it there"
+                f"{job.route.name} returned {type(item).__name__}, which its return annotation does not name; "
+                "add it there"
             )
     if returned is None and not signature.silent:
         raise DefinitionError(

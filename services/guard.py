@@ -31,7 +31,8 @@ def judge_event(row: Row | None, step: Row | None, *, replayed: bool = False, re
         or (row.state == "parked" and retried)
         or (row.state == "failed" and replayed)
     ):
-        # A claim that is found on delivery is of a run that never ended: the partition is ours now, so it is taken over.
+        # A claim that is found on delivery is of a run that never ended: the partition is ours now, so it is taken
+        # over.
         return "refused" if step is not None and step.state in ("refused", "unknown") else "run"
     return "duplicate"
 
@@ -56,8 +57,9 @@ class Undo:
 def judge_undo(forward: str, events: tuple[str, ...], step: str | None, rows: Mapping[Key, Row], now: int) -> Undo:
     """Say what an undo command has to do.
 
-    Only absence means that nothing happened. A claim that expired, or a try that failed half way, may have had its effect:
-    the outcome is unknown, so the undo runs. A row whose `until` is set was claimed once, whatever became of it.
+    Only absence means that nothing happened. A claim that expired, or a try that failed half way, may have had its
+    effect: the outcome is unknown, so the undo runs. A row whose `until` is set was claimed once, whatever became of
+        it.
 
     Args:
         forward: the handler that is to be undone.

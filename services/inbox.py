@@ -1,8 +1,8 @@
-"""The inbox: one row for each event that a handler has met. It makes a handler's effect happen once, and it is the guard.
+"""The inbox: one row for each event that a handler has met; it makes effects happen once, and it is the guard.
 
-An undo that overtakes its step leaves a *refused* row under the step's event, so the late event finds it (semantics, rows
-14 and 15). The same table therefore answers "seen before?", "may it run?" and "was there anything to undo?", and its
-primary key arbitrates between two processes: whoever inserts second is rolled back and looks again.
+An undo that overtakes its step leaves a *refused* row under the step's event, so the late event finds it (semantics,
+rows 14 and 15). The same table therefore answers "seen before?", "may it run?" and "was there anything to undo?", and
+its primary key arbitrates between two processes: whoever inserts second is rolled back and looks again.
 
 Everything here is a plain function of a SQLAlchemy `Connection` inside the caller's transaction.
 """
@@ -74,9 +74,10 @@ parked = Table(
 State = Literal["claimed", "done", "empty", "failed", "parked", "refused", "unknown"]
 """What became of an event:
 
-claimed: it runs, until `until`; done: it ran; empty: an undo that found nothing to undo, answered; failed: dead-lettered;
-parked: it waits in the store; refused: it was undone before it ran and never will; unknown: its claim expired or it failed
-half way, and an undo has taken over.
+claimed: it runs, until `until`; done: it ran; empty: an undo that found nothing to undo, answered; failed:
+    dead-lettered;
+parked: it waits in the store; refused: it was undone before it ran and never will; unknown: its claim expired or it
+failed half way, and an undo has taken over.
 """
 
 Key = tuple[str, str]
@@ -107,7 +108,7 @@ class Entry(NamedTuple):
 
 
 def reference(envelope: Envelope) -> str | None:
-    """Derive the id under which a command's step is known whatever its attempt; None for what is no command (ruling R5).
+    """Derive the id under which a command's step is known whatever its attempt; None for no command (ruling R5).
 
     Only a command carries an attempt: the step header alone may be inherited from an earlier step.
     """

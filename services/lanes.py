@@ -46,7 +46,7 @@ class Lanes(Generic[T]):
 
     def waiting(self, lane: Hashable) -> Sequence[T]:
         """Give those that wait behind the lane's first, in order."""
-        return self._waiting.get(lane, ())  # type: ignore[return-value]
+        return self._waiting.get(lane, ())
 
     def drop(self, unwanted: Callable[[T], bool]) -> list[T]:
         """Take out the waiting items that `unwanted` says yes to; those whose turn it is stay."""

@@ -1,7 +1,7 @@
-"""The parking place: events whose handler gave up for now, and those that wait behind them, in order per handler and key.
+"""The parking place: events whose handler gave up for now, and in order those of the same key behind them.
 
-It lets the partition move on (ruling R6). Only the first of a key is tried; whoever tries it pushes its due time ahead, so
-that no second process does.
+It lets the partition move on (ruling R6). Only the first of a key is tried; whoever tries it pushes its due time ahead,
+so that no second process does.
 """
 
 from __future__ import annotations

@@ -28,14 +28,14 @@ Decision = Again | GiveUp
 
 # A retry cannot change what these say: the bytes, or the handler's own answer, stay as they are.
 _PERMANENT = (Permanent, DecodeError, EncodeError, MissingKey, LimitExceeded, DefinitionError)
-_FACTOR = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
     """How often and how soon to try again after an error.
 
-    The pause doubles from `first` up to `most`; each is shortened by up to half at random, so that many do not retry in step.
+    The pause doubles from `first` up to `most`; each is shortened by up to half at random, so that many do not retry in
+    step.
 
     Args:
         attempts: how many tries there are in all, the first one included.
@@ -65,7 +65,7 @@ class Retry:
             attempt: counted from 1.
             randomness: a number from 0 to 1.
         """
-        full = min(duration(self.most), duration(self.first) * _FACTOR ** min(attempt - 1, 40))
+        full = min(duration(self.most), duration(self.first) << min(attempt - 1, 40))
         return full - round(full * randomness / 2)
 
     def after(self, error: BaseException, attempt: int, randomness: float) -> Decision:

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from sqlalchemy import MetaData
 
-from ..events.catalog import HandlerAnnouncement, ServiceAnnouncement, EventRef
+from ..events.catalog import EventRef, HandlerAnnouncement, ServiceAnnouncement
 from ..events.clock import duration
 from ..events.database import parse_store_url
 from ..events.errors import ConfigurationError, DefinitionError
@@ -37,6 +37,8 @@ DEFAULT: Final = Default.DEFAULT
 """The service's store is the one that the settings name (`CHOREO_SERVICE_STORE`)."""
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
+
+_HANDLER = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,7 +103,7 @@ class Service:
         self,
         name: str,
         *,
-        store: str | None | Default = DEFAULT,
+        store: str | Default | None = DEFAULT,
         tables: MetaData | None = None,
         concurrency: int = 100,
         claim: str | float | timedelta = "60s",
@@ -109,7 +111,8 @@ class Service:
     ) -> None:
         if not _NAME.fullmatch(name):
             raise DefinitionError(
-                f"Service({name!r}): a name is up to 100 letters, digits, '.', '_' and '-', with a letter or digit at both ends"
+                f"Service({name!r}): a name is up to 100 letters, digits, '.', '_' and '-', with a letter or digit at "
+                "both ends"
             )
         if isinstance(store, str):
             try:
@@ -153,7 +156,8 @@ class Service:
         Args:
             events: the event classes that it takes.
             retry: default: five attempts from 200 ms to 30 s.
-            exhausted: `"dead"` (to `<topic>.dlq`, with a reason) or `"park"` (it and what follows of its key wait in the
+            exhausted: `"dead"` (to `<topic>.dlq`, with a reason) or `"park"` (it and what follows of its key wait in
+                the
                 store, and it is tried again until it works).
             undoes: the handler whose work this one undoes: it then runs at most once per step, and only if there was
                 something to undo (semantics, rows 14 and 15).
@@ -188,9 +192,9 @@ class Service:
         name: str | None,
         scope: Mapping[str, Any],
     ) -> Handler:
-        chosen = name or getattr(function, "__name__", "")
+        chosen = name or str(getattr(function, "__name__", ""))
         where = f"{self.name}.{chosen}"
-        if not _NAME.fullmatch(chosen):
+        if not _HANDLER.fullmatch(chosen):
             raise DefinitionError(f"{where}: give the handler a name of letters, digits, '.', '_' and '-' (name=...)")
         if chosen in self._handlers:
             raise DefinitionError(f"{where}: the service has a handler of this name already; rename it or say name=...")
@@ -204,7 +208,7 @@ class Service:
         if self.store is None:
             if undoes is not None:
                 raise DefinitionError(
-                    f"{where}: undoes= needs a store, it remembers what there is to undo (ruling R4); leave out store=None"
+                    f"{where}: undoes= needs a store, which remembers what there is to undo; leave out store=None"
                 )
             if signature.tx is not None:
                 raise DefinitionError(
@@ -240,7 +244,7 @@ class Service:
         return any(each.undoes is handler for each in self._handlers.values())
 
     def claims(self, handler: Handler) -> bool:
-        """Say whether it claims an event before it runs: its effect is outside the store, and something undoes it (R4)."""
+        """Say whether it claims an event first: its effect is outside the store, and something undoes it (R4)."""
         return handler.signature.tx is None and self.guarded(handler)
 
     @property

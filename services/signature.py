@@ -90,7 +90,7 @@ class _Hints:
         if not isinstance(annotation, str):
             return annotation
         try:
-            return eval(annotation, self._globals, self._names)  # noqa: S307 - the module's own annotation, as typing does
+            return eval(annotation, self._globals, self._names)  # noqa: S307 - the author's own code, as typing does
         except Exception as error:
             raise DefinitionError(
                 f"{self._name}: the annotation {annotation!r} of {parameter!r} cannot be resolved ({error}); "
@@ -118,7 +118,7 @@ def _check_event(name: str, parameter: str, taken: tuple[type[Event], ...], even
 def _read_return(name: str, hint: Any) -> tuple[tuple[type[Event], ...], bool, bool]:
     if hint is inspect.Signature.empty:
         raise DefinitionError(
-            f"{name}: say what it publishes; annotate the return with an event class, a union, a list of events, or None"
+            f"{name}: say what it publishes; annotate the return with an event class, a union or list of them, or None"
         )
     choices = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     produces: list[type[Event]] = []
@@ -143,8 +143,8 @@ def _produced(name: str, hint: Any) -> tuple[type[Event], ...]:
     found = _events_of(hint)
     if not found:
         raise DefinitionError(
-            f"{name}: it returns {getattr(hint, '__name__', hint)!s}, which is no event; annotate the return with event "
-            "classes, a union or list of them, or None"
+            f"{name}: it returns {getattr(hint, '__name__', hint)!s}, which is no event; annotate the return with an "
+            "event class, a union or list of them, or None"
         )
     for each in found:
         each.spec()  # an abstract class cannot be published; its message says so

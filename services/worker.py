@@ -1,8 +1,8 @@
 """The worker: reads what a service consumes, has its handlers run, and commits what is finished.
 
-Records come in batches; each becomes a job per handler (`reading`), jobs run in lanes per key (`dispatcher`), their results
-become durable many at once (`commit`), and then offsets are committed up to the first record that is not finished. A key
-that waits, for a retry or for a claim, holds up nothing but its own lane.
+Records come in batches; each becomes a job per handler (`reading`), jobs run in lanes per key (`dispatcher`), their
+results become durable many at once (`commit`), and then offsets are committed up to the first record that is not
+finished. A key that waits, for a retry or for a claim, holds up nothing but its own lane.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ log = structlog.get_logger("choreo.services")
 MOST_IN_FLIGHT = 2_000
 """Records that may be read and not finished; beyond it reading pauses."""
 MOST_SPAN = 50_000
-"""Offsets that may lie between a partition's oldest unfinished record and its newest read; beyond it the partition pauses."""
+"""Offsets that may lie between a partition's oldest unfinished record and its newest read; then it pauses."""
 
 _BATCH = 500
 _POLL = 0.25
@@ -102,7 +102,7 @@ class Worker:
         randomness: Callable[[], float] = random.random,
     ) -> None:
         self.service = service
-        self.counters = Counters()
+        self._counters = Counters()
         self._transport = transport
         self._settings = settings or load_settings()
         self._own_registry = registry is None
@@ -113,7 +113,7 @@ class Worker:
         self._execution = Execution(service, self._codec, self._tracing, clock, randomness)
         self._reader = Reader(service)
         self._parking = [route.name for route in self._reader.routes if route.parks]
-        self._dispatcher = Dispatcher(self._execution, service.concurrency, self._finished, self._committed)
+        self._dispatcher = Dispatcher(self._execution, service.concurrency, self._finished)
         self._definitions = Definitions(transport)
         self._ledger = Ledger()
         self._epochs: dict[TopicPartition, int] = {}  # how often each partition was taken away
@@ -139,6 +139,13 @@ class Worker:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.stop()
+
+    @property
+    def counters(self) -> Counters:
+        """What became of the records so far."""
+        self._counters.retries = self._dispatcher.retries
+        self._counters.transactions = self._commit.transactions if self._commit is not None else 0
+        return self._counters
 
     # -- start and stop -----------------------------------------------------------------------------------------------
 
@@ -219,8 +226,8 @@ class Worker:
             return False
         database, relay = self._database, self._relay
         if database is not None and relay is not None:
-            soon, parks = self._clock() + SECOND, self._parking
-            if parks and await database.read(lambda connection: parking.any_due(connection, parks, soon)):
+            soon = self._clock() + SECOND
+            if await database.read(lambda connection: parking.any_due(connection, self._parking, soon)):
                 return False
             if await relay.depth():
                 return False
@@ -324,7 +331,7 @@ class Worker:
                 continue  # whoever reads on there reads it again
             receipt = Receipt(record, len(reading.routes), epoch)
             if not reading.routes:
-                self.counters.skipped += 1
+                self._counters.skipped += 1
                 self._settle(receipt)
             for route in reading.routes:
                 job = Job(route, reading.envelope, record, receipt, route.stage)
@@ -369,7 +376,7 @@ class Worker:
     # -- finishing ----------------------------------------------------------------------------------------------------
 
     def _finished(self, job: Job, kind: Kind) -> None:
-        setattr(self.counters, kind, getattr(self.counters, kind) + 1)
+        setattr(self._counters, kind, getattr(self._counters, kind) + 1)
         if kind == "refused":
             log.info(
                 "event refused: it was undone before it came",
@@ -389,11 +396,6 @@ class Worker:
         if receipt.left <= 0 and self._epochs.get(place, 0) == receipt.epoch:
             self._ledger.finish(place, receipt.delivery.offset)
             self._offsets_due.set()
-
-    def _committed(self) -> None:
-        assert self._commit is not None
-        self.counters.transactions = self._commit.transactions
-        self.counters.retries = self._dispatcher.retries
 
     async def _commit_offsets(self) -> None:
         while True:
