@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
+from choreo.events.database import Database
+from choreo.events.transport import TopicSpec
+from choreo.events.transports import connect
 from tests.support import parts
 from tests.support.commands import COMPOSE_FILE, compose_commands
 from tests.support.compose import compose_binary
+from tests.support.kafka import KafkaServer, kafka_jars
+from tests.support.postgres import PostgresServer
 
 pytestmark = pytest.mark.compose
 FOLDER = COMPOSE_FILE.parent
@@ -117,3 +124,47 @@ def test_no_secret_stands_in_the_file() -> None:
         assert value.startswith("${POSTGRES_PASSWORD"), value
     names = set(re.findall(r"\$\{(\w+)", text))
     assert names == set(re.findall(r"^(\w+)=", (FOLDER / ".env.example").read_text(), re.MULTILINE))
+
+
+@pytest.mark.kafka
+async def test_a_real_kafka_starts_with_the_settings_of_the_file(
+    config: dict[str, Any], kafka_server: KafkaServer
+) -> None:
+    """A broker of its own (the fixture only says whether there is one), with other ports and another folder."""
+    settings = {
+        name.removeprefix("KAFKA_").lower().replace("_", "."): value
+        for name, value in config["services"]["kafka"]["environment"].items()
+    }
+    ports = {}
+    for inside in ("9092", "9093", "19092"):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            ports[inside] = str(free.getsockname()[1])
+    for name in ("listeners", "advertised.listeners", "controller.quorum.voters"):
+        moved = re.sub(r":(\d+)", lambda port: f":{ports[port[1]]}", settings[name])
+        settings[name] = moved.replace("//:", "//127.0.0.1:").replace("kafka:", "127.0.0.1:")
+    del settings["log.dirs"]
+
+    server = KafkaServer(kafka_jars(), **settings)
+    server.port = int(ports["9092"])
+    try:
+        server.start()
+        async with connect(f"kafka://{server.bootstrap}") as transport:
+            assert await transport.create_topics([TopicSpec("orders", partitions=2)]) == ["orders"]
+            assert "orders" in await transport.topics()
+    finally:
+        server.stop()
+
+
+@pytest.mark.postgres
+async def test_postgres_makes_the_databases(postgres_server: PostgresServer) -> None:
+    server = PostgresServer(postgres_server.programs)
+    try:
+        server.start()
+        server.run_file(FOLDER / "databases.sql")
+        for name in re.findall(r'"?(\w+)"?;', (FOLDER / "databases.sql").read_text()):
+            database = await Database.open(server.url(name))
+            assert await database.read(lambda connection: connection.execute(text("SELECT 1")).scalar_one()) == 1
+            await database.close()
+    finally:
+        server.stop()

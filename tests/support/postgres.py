@@ -97,7 +97,16 @@ class PostgresServer:
         """Make a new, empty database; give its URL."""
         name = f"t{next(self._counter)}"
         self._sql(f'CREATE DATABASE "{name}"')
-        return f"postgresql://postgres@/{name}?host={quote(str(self.root))}"
+        return self.url(name)
+
+    def url(self, database: str) -> str:
+        """The URL of a database of this server."""
+        return f"postgresql://postgres@/{database}?host={quote(str(self.root))}"
+
+    def run_file(self, script: Path) -> None:
+        """Run the statements of a file, as the container image does with its own."""
+        copy = shutil.copyfile(script, self.root / script.name)  # to where `nobody` may read it
+        self._psql("--set", "ON_ERROR_STOP=1", "--file", str(copy))
 
     def drop_database(self, url: str) -> None:
         """Drop the database of a URL, whoever is still connected to it."""
@@ -105,7 +114,10 @@ class PostgresServer:
         self._sql(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
     def _sql(self, statement: str) -> None:
-        self._run("psql", "--no-psqlrc", "--quiet", "-h", str(self.root), "-U", "postgres", "-c", statement)
+        self._psql("--command", statement)
+
+    def _psql(self, *arguments: str) -> None:
+        self._run("psql", "--no-psqlrc", "--quiet", "-h", str(self.root), "-U", "postgres", *arguments)
 
     def _answers(self) -> bool:
         probe = [self.programs / "pg_isready", "--quiet", "-h", self.root]
