@@ -183,6 +183,8 @@ class Codec:
                 return validate(record, **options)
             except ValidationError as error:
                 raise _invalid(cls, error) from None
+            except DecodeError:
+                raise
             except Exception:
                 raise DecodeError(f"{name}: the value is not what its schema says, or the class fails on it") from None
 
@@ -304,8 +306,11 @@ def _untag(value: Any, layout: Layout | None) -> Any:
     if type(value) is not tuple:
         return value
     name, record = value[0].rpartition(".")[2], _untag(value[1], layout)
-    if layout is None or name not in layout.models:
+    if layout is None:
         return record
+    if name not in layout.models:
+        # It may look like a record that the class knows, and mean another thing.
+        raise DecodeError(f"the value holds a {name}, which the class does not know")
     model, convert = layout.models[name]
     record = record if convert is None else convert(record)
     return model.model_validate(record, by_alias=False, by_name=True)
