@@ -180,6 +180,7 @@ class Worker:
             return
         self._stopping = True
         self._tick.set()
+        self._dispatcher.drop(lambda _: True)  # at once: what has not begun shall not begin while the last poll ends
         await asyncio.gather(self._polling, return_exceptions=True)
         self._polling = None
         if not await self._dispatcher.drain(lambda _: True, self.service.drain / SECOND):

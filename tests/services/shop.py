@@ -136,6 +136,12 @@ class Rig:
                 found.append(Published(envelope, event, delivery))
         return found
 
+    async def all_committed(self, group: str, *topics: str) -> bool:
+        """Say whether a group has committed everything that lies on these topics."""
+        ends = await self.broker.end_offsets(topics)
+        committed = (await self.broker.group(group)).committed
+        return all(committed.get(place, 0) == end for place, end in ends.items())
+
     def worker(self, service: Service, **options: Any) -> Worker:
         return Worker(service, self.broker, settings=self.settings, registry=self.registry, **options)
 
