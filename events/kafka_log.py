@@ -6,14 +6,12 @@ import logging
 import time
 
 _NAMES = (
-    "client",
-    "cluster",
-    "conn",
-    "consumer.consumer",
-    "consumer.fetcher",
-    "consumer.group_coordinator",
-    "producer.producer",
-    "producer.sender",
+    "aiokafka",  # its connections
+    "aiokafka.cluster",
+    "aiokafka.conn",
+    "aiokafka.consumer.fetcher",
+    "aiokafka.consumer.group_coordinator",
+    "aiokafka.producer.sender",
 )
 _SECONDS = 60.0
 # Every first use of a group meets these, and the client goes on by itself.
@@ -50,7 +48,7 @@ class ClientLog(logging.Filter):
 
 def _reason(error: object) -> str:
     if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
+        return "the connection is refused"
     if isinstance(error, TimeoutError):
         return "no answer in time"
     return str(error) or type(error).__name__
@@ -59,7 +57,7 @@ def _reason(error: object) -> str:
 def tame() -> ClientLog:
     """Put the one filter on the client's loggers."""
     for name in _NAMES:
-        logging.getLogger(f"aiokafka.{name}").addFilter(CLIENT_LOG)
+        logging.getLogger(name).addFilter(CLIENT_LOG)
     return CLIENT_LOG
 
 

@@ -6,7 +6,8 @@ namespace package. It must not get an `__init__.py`, which would make it part of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import uuid
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,11 @@ from tests.support.parts import Missing
 from tests.support.postgres import PostgresServer, postgres_programs
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
     """Count, in the run's last lines, what did not run for want of a real part."""
-    for line in parts.report():
+    yield
+    for line in parts.count_skipped(terminalreporter.getreports("skipped")):
         terminalreporter.write_line(line, yellow=True)
 
 
@@ -63,6 +66,14 @@ def kafka_server() -> Iterator[KafkaServer]:
 def kafka_bootstrap(kafka_server: KafkaServer) -> str:
     """The address of a real Apache Kafka, `host:port`; use fresh topic and group names."""
     return kafka_server.bootstrap
+
+
+@pytest.fixture(params=["memory", "local", pytest.param("kafka", marks=pytest.mark.kafka)])
+def broker_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a broker: the test runs once in memory, once on a fresh file and once on the shared Kafka."""
+    if request.param == "kafka":
+        return f"kafka://{request.getfixturevalue('kafka_bootstrap')}"
+    return f"local:{tmp_path / 'broker.db'}" if request.param == "local" else f"memory:{uuid.uuid4().hex}"
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
