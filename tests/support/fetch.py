@@ -36,10 +36,15 @@ def _fetch(part: str) -> bool:
     try:
         PARTS[part]()
     except Missing as missing:
-        print(f"{part} is missing: {missing}; its tests will not run", flush=True)
+        _say(f"{part} is missing: {missing}; its tests will not run")
         return False
-    print(f"{part} is ready ({time.monotonic() - began:.1f} s)", flush=True)
+    _say(f"{part} is ready ({time.monotonic() - began:.1f} s)")
     return True
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")  # in one piece: several threads speak
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

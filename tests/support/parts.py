@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from typing import NoReturn
 
 import pytest
@@ -15,9 +16,6 @@ import pytest
 
 class Missing(Exception):
     """A part is not there; the text says in one line what is missing and how to get it."""
-
-
-_missing: Counter[tuple[str, str]] = Counter()
 
 
 def missing(part: str, how: str) -> NoReturn:
@@ -29,10 +27,13 @@ def missing(part: str, how: str) -> NoReturn:
     """
     if os.environ.get("CI"):
         pytest.fail(f"{part} is missing: {how}", pytrace=False)
-    _missing[part, how] += 1
     pytest.skip(f"{part} is missing: {how}")
 
 
-def report() -> list[str]:
-    """One line for each missing part, with the number of tests that did not run."""
-    return [f"{count} tests did not run: {part} is missing: {how}" for (part, how), count in sorted(_missing.items())]
+def count_skipped(reports: Iterable[pytest.TestReport]) -> list[str]:
+    """One line for each reason to skip, with the number of tests that did not run for it."""
+    reasons: Counter[str] = Counter()
+    for report in reports:
+        if isinstance(report.longrepr, tuple):  # (file, line, reason)
+            reasons[report.longrepr[2].removeprefix("Skipped: ")] += 1
+    return [f"{count} tests did not run: {reason}" for reason, count in sorted(reasons.items())]
