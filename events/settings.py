@@ -1,6 +1,7 @@
 """Settings: from `CHOREO_*` environment variables and `choreo.toml` beside the program; flags override both.
 
-The OpenTelemetry exporter reads its own standard `OTEL_*` variables (OpenTelemetry specification, SDK environment variables).
+The OpenTelemetry exporter reads its own standard `OTEL_*` variables (OpenTelemetry specification, SDK environment
+variables).
 """
 
 from __future__ import annotations

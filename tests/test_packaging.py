@@ -109,8 +109,7 @@ def test_an_installed_wheel_imports_in_an_empty_environment(distributions: tuple
         if name.endswith(".py") and name != "__init__.py"
     }
     assert modules - set(report["modules"]) == set()
-    assert report["all"] == sorted(report["all"])
-    assert report["all"], "nothing is public"
+    assert len(report["all"]) == len(set(report["all"])) > 0
 
     shown = _run(environment / "bin" / "saga", "--help", cwd=tmp_path)
     assert "demo" in shown
