@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ..events.database import Database
 from ..events.envelope import Record
-from ..events.errors import ChoreoError, StoreUnreachable
+from ..events.errors import ChoreoError, EventError, StoreUnreachable
 from ..events.failpoints import failpoint
 from ..events.outbox import OutboxRow, Relay
 from ..events.transport import Transport
@@ -130,10 +130,14 @@ class StoreCommit:
         """Run what waits behind a job in its lane, until one has to wait."""
         outcomes: list[Outcome] = []
         for each in list(itertools.islice(self._followers(job), _MOST_FOLLOWERS)):
-            if each.stage is not Stage.TX or each.event is None:
+            if each.stage is not Stage.TX:
                 break
             if each.dropped:  # while the one before it ran
                 continue
+            try:
+                self._execution.decode(each)
+            except EventError:
+                break  # told when it is its turn
             saved.append(_Saved(each))
             each.active = True
             following = board.decide(each)
