@@ -103,8 +103,7 @@ class KafkaTransport:
         if self._depth > 1:
             self._depth -= 1
             return
-        for member in tuple(self._members.values()):
-            await member.close()
+        await asyncio.gather(*(member.close() for member in tuple(self._members.values())))
         await self._joiner.close()
         self._depth = 0
         await self._drop_producer()

@@ -121,17 +121,19 @@ class LocalBroker:
         if self._depth > 1:
             self._depth -= 1
             return
-        for consumer in tuple(self._consumers):
-            await consumer.close()
-        await self._joiner.close()
-        self._depth = 0
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.wait([self._watcher])
-            self._watcher = None
-        await self._reader.close()
-        await self._writer.close()
-        del self._hub  # the process forgets the file's ends with its last connection
+        try:
+            for consumer in tuple(self._consumers):
+                await consumer.close()
+            await self._joiner.close()
+        finally:
+            self._depth = 0
+            if self._watcher is not None:
+                self._watcher.cancel()
+                await asyncio.wait([self._watcher])
+                self._watcher = None
+            await self._reader.close()
+            await self._writer.close()
+            del self._hub  # the process forgets the file's ends with its last connection
 
     # -- records ------------------------------------------------------------------------------------------------------
 
