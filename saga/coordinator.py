@@ -127,6 +127,11 @@ class Coordinator:
         """Its consumer group."""
         return self._settings.group
 
+    @property
+    def partitions(self) -> frozenset[TopicPartition]:
+        """The partitions that it reads now."""
+        return frozenset(self._positions.processed)
+
     # ---- life --------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -190,14 +195,18 @@ class Coordinator:
 
     async def idle(self) -> bool:
         """Tell whether nothing is left to do: all read, all sent, no timer due within a second (ruling R18)."""
-        if not self._caught_up or await self._positions.lag():
+        if not await self.caught_up():
             return False
 
         def quiet(connection: Connection) -> bool:
             soon = self._database.now(connection) + SECOND
             return not timers.any_due(connection, soon) and not operators.any_pending(connection)
 
-        return await self._database.read(quiet) and await self._relay.depth() == 0
+        return await self._database.read(quiet)
+
+    async def caught_up(self) -> bool:
+        """Tell whether everything was read and everything decided so far was published."""
+        return self._caught_up and not await self._positions.lag() and await self._relay.depth() == 0
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()

@@ -98,7 +98,8 @@ def announcements(definitions: Sequence[Definition], namespace: str) -> list[Def
 def _begin(definition: Definition, now: int) -> int:
     if definition.active_from == "beginning":
         return 0
-    return now if isinstance(definition.active_from, str) else definition.active_from
+    # Records carry whole milliseconds: one written in the same millisecond must not look older.
+    return now - now % 1_000 if isinstance(definition.active_from, str) else definition.active_from
 
 
 def _two_contents(definition: Definition) -> DefinitionError:

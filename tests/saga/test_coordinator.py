@@ -1,0 +1,352 @@
+"""The coordinator on a broker and a store: what it applies, refuses, sends and remembers."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from sqlalchemy import event as sqlalchemy_event
+
+from choreo import DefinitionError
+from choreo.events.catalog import EventRef, HandlerAnnouncement, ServiceAnnouncement, announce
+from choreo.events.clock import SECOND
+from choreo.events.codec import Codec
+from choreo.events.failures import HandlerFailed
+from choreo.saga.coordinator import Options
+from choreo.saga.timers import Breaker
+from tests.saga.stage import (
+    Again,
+    Changed,
+    Declined,
+    Order,
+    Paid,
+    Past,
+    Placed,
+    Release,
+    Released,
+    Reserved,
+    Stage,
+    header,
+)
+
+
+async def test_a_saga_runs_to_its_end_and_announces_it(stage: Stage) -> None:
+    await stage.start()
+    await stage.publish(Placed(order_id="4711"), Reserved(order_id="4711"), Paid(order_id="4711"))
+    found = await stage.until(lambda all_: bool(all_) and all_["order/4711"].phase.ended)
+    assert found["order/4711"].phase == "COMPLETED"
+    await stage.settled()
+    types = [header(each, "ce_type") for each in await stage.sent("orders")]
+    assert types == ["Placed", "Fulfilled"]
+
+
+async def test_a_failure_sends_the_undo_with_its_place_and_its_triggers(stage: Stage) -> None:
+    await stage.start()
+    (placed,) = await stage.publish(Placed(order_id="4711", total=12))
+    await stage.publish(Reserved(order_id="4711", reservation="r-1"), Declined(order_id="4711"))
+    await stage.until(lambda all_: bool(all_) and all_["order/4711"].phase == "COMPENSATING")
+    await stage.settled()
+    (undo,) = await stage.sent("inventory.commands")
+    assert header(undo, "saga-id") == "order/4711"
+    assert header(undo, "saga-step") == "reserve"
+    assert header(undo, "undoes") == placed
+    release = stage.codec.decode(Release, undo.value or b"", "application/avro")
+    assert release.reservation == "r-1", "filled by name from the newest event that has the field"
+    await stage.publish(Released(order_id="4711"), causation_id=header(undo, "ce_id"))
+    await stage.until(lambda all_: all_["order/4711"].phase == "COMPENSATED")
+    await stage.settled()
+    assert [header(each, "ce_type") for each in await stage.sent("orders")] == ["Placed", "Cancelled"]
+
+
+async def test_row_1_events_before_their_saga_wait_for_it(stage: Stage) -> None:
+    await stage.start()
+    await stage.publish(Paid(order_id="4711"), Reserved(order_id="4711"))
+    await stage.settled()
+    assert await stage.instances() == {}
+    await stage.publish(Placed(order_id="4711"))
+    found = await stage.until(lambda all_: bool(all_) and all_["order/4711"].phase.ended)
+    assert found["order/4711"].phase == "COMPLETED"
+
+
+async def test_row_1_an_event_whose_saga_never_comes_is_counted_in_the_end(sqlite_stage: Stage) -> None:
+    await sqlite_stage.start()
+    await sqlite_stage.publish(Paid(order_id="lost"))
+    await sqlite_stage.settled()
+    sqlite_stage.now += 25 * 3_600 * SECOND
+    for _ in range(500):
+        if ("Paid", "unmatched") in await sqlite_stage.ignored():
+            break
+        await asyncio.sleep(0.01)
+    assert (await sqlite_stage.ignored())["Paid", "unmatched"] == 1
+
+
+async def test_row_4_a_duplicate_changes_nothing_and_is_counted(stage: Stage) -> None:
+    await stage.start()
+    await stage.publish(Placed(order_id="4711"), id="one")
+    await stage.publish(Placed(order_id="4711"), id="one")
+    await stage.publish(Reserved(order_id="4711"), id="two")
+    await stage.settled()
+    await stage.publish(Reserved(order_id="4711"), id="two")
+    await stage.settled()
+    assert [row.event_id for row in await stage.history("order/4711")] == ["one", "two"]
+    assert (await stage.ignored())["Reserved", "duplicate"] == 1
+    assert (await stage.ignored())["Placed", "duplicate"] == 1
+
+
+async def test_an_unknown_and_an_undecodable_event_change_nothing_else_and_are_visible(stage: Stage) -> None:
+    await stage.start()
+    await stage.raw("inventory", b"4711", b"{}", (("ce_id", b"u"), ("ce_type", b"Stranger")))
+    await stage.raw("inventory", b"\xff\xfe", b"junk", (("ce_id", b"v"), ("ce_type", b"Reserved")))
+    await stage.publish(Placed(order_id="4711"), Reserved(order_id="4711"), Paid(order_id="4711"))
+    await stage.until(lambda all_: bool(all_) and all_["order/4711"].phase.ended)
+    await stage.settled()
+    assert (await stage.ignored())["Stranger", "unknown"] == 1
+    (dead,) = await stage.sent("inventory.dlq")
+    assert dead.value == b"junk"
+    assert header(dead, "dlq-message") == "the record's key is not UTF-8 text"
+
+
+async def test_the_happy_path_decodes_no_payload(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[type] = []
+    original = Codec.decode
+
+    def decode(self, cls, value, content_type):  # type: ignore[no-untyped-def]
+        decoded.append(cls)
+        return original(self, cls, value, content_type)
+
+    monkeypatch.setattr(Codec, "decode", decode)
+    await stage.start()
+    orders = [str(number) for number in range(50)]
+    await stage.publish(*(Placed(order_id=order) for order in orders))
+    await stage.publish(*(Reserved(order_id=order) for order in orders))
+    await stage.publish(*(Paid(order_id=order) for order in orders))
+    await stage.until(lambda all_: len(all_) == 50 and all(each.phase == "COMPLETED" for each in all_.values()))
+    assert decoded == []
+
+
+async def test_a_batch_is_one_transaction(stage: Stage) -> None:
+    orders = [str(number) for number in range(200)]
+    await stage.publish(*(Placed(order_id=order) for order in orders))
+    await stage.publish(*(Reserved(order_id=order) for order in orders))
+    await stage.publish(*(Paid(order_id=order) for order in orders))
+    stage.sagas = (Past,)
+    commits = 0
+
+    def committed(connection: object) -> None:
+        nonlocal commits
+        commits += 1
+
+    coordinator = await stage.start()
+    sqlalchemy_event.listen(stage.database._engine.sync_engine, "commit", committed)
+    await stage.until(lambda all_: len(all_) == 200 and all(each.phase == "COMPLETED" for each in all_.values()))
+    assert coordinator.events == 600
+    assert coordinator.batches <= 6
+    # Reads of the idle loop commit too; per event there would be six hundred.
+    assert commits < 200
+
+
+async def test_a_restart_goes_on_where_it_stopped_and_applies_nothing_twice(stage: Stage) -> None:
+    await stage.start()
+    await stage.publish(Placed(order_id="4711"))
+    await stage.settled()
+    await stage.stop()
+    await stage.publish(Reserved(order_id="4711"), Paid(order_id="4711"))
+    await stage.start()
+    found = await stage.until(lambda all_: all_["order/4711"].phase.ended)
+    assert found["order/4711"].seq == 3
+
+
+async def test_ruling_1_after_an_outage_the_answers_are_read_before_the_limits(
+    sqlite_stage: Stage,
+) -> None:
+    stage = sqlite_stage
+    await stage.start()
+    await stage.publish(Placed(order_id="4711"))
+    await stage.settled()
+    await stage.stop()
+    await stage.publish(Reserved(order_id="4711"), Paid(order_id="4711"))
+    stage.now += 3_600 * SECOND
+    await stage.start()
+    found = await stage.until(lambda all_: all_["order/4711"].phase.ended)
+    assert found["order/4711"].phase == "COMPLETED"
+    assert await stage.sent("inventory.commands") == []
+
+
+async def test_ruling_1_a_limit_that_passed_after_everything_was_read_fires(sqlite_stage: Stage) -> None:
+    stage = sqlite_stage
+    await stage.start()
+    await stage.publish(Placed(order_id="4711"))
+    await stage.settled()
+    stage.now += 31 * SECOND
+    found = await stage.until(lambda all_: all_["order/4711"].phase == "COMPENSATING")
+    assert found["order/4711"].steps["reserve"].state == "COMPENSATING"
+
+
+async def test_ruling_1_a_mass_of_timeouts_is_held_until_a_person_lets_it_through(sqlite_stage: Stage) -> None:
+    stage = sqlite_stage
+    stage.options = Options(poll=0.01, tick=0.0, breaker=Breaker(share=0.5, least=5))
+    await stage.start()
+    await stage.publish(*(Placed(order_id=str(number)) for number in range(10)))
+    await stage.settled()
+    stage.now += 31 * SECOND
+    await asyncio.sleep(0.3)
+    assert {each.phase.value for each in (await stage.instances()).values()} == {"RUNNING"}
+    assert (await stage.ask("resume", reason="checked")).state == "applied"
+    await stage.until(lambda all_: {each.phase.value for each in all_.values()} == {"COMPENSATING"})
+
+
+async def test_ruling_1_compensation_can_be_stopped_and_resumed(sqlite_stage: Stage) -> None:
+    stage = sqlite_stage
+    await stage.start()
+    assert (await stage.ask("stop", reason="wrong prices")).state == "applied"
+    await stage.publish(Placed(order_id="4711"), Reserved(order_id="4711"), Declined(order_id="4711"))
+    await stage.until(lambda all_: bool(all_) and all_["order/4711"].phase == "COMPENSATING")
+    await asyncio.sleep(0.2)
+    assert await stage.sent("inventory.commands") == []
+    assert (await stage.ask("resume", reason="fixed")).state == "applied"
+    (undo,) = await stage.eventually_sent("inventory.commands", 1)
+    assert header(undo, "saga-step") == "reserve"
+
+
+async def test_ruling_1_undo_commands_are_sent_at_a_bounded_rate(sqlite_stage: Stage) -> None:
+    stage = sqlite_stage
+    stage.options = Options(poll=0.01, tick=0.0, undo_rate=5)
+    await stage.start()
+    orders = [str(number) for number in range(20)]
+    await stage.publish(*(Placed(order_id=order) for order in orders))
+    await stage.publish(*(Reserved(order_id=order) for order in orders))
+    await stage.publish(*(Declined(order_id=order) for order in orders))
+    await stage.until(lambda all_: len(all_) == 20 and all(each.phase == "COMPENSATING" for each in all_.values()))
+    await asyncio.sleep(0.2)
+    first = len(await stage.sent("inventory.commands"))
+    assert first == 5, "the clock stands still: one second's worth"
+    stage.now += 10 * SECOND
+    assert len(await stage.eventually_sent("inventory.commands", 20)) == 20
+
+
+async def test_ruling_2_events_before_the_registration_start_nothing(stage: Stage) -> None:
+    await stage.raw("orders", b"old", b"x", (("ce_id", b"o"), ("ce_type", b"Placed")))
+    stage.now += 60 * SECOND
+    await asyncio.sleep(0.01)
+    await stage.start()
+    await stage.publish(Placed(order_id="new"))
+    await stage.until(lambda all_: bool(all_))
+    await stage.settled()
+    assert set(await stage.instances()) == {"order/new"}
+
+
+async def test_ruling_9_two_coordinators_share_the_work_and_apply_each_event_once(stage: Stage) -> None:
+    await stage.start()
+    await stage.start()
+    while not all(coordinator.partitions for coordinator in stage.coordinators):
+        await asyncio.sleep(0.01)
+    orders = [str(number) for number in range(100)]
+    await stage.publish(*(Placed(order_id=order) for order in orders))
+    await stage.publish(*(Reserved(order_id=order) for order in orders))
+    await stage.publish(*(Paid(order_id=order) for order in orders))
+    found = await stage.until(
+        lambda all_: len(all_) == 100 and all(each.phase == "COMPLETED" for each in all_.values())
+    )
+    assert {each.seq for each in found.values()} == {3}
+    assert all(coordinator.events > 0 for coordinator in stage.coordinators)
+
+
+async def test_ruling_12_a_header_decides_only_for_the_saga_type_that_it_names(stage: Stage) -> None:
+    await stage.start()
+    await stage.publish(Placed(order_id="a"), Placed(order_id="b"))
+    await stage.publish(Reserved(order_id="a"), saga_id="order/b", saga_type="order", saga_run=1)
+    await stage.publish(Reserved(order_id="a"), saga_id="loyalty/b", saga_type="loyalty", saga_run=1)
+    found = await stage.until(lambda all_: len(all_) == 2 and all(e.steps["reserve"].done for e in all_.values()))
+    assert set(found) == {"order/a", "order/b"}
+
+
+async def test_ruling_13_the_same_version_with_another_content_refuses_to_start(stage: Stage) -> None:
+    await stage.start()
+    await stage.stop()
+    stage.sagas = (Changed,)
+    with pytest.raises(DefinitionError, match=r"version 1 exists with another content; .* give this one version=2"):
+        await stage.start()
+
+
+async def test_ruling_14_a_dead_handler_fails_the_step_that_the_catalog_says_it_produces(
+    stage: Stage,
+) -> None:
+    inventory = ServiceAnnouncement(
+        service="inventory",
+        group="inventory",
+        handlers=[
+            HandlerAnnouncement(
+                name="reserve",
+                consumes=[EventRef(type="Placed", topic="orders")],
+                produces=[EventRef(type="Reserved", topic="inventory")],
+            )
+        ],
+    )
+    await announce(stage.broker, inventory)
+    await stage.codec.prepare([HandlerFailed])
+    await stage.start()
+    (placed,) = await stage.publish(Placed(order_id="4711"))
+    failed = HandlerFailed(
+        key="4711",
+        service="inventory",
+        handler="count",
+        event_id=placed,
+        event_type="Placed",
+        topic="orders",
+        partition=0,
+        offset=0,
+        dead=True,
+        attempts=5,
+        error_class="ZeroDivisionError",
+        message="division by zero",
+    )
+    await stage.publish(failed)
+    await stage.settled()
+    assert (await stage.instances())["order/4711"].phase == "RUNNING"
+    await stage.publish(failed.model_copy(update={"handler": "reserve"}))
+    found = await stage.until(lambda all_: all_["order/4711"].phase != "RUNNING")
+    assert found["order/4711"].cause is not None
+    assert found["order/4711"].cause["error"] == "ZeroDivisionError"
+
+
+async def test_ruling_17_a_persons_command_is_applied_and_answered(stage: Stage) -> None:
+    await stage.start()
+    await stage.publish(Placed(order_id="4711"), Reserved(order_id="4711"))
+    await stage.until(lambda all_: bool(all_) and all_["order/4711"].steps["reserve"].done is not None)
+    told = await stage.ask("cancel", saga_id="order/4711", reason="customer called")
+    assert told == ("applied", "order/4711 is COMPENSATING")
+    assert (await stage.instances())["order/4711"].cancelling
+    assert await stage.ask("cancel", saga_id="order/none") == ("refused", "there is no saga order/none")
+
+
+async def test_ruling_17_a_person_can_start_a_saga(stage: Stage) -> None:
+    await stage.start()
+    assert (await stage.ask("start", type="order", data={"order_id": "9"})).state == "applied"
+    await stage.until(lambda all_: "order/9" in all_)
+
+
+async def test_ruling_18_idle_means_read_published_and_nothing_due(sqlite_stage: Stage) -> None:
+    stage = sqlite_stage
+    coordinator = await stage.start()
+    await stage.publish(Placed(order_id="4711"))
+    await stage.settled()
+    for _ in range(500):
+        if await coordinator.idle():
+            break
+        await asyncio.sleep(0.01)
+    assert await coordinator.idle(), "an open saga is listed, not awaited"
+    await stage.publish(Reserved(order_id="4711"))
+    assert not await coordinator.idle()
+
+
+async def test_a_second_run_of_a_finished_key_starts_only_if_the_saga_says_rerun(stage: Stage) -> None:
+    stage.sagas = (Again, Order)
+    await stage.start()
+    for _ in range(2):
+        await stage.publish(Placed(order_id="x"))
+        await stage.settled()
+        await stage.publish(Reserved(order_id="x"))
+        await stage.settled()
+    found = await stage.instances()
+    assert set(found) == {"again/x", "again/x~2", "order/x"}
+    assert found["again/x~2"].phase == "COMPLETED"
