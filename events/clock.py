@@ -49,7 +49,8 @@ def from_datetime(moment: datetime) -> int:
 
 def to_rfc3339(microseconds: int) -> str:
     """Format as RFC 3339 in UTC with microseconds, e.g. `2026-11-21T09:02:11.402000Z`."""
-    return to_datetime(microseconds).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    # strftime would not pad the years before 1000.
+    return to_datetime(microseconds).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def from_rfc3339(text: str) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -190,3 +192,9 @@ def test_a_record_knows_its_size_and_a_delivery_its_place() -> None:
     assert Record("t", b"key", b"value", (("ab", b"c"),)).size() == 11
     assert Record("t", None, None).size() == 0
     assert delivery(()).place == TopicPartition("orders", 3)
+
+
+def test_the_contract_page_lists_exactly_the_reserved_headers() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "wire.md").read_text(encoding="utf-8")
+    table = page.partition("## Headers")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)) == RESERVED
