@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from choreo.events.codec import Codec
+from choreo.events.codec import Codec, UnknownSchema
 from choreo.events.envelope import Delivery, read_envelope
 from choreo.events.errors import (
     BrokerUnreachable,
@@ -22,6 +22,7 @@ from choreo.events.errors import (
     TopicMissing,
 )
 from choreo.events.event import Event
+from choreo.events.ids import new_id
 from choreo.events.memory import MemoryBroker
 from choreo.events.publisher import BlockingPublisher, Publisher
 from choreo.events.registry import EmbeddedRegistry
@@ -213,3 +214,33 @@ def test_a_blocking_publisher_that_cannot_open_or_is_closed_says_so(tmp_path: Pa
     with pytest.raises(Exception), BlockingPublisher(f"local:{tmp_path / 'folder'}", source="shop") as broken:
         broken.publish(placed(1))
     assert "choreo-publisher" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.kafka
+async def test_on_a_real_kafka_events_and_their_schemas_are_there(kafka_bootstrap: str) -> None:
+    name = f"orders-{new_id()}"
+
+    class Placed(Event, topic=name, key="order_id"):
+        order_id: str
+        total: Decimal
+
+    async with (
+        connect(f"kafka://{kafka_bootstrap}", Settings()) as broker,
+        Publisher(broker, source="shop") as publisher,
+    ):
+        with pytest.raises(TopicMissing, match=f"'{name}' does not exist; create with `saga topics apply`"):
+            await publisher.publish(Placed(order_id="1", total=Decimal(1)))
+        await broker.create_topics([TopicSpec(name, partitions=2)])
+        events = [Placed(order_id=str(number % 7), total=Decimal(number)) for number in range(500)]
+        ids = await publisher.publish(*events)
+        # Another program finds the schema on the broker.
+        codec = Codec(EmbeddedRegistry(broker))
+        found: dict[str, Placed] = {}
+        for delivery in await sent(broker, name):
+            assert delivery.value is not None
+            try:
+                found[read_envelope(delivery).id] = codec.decode(Placed, delivery.value, "application/avro")
+            except UnknownSchema as unknown:
+                await codec.learn(unknown.schema_id)
+                found[read_envelope(delivery).id] = codec.decode(Placed, delivery.value, "application/avro")
+        assert found == dict(zip(ids, events, strict=True))
