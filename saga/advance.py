@@ -58,8 +58,10 @@ def advance(definition: Definition, instance: Instance, input_: Input, now: int)
     move = _Advance(definition, copy, now)
     match input_:
         case Observed():
+            move.trace = input_.traceparent
             move.observe(input_)
         case HandlerGaveUp():
+            move.trace = input_.traceparent
             move.handler_gave_up(input_)
         case Elapsed():
             move.elapse(input_.until)

@@ -26,6 +26,7 @@ class Move:
         self.changes: list[Change] = []
         self.outputs: list[Send | Announce] = []
         self.ignored = ""
+        self.trace: str | None = None  # traceparent of the input, the trigger of what it starts
 
     def transition(self) -> Transition:
         verdict: Literal["applied", "ignored"] = "ignored" if self.ignored else "applied"
@@ -143,6 +144,7 @@ class Move:
         step.undo_ready_at = self.now
         step.undo_ended_at = step.undo_outcome = step.undo_event = step.undo_answered_at = None
         step.undo_empty = False
+        step.undo_trace = self.trace
         step.undo_limit_at = self.now + plan.undo_within
         step.undo_send_at = self.now + plan.undo_resend.pause(1) if plan.undo_resend.attempts > 1 else None
         self._enter(plan, StepState.COMPENSATING, reason)

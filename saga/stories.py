@@ -46,7 +46,7 @@ def step_stories(definition: Definition, instance: Instance) -> list[StepStory]:
         if step.ended_at is not None and step.ready_at and step.ended_at >= instance.opened_at:
             told.append(_action(plan, step))
         if step.undo_ended_at is not None and step.undo_ready_at >= instance.opened_at:
-            told.append(_compensation(plan, step))
+            told.append(_compensation(plan, step, 2 * len(definition.steps) - plan.index))
     return told
 
 
@@ -80,11 +80,11 @@ def _action(plan: StepPlan, step: Step) -> StepStory:
     )
 
 
-def _compensation(plan: StepPlan, step: Step) -> StepStory:
+def _compensation(plan: StepPlan, step: Step, index: int) -> StepStory:
     outcome = step.undo_outcome or StepState.COMPENSATED
     return StepStory(
         name=plan.name,
-        index=plan.index + 1,
+        index=index,  # behind every action, the last step first
         kind="compensation",
         trigger_at=step.undo_ready_at,
         ended_at=step.undo_ended_at or step.undo_ready_at,

@@ -97,6 +97,7 @@ class Stage:
     sagas: tuple[type[Saga], ...] = (Order,)
     options: Options = field(default_factory=lambda: Options(poll=0.01, tick=0.0))
     now: int = field(default_factory=system_clock)
+    live: bool = False
     broker: MemoryBroker = field(default_factory=lambda: MemoryBroker(""))
     coordinators: list[Coordinator] = field(default_factory=list)
     settings: Any = field(default_factory=lambda: load_settings(broker="memory:"))
@@ -107,7 +108,8 @@ class Stage:
         await self.broker.create_topics([*specs, *catalog_topics()])
         self.codec = Codec(open_registry(self.settings, self.broker))
         await self.codec.prepare(EVENTS)
-        self.database = await Database.open(self.url, clock=lambda: self.now)
+        self.live = self.live or self.url.startswith("postgresql")
+        self.database = await Database.open(self.url, clock=system_clock if self.live else lambda: self.now)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -155,7 +157,7 @@ class Stage:
 
     def _tick(self) -> None:
         # PostgreSQL's clock decides there, so events have to live in its time.
-        self.now = max(self.now + 1_000, system_clock() if self.url.startswith("postgresql") else 0)
+        self.now = max(self.now + 1_000, system_clock() if self.live else 0)
 
     async def until(self, holds: Callable[[dict[str, Instance]], bool]) -> dict[str, Instance]:
         """Wait until the sagas are as wanted."""
