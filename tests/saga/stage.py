@@ -77,6 +77,11 @@ class Past(Saga, start=Placed, key="order_id", active_from="beginning"):
     charge = step(after=reserve, done=Paid, failed=Declined, undo=None, within="30s")
 
 
+class Undoing(Saga, start=Placed, key="order_id", compensated=Cancelled, active_from="beginning"):
+    reserve = step(done=Reserved, failed=Refused, undo=Release, undone=Released, within="30s")
+    charge = step(after=reserve, done=Paid, failed=Declined, undo=None, within="30s")
+
+
 class Changed(Saga, start=Placed, key="order_id", type="order"):
     reserve = step(done=Reserved, undo=None, within="5s")
 

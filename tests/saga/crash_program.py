@@ -1,0 +1,36 @@
+"""A coordinator in a process of its own for the crash tests; it runs until it is idle: `... BROKER STORE`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from choreo.events.database import Database
+from choreo.events.local import LocalBroker
+from choreo.events.settings import Settings
+from choreo.saga.coordinator import Coordinator, Options
+from tests.saga.stage import Past, Undoing
+
+
+async def main(broker_path: str, store: str) -> None:
+    """Run until nothing is left to do."""
+    settings = Settings(home=Path(broker_path).parent)
+    database = await Database.open(store)
+    async with LocalBroker(Path(broker_path), session=1) as broker:
+        coordinator = Coordinator(
+            [Past, Undoing],
+            transport=broker,
+            database=database,
+            settings=settings,
+            options=Options(batch=50, poll=0.02, tick=0.02),
+        )
+        await coordinator.start()
+        while not await coordinator.idle():
+            await asyncio.sleep(0.02)
+        await coordinator.stop()
+    await database.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:3]))
