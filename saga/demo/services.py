@@ -162,7 +162,7 @@ async def _settle(tx: Transaction, order_id: str, state: str) -> list[tuple[str,
         .values(state=state)
         .returning(reservations.c.article, reservations.c.quantity)
     )
-    return [(article, quantity) for article, quantity in settled]
+    return [(row.article, row.quantity) for row in settled]
 
 
 # ---- payment: where the money is ----------------------------------------------------------------------------------

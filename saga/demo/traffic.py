@@ -31,6 +31,7 @@ PRICES = {
 
 _CUSTOMERS = ("ada", "barbara", "edsger", "grace", "katherine", "leslie", "margaret", "tony")
 
+
 class Mix(BaseSettings):
     """What the traffic looks like: `CHOREO_DEMO_ORDERS=1000 CHOREO_DEMO_DECLINED=0.5 saga demo`.
 
