@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, TypeVar
 from sqlalchemy import MetaData
 
 from ..events.catalog import EventRef, HandlerAnnouncement, ServiceAnnouncement
-from ..events.clock import duration
+from ..events.clock import SECOND, duration
 from ..events.database import parse_store_url
 from ..events.errors import ConfigurationError, DefinitionError
 from ..events.event import Event
@@ -38,6 +38,7 @@ DEFAULT: Final = Default.DEFAULT
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 
+_LONGEST_DRAIN = 50 * SECOND  # the brokers' groups go on after 60 s without whoever has not let go
 _HANDLER = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
@@ -125,6 +126,8 @@ class Service:
             raise DefinitionError(
                 f"Service({name!r}): concurrency={concurrency}; at least one handler must be able to run"
             )
+        if duration(drain) > _LONGEST_DRAIN:
+            raise DefinitionError(f"Service({name!r}): drain={drain!r}; a rebalance waits for 50s at most")
         self.name = name
         self.store = store
         self.tables = tables

@@ -125,6 +125,7 @@ def test_a_wrong_handler_is_refused_with_the_remedy(function, events, options, s
         ({"name": "x", "store": None, "tables": MetaData()}, "tables= needs a store"),
         ({"name": "x", "concurrency": 0}, "at least one handler"),
         ({"name": "x", "drain": "soon"}, "not a positive duration"),
+        ({"name": "x", "drain": "5m"}, "a rebalance waits for 50s at most"),
     ],
 )
 def test_a_wrong_service_is_refused(options, says):
