@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .events.failures import HandlerFailed
     from .events.publisher import BlockingPublisher, Publisher
     from .events.settings import Settings, load_settings
-    from .events.source import Dated
+    from .events.source import Dated, in_time_order
     from .saga.coordinator import Coordinator
     from .saga.saga import Saga, step
     from .services.context import Context, Transaction
@@ -51,6 +51,7 @@ _HOME = {
     "Publisher": "events.publisher",
     "BlockingPublisher": "events.publisher",
     "Dated": "events.source",
+    "in_time_order": "events.source",
     "Settings": "events.settings",
     "load_settings": "events.settings",
     "Service": "services.service",
@@ -67,6 +68,7 @@ __all__ = [  # noqa: RUF022 - by use, errors last
     "Publisher",
     "BlockingPublisher",
     "Dated",
+    "in_time_order",
     "Service",
     "Retry",
     "Context",
