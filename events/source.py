@@ -132,6 +132,41 @@ async def publish_file(
     return run.report
 
 
+def preview(mapping: Mapping, path: Path, *, rows: int) -> Iterator[tuple[int, Event, int | None] | Malformed]:
+    """Say what the first rows of a file become; nothing is published.
+
+    Args:
+        mapping, path: as for `publish_file`.
+        rows: how many rows are read.
+
+    Returns:
+        Line, event, and its time (microseconds, None where the mapping gives none), or what is wrong with a row.
+
+    Raises:
+        ConfigurationError: the file cannot be read at all.
+    """
+    reader = RowReader(path)
+    try:
+        for found in islice(reader, rows):
+            if isinstance(found, Malformed):
+                yield found
+                continue
+            line, row = found
+            try:
+                made = _events(mapping, row)
+                for each in made:
+                    _event_of(mapping, each).key_text()
+            except (ConfigurationError, DefinitionError):
+                raise
+            except Exception as error:
+                yield Malformed(line, _reason(error, row))
+                continue
+            for each in made:
+                yield line, _event_of(mapping, each), from_datetime(each.at) if isinstance(each, Dated) else None
+    finally:
+        reader.close()
+
+
 class _Run:
     def __init__(
         self,
@@ -190,11 +225,8 @@ class _Run:
         content, now = canonical(row), system_clock()
         items = []
         for index, each in enumerate(_events(self.mapping, row)):
-            event, time = (each.event, from_datetime(each.at)) if isinstance(each, Dated) else (each, now)
-            if not isinstance(event, Event):
-                raise ConfigurationError(
-                    f"{_called(self.mapping)} gave {type(event).__name__}; it should give Event or Dated(event, at)"
-                )
+            event = _event_of(self.mapping, each)
+            time = from_datetime(each.at) if isinstance(each, Dated) else now
             event.key_text()
             items.append(_Item(line, index, derived_id("source", self.name, content, str(index)), time, event))
         return items
@@ -239,6 +271,15 @@ def _events(mapping: Mapping, row: Row) -> list[Event | Dated]:
         return [found]
     # Taken at once, so that an error in a generator refuses the whole row.
     return list(found)
+
+
+def _event_of(mapping: Mapping, each: Event | Dated) -> Event:
+    event = each.event if isinstance(each, Dated) else each
+    if not isinstance(event, Event):
+        raise ConfigurationError(
+            f"{_called(mapping)} gave {type(event).__name__}; it should give Event or Dated(event, at)"
+        )
+    return event
 
 
 def _called(mapping: Mapping) -> str:
