@@ -45,8 +45,8 @@ class OrderUnavailable(MarketplaceEvent):
 def events(row: dict[str, str]) -> Iterator[Dated]:
     """Turn one order of the file into what happened to it: a row is the end of a story, here it is told again.
 
-    A step that has no time never happened. When an order was canceled or became unavailable the file does not say: after
-    everything else that is known of it.
+    A step that has no time never happened. The file does not say when an order was canceled or became unavailable: it
+    was after everything else that is known of it.
     """
     order_id = row["order_id"]
     purchased = _time(row["order_purchase_timestamp"])
