@@ -24,6 +24,7 @@ from ..events.errors import (
     ConfigurationError,
     DecodeError,
     EventError,
+    PositionLost,
     RegistryUnreachable,
     StoreUnreachable,
 )
@@ -224,6 +225,8 @@ class Coordinator:
                         next_tick = loop.time() + self._options.tick
                 if len(deliveries) >= self._options.batch // 2 or self._positions.paused:
                     await self._positions.keep_together()
+            except PositionLost:
+                await self._positions.recheck()
             except (StoreUnreachable, RegistryUnreachable) as error:
                 log.warning("the coordinator waits", error=error.message)
                 self._positions.rewind()

@@ -76,6 +76,16 @@ class Positions:
                 # A broker's client swallows what a listener raises: the loop asks with `check` instead.
                 self._failure = error
 
+    async def recheck(self) -> None:
+        """Look again at every partition after the broker said that a position is not in its log.
+
+        Raises:
+            PositionLost: it is a gap, and nobody said to go on behind one.
+        """
+        self.check()
+        async with self.busy:
+            await self._assign(sorted(self.processed))
+
     def advance(self, deliveries: Iterable[Delivery]) -> None:
         """Note that these were read and what they led to is stored."""
         for delivery in deliveries:

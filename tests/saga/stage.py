@@ -82,6 +82,13 @@ class Undoing(Saga, start=Placed, key="order_id", compensated=Cancelled, active_
     charge = step(after=reserve, done=Paid, failed=Declined, undo=None, within="30s")
 
 
+class Backwards(Saga, start=Placed, key="order_id"):
+    pay = step(done=Paid, undo=None, within="30s")
+    reserve = step(after=pay, done=Reserved, failed=Refused, undo=Release, undone=Released, within="30s")
+    pack = step(after=reserve, done=Fulfilled, undo=None, within="30s")
+    bill = step(after=reserve, done=Cancelled, failed=Declined, undo=None, within="30s")
+
+
 class Changed(Saga, start=Placed, key="order_id", type="order"):
     reserve = step(done=Reserved, undo=None, within="5s")
 

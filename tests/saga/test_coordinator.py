@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
+from sqlalchemy import Connection, Engine, select
 from sqlalchemy import event as sqlalchemy_event
 
-from choreo import DefinitionError
+from choreo import DefinitionError, PositionLost
 from choreo.events.catalog import EventRef, HandlerAnnouncement, ServiceAnnouncement, announce
 from choreo.events.clock import SECOND
 from choreo.events.codec import Codec
+from choreo.events.envelope import Record
 from choreo.events.failures import HandlerFailed
+from choreo.events.outbox import Relay
+from choreo.saga import store
 from choreo.saga.coordinator import Options
+from choreo.saga.tables import saga, sent
 from choreo.saga.timers import Breaker
 from tests.saga.stage import (
     Again,
+    Backwards,
     Changed,
     Declined,
+    Fulfilled,
     Order,
     Paid,
     Past,
@@ -124,7 +132,7 @@ async def test_the_happy_path_decodes_no_payload(stage: Stage, monkeypatch: pyte
     assert decoded == []
 
 
-async def test_a_batch_is_one_transaction(stage: Stage) -> None:
+async def test_a_batch_is_one_transaction(stage: Stage, request: pytest.FixtureRequest) -> None:
     orders = [str(number) for number in range(200)]
     await stage.publish(*(Placed(order_id=order) for order in orders))
     await stage.publish(*(Reserved(order_id=order) for order in orders))
@@ -137,7 +145,8 @@ async def test_a_batch_is_one_transaction(stage: Stage) -> None:
         commits += 1
 
     coordinator = await stage.start()
-    sqlalchemy_event.listen(stage.database._engine.sync_engine, "commit", committed)
+    sqlalchemy_event.listen(Engine, "commit", committed)
+    request.addfinalizer(lambda: sqlalchemy_event.remove(Engine, "commit", committed))
     await stage.until(lambda all_: len(all_) == 200 and all(each.phase == "COMPLETED" for each in all_.values()))
     assert coordinator.events == 600
     assert coordinator.batches <= 6
@@ -154,6 +163,88 @@ async def test_a_restart_goes_on_where_it_stopped_and_applies_nothing_twice(stag
     await stage.start()
     found = await stage.until(lambda all_: all_["order/4711"].phase.ended)
     assert found["order/4711"].seq == 3
+
+
+async def test_row_7_a_saga_that_another_coordinator_changed_is_not_overwritten(stage: Stage) -> None:
+    await stage.start()
+    await stage.publish(Placed(order_id="4711"))
+    await stage.settled()
+    mine = (await stage.instances())["order/4711"]
+    await stage.publish(Reserved(order_id="4711"))
+    await stage.settled()
+    stale = mine.copy()
+    stale.seq += 1
+
+    def overwrite(connection: Connection) -> int:
+        store.update_sagas(connection, [(mine.seq, stale)], stage.now)
+        return connection.execute(select(saga.c.seq).where(saga.c.id == "order/4711")).scalar_one()
+
+    if stage.database.dialect == "sqlite":
+        with pytest.raises(store.LostRace):
+            await stage.database.write(overwrite)
+    else:
+        assert await stage.database.write(overwrite) == 2, "the row stays as the other wrote it"
+    assert (await stage.instances())["order/4711"].seq == 2
+
+
+async def test_row_8_two_start_events_at_once_make_one_saga(stage: Stage) -> None:
+    await stage.start()
+    await stage.publish(Placed(order_id="4711"), Placed(order_id="4711"), Placed(order_id="4711"))
+    await stage.settled()
+    assert set(await stage.instances()) == {"order/4711"}
+    assert [row.reason for row in await stage.history("order/4711")] == ["", "SecondStart", "SecondStart"]
+
+
+async def test_row_9_no_command_is_published_before_its_state_is_committed(sqlite_stage: Stage) -> None:
+    stage = sqlite_stage
+    await stage.start()
+    published_early: list[int] = []
+    original = stage.broker.send
+
+    async def send(records: Sequence[Record]) -> None:
+        if any(record.topic == "inventory.commands" for record in records):
+            held = await stage.database.read(lambda connection: connection.execute(select(sent.c.id)).all())
+            published_early.extend([1] if not held else [])
+        await original(records)
+
+    stage.broker.send = send  # type: ignore[method-assign]
+    await stage.publish(Placed(order_id="4711"), Reserved(order_id="4711"), Declined(order_id="4711"))
+    await stage.eventually_sent("inventory.commands", 1)
+    assert published_early == []
+
+
+async def test_row_25_timers_can_be_listed(sqlite_stage: Stage) -> None:
+    stage = sqlite_stage
+    await stage.start()
+    await stage.publish(Placed(order_id="4711"))
+    await stage.settled()
+    query = select(saga.c.id, saga.c.next_due, saga.c.limit_due)
+    ((name, next_due, limit_due),) = await stage.database.read(lambda connection: connection.execute(query).all())
+    assert name == "order/4711"
+    assert next_due == limit_due == stage.now + 30 * SECOND
+
+
+async def test_row_27_an_event_on_which_the_rules_raise_is_set_aside_alone(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import choreo.saga.batch as batch_module
+
+    original = batch_module.advance
+
+    def advance(definition, instance, input_, now):  # type: ignore[no-untyped-def]
+        if instance.key == "bad":
+            raise ValueError("a defect")
+        return original(definition, instance, input_, now)
+
+    monkeypatch.setattr(batch_module, "advance", advance)
+    await stage.start()
+    await stage.publish(Placed(order_id="bad"), Placed(order_id="good"))
+    await stage.publish(Reserved(order_id="bad"), Reserved(order_id="good"), Paid(order_id="good"))
+    await stage.until(lambda all_: "order/good" in all_ and all_["order/good"].phase.ended)
+    await stage.settled()
+    assert (await stage.instances())["order/bad"].seq == 1
+    (dead,) = await stage.sent("inventory.dlq")
+    assert header(dead, "dlq-message") == "ValueError"
 
 
 async def test_ruling_1_after_an_outage_the_answers_are_read_before_the_limits(
@@ -233,6 +324,57 @@ async def test_ruling_2_events_before_the_registration_start_nothing(stage: Stag
     await stage.until(lambda all_: bool(all_))
     await stage.settled()
     assert set(await stage.instances()) == {"order/new"}
+
+
+async def test_ruling_2_a_gap_in_the_log_stops_the_coordinator_until_a_person_decides(sqlite_stage: Stage) -> None:
+    stage = sqlite_stage
+    await stage.start()
+    await stage.publish(*(Placed(order_id=str(number)) for number in range(20)))
+    await stage.settled()
+    await stage.stop()
+    await stage.publish(*(Placed(order_id=str(number)) for number in range(20, 60)))
+    ends = await stage.broker.end_offsets(["orders"])
+    stage.broker.delete_records(ends)
+    coordinator = await stage.start()
+    with pytest.raises(PositionLost, match=r"topic orders, partition \d: records \d+ to \d+ were deleted before"):
+        await coordinator.wait()
+    await stage.stop()
+    stage.options = Options(poll=0.01, tick=0.0, gap="continue")
+    await stage.start()
+    await stage.publish(Placed(order_id="after"))
+    await stage.until(lambda all_: "order/after" in all_)
+
+
+async def test_ruling_5_undoes_lists_what_the_catalog_says_that_the_handler_consumes(stage: Stage) -> None:
+    reserving = HandlerAnnouncement(
+        name="reserve",
+        consumes=[EventRef(type="Paid", topic="payments")],
+        produces=[EventRef(type="Reserved", topic="inventory")],
+    )
+    await announce(stage.broker, ServiceAnnouncement(service="inventory", group="inventory", handlers=[reserving]))
+    stage.sagas = (Backwards,)
+    await stage.start()
+    await stage.publish(Placed(order_id="4711"))
+    (paid,) = await stage.publish(Paid(order_id="4711"))
+    await stage.publish(Reserved(order_id="4711"), Fulfilled(order_id="4711"))
+    await stage.publish(Declined(order_id="4711"))
+    (undo,) = await stage.eventually_sent("inventory.commands", 1)
+    assert header(undo, "undoes") == paid
+
+
+async def test_ruling_10_a_command_that_was_committed_and_not_sent_is_sent_by_the_next_coordinator(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stage.start()
+    monkeypatch.setattr(Relay, "publish", lambda self, rows: None)  # as if killed between commit and send
+    await stage.publish(Placed(order_id="4711"), Reserved(order_id="4711"), Declined(order_id="4711"))
+    await stage.until(lambda all_: bool(all_) and all_["order/4711"].phase == "COMPENSATING")
+    assert await stage.sent("inventory.commands") == []
+    await stage.stop()
+    monkeypatch.undo()
+    stage.now += 10 * SECOND
+    await stage.start()
+    assert len(await stage.eventually_sent("inventory.commands", 1)) == 1
 
 
 async def test_ruling_9_two_coordinators_share_the_work_and_apply_each_event_once(stage: Stage) -> None:
