@@ -141,7 +141,9 @@ def _from_file(path: Path) -> ModuleType:
         if getattr(module, "__file__", None) == str(resolved):
             return module
     _look_in(resolved.parent)
-    name = path.stem if path.stem.isidentifier() and path.stem not in sys.modules else f"choreo_target_{len(sys.modules)}"
+    name = (
+        path.stem if path.stem.isidentifier() and path.stem not in sys.modules else f"choreo_target_{len(sys.modules)}"
+    )
     spec = importlib.util.spec_from_file_location(name, resolved)
     assert spec is not None
     assert spec.loader is not None

@@ -85,9 +85,7 @@ class Process:
             self.coordinator = await self._start_coordinator()
         for service in self.parts.services:
             tracing = self._tracing(service.name)
-            worker = Worker(
-                service, self._transport, settings=self._settings, tracing=tracing, clock=self._clock
-            )
+            worker = Worker(service, self._transport, settings=self._settings, tracing=tracing, clock=self._clock)
             self.workers.append(worker)
             await worker.start()
         running = [*self.workers, *([self.coordinator] if self.coordinator else [])]

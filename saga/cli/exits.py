@@ -9,6 +9,7 @@ from ...events.errors import (
     ChoreoError,
     ConfigurationError,
     DefinitionError,
+    PositionLost,
     Refused,
     RegistryUnreachable,
     SagaNotFound,
@@ -47,6 +48,7 @@ _BY_ERROR: tuple[tuple[type[ChoreoError], int], ...] = (
     (AmbiguousSaga, USAGE),
     (Refused, NOT_ALLOWED),
     (TopicMissing, USAGE),
+    (PositionLost, ERROR),
     (TransportError, UNREACHABLE),
     (RegistryUnreachable, UNREACHABLE),
     (StoreUnreachable, UNREACHABLE),
@@ -57,11 +59,7 @@ _BY_PHASE = {"COMPLETED": OK, "COMPENSATED": COMPENSATED, "FAILED": FAILED, "CAN
 
 
 def code_of(error: ChoreoError) -> int:
-    """Give the exit code of an error; a lost position or a store of another release is 1: a person decides."""
-    if type(error) in (TransportError,):
-        return ERROR
-    if not error.retryable and isinstance(error, TransportError) and not isinstance(error, TopicMissing):
-        return ERROR
+    """Give the exit code of an error."""
     return next((code for kind, code in _BY_ERROR if isinstance(error, kind)), ERROR)
 
 

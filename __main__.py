@@ -1,0 +1,7 @@
+"""`python -m choreo` is `saga`."""
+
+from __future__ import annotations
+
+from .saga.cli import main
+
+main()

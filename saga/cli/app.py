@@ -1,0 +1,177 @@
+"""The commands of `saga`: which there are, what is common to all, and how an error becomes one line.
+
+Commands live in modules of their own and are imported when they are called, so that `saga --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, NoReturn
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from ...events.errors import ChoreoError
+from . import exits
+from .shell import Color, Output, Shell
+from .times import TimeStyle
+
+_EPILOGUE = (
+    "Settings come from CHOREO_* variables and choreo.toml; options override both. Exit codes: saga help exit-codes"
+)
+
+
+def _version() -> str:
+    try:
+        return version("choreo")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"
+
+
+def _make() -> App:
+    app = App(
+        name="saga",
+        help="Run services and sagas, and see where each saga is, why, and what happens next.",
+        help_epilogue=_EPILOGUE,
+        help_format="plaintext",
+        version=_version,
+        group_parameters=Group("Options", sort_key=1),
+    )
+    run, look, act, keep = (
+        Group("Run", sort_key=1),
+        Group("Look", sort_key=2),
+        Group("Act", sort_key=3),
+        Group("Keep", sort_key=4),
+    )
+    commands = (
+        (run, "demo", "demo:demo", "A shop of five services, with orders that succeed, fail and are undone."),
+        (run, "run", "run:run", "Run services and sagas."),
+        (run, "publish", "publish:publish", "Publish a file's rows, or one event."),
+        (look, "list", "listing:list_", "List sagas: the open and the failed ones first."),
+        (look, "status", "status:status", "Where a saga is, and why."),
+        (look, "watch", "watch:watch", "Follow a saga until it ends."),
+        (look, "trace", "trace:trace", "Draw a saga's trace as a waterfall."),
+        (look, "ignored", "ignored:ignored", "What was read and changed no saga, counted by reason."),
+        (act, "start", "operate:start", "Start a saga by publishing its start event."),
+        (act, "cancel", "operate:cancel", "Undo a saga on request."),
+        (act, "retry-undo", "operate:retry_undo", "Try an undo again that failed for good."),
+        (act, "mark-undone", "operate:mark_undone", "Record that a person has undone a step."),
+        (act, "stop", "operate:stop", "Stop all compensation, everywhere."),
+        (act, "resume", "operate:resume", "Let compensation and held timers go on."),
+        (keep, "topics", "topics:topics", "List or create topics."),
+        (keep, "store", "upgrade:store", "Bring stores to this release."),
+        (keep, "help", "helping:help_", "Explain: exit-codes."),
+    )
+    for place, (group, name, path, help_) in enumerate(commands):
+        app.command(f"{__package__}.{path}", name=name, help=help_, group=group, sort_key=place)
+    app.meta.group_parameters = Group("Everywhere", sort_key=9)
+    app.meta.default(_launch)
+    return app
+
+
+def _launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    broker: Annotated[str, Parameter(name=["--broker", "--bootstrap"], show_default=False)] = "",
+    store: Annotated[str, Parameter(show_default=False)] = "",
+    home: Annotated[str, Parameter(show_default=False)] = "",
+    prefix: Annotated[str, Parameter(show_default=False)] = "",
+    output: Annotated[Output, Parameter(name=["--output", "-o"])] = "text",
+    time: Annotated[TimeStyle | None, Parameter(show_default=False)] = None,
+    color: Color = "auto",
+    ascii: Annotated[bool, Parameter(negative="", show_default=False)] = False,  # noqa: A002 - the option's name
+    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", show_default=False)] = False,
+    verbose: Annotated[int, Parameter(name=["--verbose", "-v"], count=True, negative="", show_default=False)] = 0,
+) -> int:
+    """Read the global options, wherever they stand, and call the command.
+
+    Args:
+        broker: kafka://HOST:PORT (or HOST:PORT), local:PATH or memory:NAME.
+        store: the coordinator's store, sqlite:PATH or postgresql://...
+        home: folder of the embedded broker and the default stores.
+        prefix: put before every topic and group name.
+        output: form of the data on standard output.
+        time: relative, local (CHOREO_TZ or TZ), utc, or raw microseconds.
+        color: auto honours NO_COLOR, FORCE_COLOR and TERM.
+        ascii: use no other characters.
+        quiet: no hints, no footers, no progress.
+        verbose: log what happens; -vv everything; with an unexpected error, its traceback.
+    """
+    shell = Shell(
+        broker=broker,
+        store=store,
+        home=home,
+        prefix=prefix,
+        output=output,
+        time=time,
+        color=color,
+        ascii=ascii,
+        quiet=quiet,
+        verbose=verbose,
+    )
+    command, bound, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    extra = {name: shell for name, kind in ignored.items() if kind is Shell}
+    if extra:
+        from .logs import configure
+
+        configure(shell)
+    result = command(*bound.args, **bound.kwargs, **extra)
+    if inspect.iscoroutine(result):
+        result = asyncio.run(result)
+    return result if isinstance(result, int) else exits.OK
+
+
+app = _make()
+
+
+def call(arguments: Sequence[str]) -> int:
+    """Run one command line; give its exit code. Every error becomes one line on standard error."""
+    shell = Shell(output="json") if _wants_json(arguments) else Shell()
+    try:
+        found = app.meta(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        return found if isinstance(found, int) else exits.OK
+    except CycloptsError as error:
+        shell.complain(str(error), kind="Usage", code=exits.USAGE)
+        return exits.USAGE
+    except ChoreoError as error:
+        _traceback(arguments)
+        code = exits.code_of(error)
+        shell.complain(error.message, kind=type(error).__name__, code=code)
+        return code
+    except KeyboardInterrupt:
+        return exits.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone: say nothing, and keep the interpreter from saying it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.ERROR
+    except Exception as error:
+        if not _traceback(arguments):
+            error.add_note("-v shows where")
+        lines = [*str(error).splitlines(), *getattr(error, "__notes__", ())]
+        shell.complain(f"{type(error).__name__}: {'; '.join(lines)}", kind=type(error).__name__, code=exits.ERROR)
+        return exits.ERROR
+
+
+def main() -> NoReturn:
+    """Run the command line of this process."""
+    sys.exit(call(sys.argv[1:]))
+
+
+def _traceback(arguments: Sequence[str]) -> bool:
+    wanted = any(each == "--verbose" or (each.startswith("-v") and set(each[1:]) == {"v"}) for each in arguments)
+    if wanted:
+        traceback.print_exc()
+    return wanted
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Whether errors are JSON: asked of the bare arguments, for they may be what is wrong."""
+    after = zip(arguments, arguments[1:], strict=False)
+    forms = ("json", "jsonl")
+    return any(option in ("-o", "--output") and value in forms for option, value in after) or any(
+        each in (f"--output={form}", f"-o={form}", f"-o{form}") for each in arguments for form in forms
+    )

@@ -1,0 +1,220 @@
+"""`saga publish`: the rows of a file as events, each once; or one event."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from ...events.errors import ConfigurationError
+from . import exits
+from .shell import Shell
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+    from ...events.event import Event
+    from ...events.publisher import Publisher
+    from ...events.source import Progress, PublishReport
+
+_SHOWN = 10
+
+
+async def publish(
+    mapping: str,
+    file: Path | None = None,
+    /,
+    *,
+    data: str = "",
+    name: str = "",
+    id: Annotated[str, Parameter(show_default=False)] = "",  # noqa: A002 - the word of the envelope
+    dry_run: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    shell: Annotated[Shell, Parameter(parse=False)],
+) -> int:
+    """Publish the rows of a file as events, or one event.
+
+    Interrupted, it goes on where it was; publishing the same file again publishes nothing new. Malformed rows are told
+    with their line numbers, the rest goes on; the exit code is then 1.
+
+    Args:
+        mapping: module:object or path/file.py:object: an Event class, or a function from a row to events.
+        file: CSV with a header, or JSON lines; gzip too.
+        data: one event's fields as JSON, instead of a file; mapping is its Event class.
+        name: the source's name, part of every event's id; default: the mapping's module and name.
+        id: of the one event; default: a fresh one.
+        dry_run: only show the first rows as events.
+    """
+    from ..loading import load_object
+
+    found = load_object(mapping)
+    source = name or _source_name(mapping)
+    if not callable(found):
+        raise ConfigurationError(
+            f"{mapping} is of type {type(found).__name__}; a mapping is an Event class, or a function from a row to events"
+        )
+    if bool(data) == (file is not None):
+        raise ConfigurationError("name a file, or give one event's fields with --data" + (", not both" if data else ""))
+    if file is not None:
+        if id:
+            raise ConfigurationError("--id is for one event; the events of a file get theirs from its rows")
+        return _preview(shell, found, file) if dry_run else await _publish_file(shell, found, file, source)
+    return await _publish_one(shell, _event(found, mapping, data), source, id, dry_run)
+
+
+def _source_name(mapping: str) -> str:
+    """Name a source by what it is, not by where it lies, so that its ids do not depend on the working directory."""
+    where, _, name = mapping.partition(":")
+    return f"{Path(where).stem if where.endswith('.py') else where}.{name}"
+
+
+# -- one event --------------------------------------------------------------------------------------------------------
+
+
+def _event(found: Any, mapping: str, data: str) -> Event:
+    from pydantic import ValidationError
+
+    from ...events.event import Event
+
+    if not (isinstance(found, type) and issubclass(found, Event)):
+        raise ConfigurationError(f"{mapping} is no Event class; --data needs one")
+    try:
+        return found.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(f"--data: {found.__name__}{'.' if field else ''}{field}: {first['msg']}") from None
+
+
+async def _publish_one(shell: Shell, event: Event, source: str, id_: str, dry_run: bool) -> int:
+    from ...events.publisher import Publisher
+
+    spec, key = event.spec(), event.key_text()
+    told = {"type": spec.type, "topic": spec.topic, "key": key}
+    if dry_run:
+        shell.json(_shown(event)) if shell.machine else shell.lines([_line(event)])
+        return exits.OK
+    async with Publisher(source=source, settings=shell.settings) as publisher:
+        [published] = await publisher.publish(event, id=id_ or None)
+    if shell.machine:
+        shell.json({"schema": "saga.published/v1", "id": published, **told})
+    elif shell.output == "id":
+        shell.lines([published])
+    else:
+        shell.lines([f"{spec.type} {key} published to {spec.topic}  {published}"])
+    return exits.OK
+
+
+# -- a file -----------------------------------------------------------------------------------------------------------
+
+
+async def _publish_file(shell: Shell, mapping: Any, file: Path, source: str) -> int:
+    from ...events.publisher import Publisher
+    from ...events.source import publish_file
+
+    settings = shell.settings
+    async with Publisher(source=source, settings=settings) as publisher:
+        with _progress(shell) as bar:
+            task = bar.add_task(file.name, total=None, events="")
+
+            def on_progress(progress: Progress) -> None:
+                bar.update(task, total=progress.bytes_total, completed=progress.bytes_done, events=_count(progress))
+
+            report = await publish_file(
+                publisher, mapping, file, name=source, home=settings.home, on_progress=on_progress
+            )
+    _tell(shell, report, file, publisher)
+    return exits.ERROR if report.malformed_count else exits.OK
+
+
+def _progress(shell: Shell) -> Bar:
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[events]}"),
+        TimeRemainingColumn(),
+        console=shell.err,
+        disable=shell.quiet or not shell.err.is_terminal,
+        transient=True,
+    )
+
+
+def _count(progress: Progress) -> str:
+    return f"{progress.published + progress.already:,} events"
+
+
+def _tell(shell: Shell, report: PublishReport, file: Path, publisher: Publisher) -> None:
+    for malformed in report.malformed:
+        shell.err.print(f"{file}: {malformed}", soft_wrap=True)
+    if (more := report.malformed_count - len(report.malformed)) > 0:
+        shell.err.print(f"{file}: {more:,} more malformed rows", soft_wrap=True)
+    if shell.machine:
+        shell.json(
+            {
+                "schema": "saga.published-file/v1",
+                "file": str(file),
+                "source": publisher.source,
+                "rows": report.rows,
+                "published": report.published,
+                "already": report.already,
+                "malformed": report.malformed_count,
+                "malformed_rows": [{"line": each.line, "reason": each.reason} for each in report.malformed],
+            }
+        )
+    elif shell.output != "id":
+        parts = [f"{report.rows:,} rows", f"{report.published:,} events published"]
+        if report.already:
+            parts.append(f"{report.already:,} published before")
+        if report.malformed_count:
+            parts.append(f"{report.malformed_count:,} rows malformed")
+        shell.lines([" · ".join(parts)])
+
+
+# -- a dry run --------------------------------------------------------------------------------------------------------
+
+
+def _preview(shell: Shell, mapping: Any, file: Path) -> int:
+    """Show what the first rows become; nothing is sent, and no broker is needed."""
+    from ...events.rows import Malformed
+    from ...events.source import preview
+
+    shown: list[dict[str, Any]] = []
+    bad = 0
+    for found in preview(mapping, file, rows=_SHOWN):
+        if isinstance(found, Malformed):
+            bad += 1
+            shell.err.print(f"{file}: {found}", soft_wrap=True)
+            continue
+        line, event, time = found
+        if shell.machine:
+            shown.append({"line": line, **_shown(event, time)})
+        else:
+            shell.lines([f"line {line}: {_line(event, time)}"])
+    if shell.machine:
+        shell.json(shown)
+    shell.hint(f"nothing was published: --dry-run shows what the first {_SHOWN} rows become")
+    return exits.ERROR if bad else exits.OK
+
+
+def _shown(event: Event, time: int | None = None) -> dict[str, Any]:
+    from ..report import rfc3339
+
+    spec = event.spec()
+    return {
+        "type": spec.type,
+        "topic": spec.topic,
+        "key": event.key_text(),
+        "time": rfc3339(time),
+        "data": event.model_dump(mode="json"),
+    }
+
+
+def _line(event: Event, time: int | None = None) -> str:
+    from ..report import rfc3339
+
+    spec = event.spec()
+    at = f" at {rfc3339(time)}" if time is not None else ""
+    return f"{spec.type} {event.key_text()} to {spec.topic}{at}  {event.model_dump_json()}"

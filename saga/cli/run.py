@@ -1,0 +1,136 @@
+"""`saga run`: services and sagas in one process, until a signal, a failure, or nothing is left to do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from ...events.errors import ConfigurationError
+from . import exits
+from .shell import Shell
+
+if TYPE_CHECKING:
+    from ..loading import Parts
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+async def run(
+    *targets: str,
+    until_idle: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    create_topics: bool | None = None,
+    on_gap: Literal["stop", "continue"] = "stop",
+    drain: float = 10.0,
+    shell: Annotated[Shell, Parameter(parse=False)],
+) -> int:
+    """Run services and sagas in this process.
+
+    Ctrl-C or SIGTERM ends it once what has begun is finished; a second one ends it at once.
+
+    Args:
+        targets: module:object or path/file.py:object; an object is a Service, a Saga class or a list of these, and a
+            module without :object stands for all that it holds.
+        until_idle: end when nothing is left to do; sagas that are still open are listed.
+        create_topics: make missing topics; by default on the embedded brokers, not on Kafka.
+        on_gap: what to do about events that were deleted before they were read.
+        drain: how long the end may take, seconds.
+    """
+    from ...events.transports import connect
+    from ..coordinator import Options
+    from ..loading import load_parts
+    from ..running import Process
+
+    if not targets:
+        raise ConfigurationError(
+            "what shall run? name services and sagas, as in saga run shop.py:orders shop.py:Fulfilment"
+        )
+    parts = load_parts(targets)
+    settings = shell.settings
+    embedded = not settings.broker_url.startswith("kafka:")
+    stopping = _stop_on_signal()
+    async with connect(settings.broker_url, settings) as transport:
+        process = Process(
+            parts,
+            transport,
+            settings,
+            options=Options(gap=on_gap),
+            create_topics=embedded if create_topics is None else create_topics,
+            drain=drain,
+        )
+        async with process:
+            _announce(shell, parts, transport.url)
+            ended = asyncio.create_task(process.until_idle() if until_idle else _for_ever())
+            failed = asyncio.create_task(process.wait())
+            asked = asyncio.create_task(stopping.wait())
+            done, pending = await asyncio.wait({ended, failed, asked}, return_when=asyncio.FIRST_COMPLETED)
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+            for task in done:
+                task.result()
+            if asked in done:
+                shell.hint("stopping: finishing what has begun; once more to stop at once")
+    if ended in done:
+        await _list_open(shell, parts)
+    return exits.OK
+
+
+async def _for_ever() -> None:
+    await asyncio.Event().wait()
+
+
+def _stop_on_signal() -> asyncio.Event:
+    """Set the event at the first signal; end the process at the second."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        if stopping.is_set():
+            os._exit(exits.INTERRUPTED)  # said twice: no clean-up; what is not committed comes again
+        stopping.set()
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, stop)
+    return stopping
+
+
+def _announce(shell: Shell, parts: Parts, broker: str) -> None:
+    """Say in one line what runs, and where."""
+    import structlog
+
+    from ...events.database import redacted
+    from .logs import as_json
+
+    settings = shell.settings
+    fields = {
+        "services": [service.name for service in parts.services],
+        "sagas": [f"{cls.definition().type}@{cls.definition().version}" for cls in parts.sagas],
+        "broker": broker,
+        "store": redacted(settings.store_url) if parts.sagas else None,
+        "prefix": settings.topic_prefix or None,
+        "traces": os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+        or (str(settings.home / "spans.db") if broker.startswith("local:") else None),
+    }
+    told = {name: value for name, value in fields.items() if value}
+    if as_json():
+        structlog.get_logger("choreo.run").warning("running", **told)
+        return
+    shell.hint("running  " + " · ".join(f"{name} {_words(value)}" for name, value in told.items()))
+
+
+def _words(value: object) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)
+
+
+async def _list_open(shell: Shell, parts: Parts) -> None:
+    """List what is still open when nothing is left to do: it waits for somebody, or for a later time."""
+    if not parts.sagas:
+        return
+    from .listing import show_list
+
+    types = sorted({cls.definition().type for cls in parts.sagas})
+    await show_list(shell, types=types, only_open=True, limit=20)
