@@ -1,8 +1,8 @@
 """A shop in one file: two services that know events only, and the saga that knows how they belong together.
 
-    saga run examples/quickstart/shop.py
-    saga publish examples/quickstart/shop.py:OrderPlaced examples/quickstart/orders.csv
-    saga status 4711
+saga run examples/quickstart/shop.py
+saga publish examples/quickstart/shop.py:OrderPlaced examples/quickstart/orders.csv
+saga status 4711
 """
 
 from __future__ import annotations
