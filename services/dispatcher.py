@@ -131,7 +131,14 @@ class Dispatcher:
             try:
                 await asyncio.wait_for(self._moved.wait(), max(0.0, end - loop.time()))
             except TimeoutError:
+                for job in self.jobs:
+                    job.dropped |= unwanted(job)  # what it has done counts, but it is not tried again
                 return False
+
+    def forget_parked(self) -> None:
+        """Note that nothing is parked, unless something in flight may be about to be."""
+        if not self.jobs:
+            self.parked.clear()
 
     async def close(self) -> None:
         """Cancel what still runs; it counts as never begun."""
@@ -246,7 +253,10 @@ class Dispatcher:
                 self._leave(job)
             elif following is Go.RUN:
                 job.stage, job.active = Stage.RUN, False
-                self._start(job)
+                if job.dropped:
+                    self._leave(job)
+                else:
+                    self._start(job)
             elif isinstance(following, Later):
                 if job.attempt:
                     self.retries += 1
@@ -255,6 +265,9 @@ class Dispatcher:
 
     def _pause(self, job: Job, delay: int) -> None:
         job.active = False
+        if job.dropped:
+            self._leave(job)
+            return
         self._timers[job] = asyncio.get_running_loop().call_later(delay / SECOND, self._resume, job)
         self._moved.set()
 

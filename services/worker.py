@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
+from sqlalchemy import Connection, MetaData
 
 from ..events.clock import SECOND, Clock, system_clock
 from ..events.codec import Codec
-from ..events.database import Database
+from ..events.database import Database, lock_schema
 from ..events.envelope import Delivery, TopicPartition
 from ..events.errors import ChoreoError, CommitRefused, StoreError, TransportError
 from ..events.failpoints import failpoint
@@ -244,7 +245,7 @@ class Worker:
         await database.ensure_schema("services", inbox.metadata, inbox.HEAD)
         tables = service.tables
         if tables is not None:
-            await database.write(lambda connection: tables.create_all(connection))
+            await database.write(lambda connection: _create(connection, tables))
         relay = Relay(database, self._transport, clock=self._clock, acknowledged=self._tracing.acknowledged)
         await relay.start()
         self._relay = relay
@@ -291,7 +292,7 @@ class Worker:
             self._throttle(consumer, room)
             try:
                 # Also without room: whoever does not poll is taken for dead. What is paused gives nothing.
-                timeout = _POLL if room > 0 else _BUSY_POLL
+                timeout = _BUSY_POLL if self._paused else _POLL
                 records = await consumer.poll(most=max(1, min(room, _BATCH)), timeout=timeout)
             except TransportError as error:
                 if not error.retryable:
@@ -308,7 +309,7 @@ class Worker:
     def _throttle(self, consumer: Consumer, room: int) -> None:
         """Pause what is read too far ahead of what is finished."""
         assignment = consumer.assignment()
-        full = room <= 0 or (self._paused == assignment and room < MOST_IN_FLIGHT // 2)
+        full = room < max(1, MOST_IN_FLIGHT // 4)  # small batches would cost as many queries as large ones
         wanted = (
             assignment if full else frozenset(place for place in assignment if self._ledger.span(place) >= MOST_SPAN)
         )
@@ -496,6 +497,8 @@ class Worker:
         assert database is not None
         now, names = self._clock(), self._parking
         if not await database.read(lambda connection: parking.any_due(connection, names, now)):
+            if self._dispatcher.parked and not await database.read(lambda connection: parking.count(connection, names)):
+                self._dispatcher.forget_parked()
             return
         rows = await database.write(lambda connection: parking.take_due(connection, names, now, _PARKED_LEASE))
         routes = {route.name: route for route in self._reader.routes}
@@ -509,3 +512,8 @@ class Worker:
             job.attempt = row.attempts
             job.told = row.attempts > 0
             self._dispatcher.admit(job)
+
+
+def _create(connection: Connection, tables: MetaData) -> None:
+    lock_schema(connection)  # two replicas may start at once
+    tables.create_all(connection)
