@@ -34,6 +34,11 @@ class Settings(BaseSettings):
     namespace: str = Field(default="", description="Keeps two deployments apart in one Jaeger; part of every trace id.")
     topic_prefix: str = Field(default="", description="Put before every topic and group name, one per environment.")
     group: str = Field(default="choreo.coordinator", description="Consumer group of the coordinators.")
+    session: float | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds without a sign of life until a consumer's work is taken over (Kafka: 30, embedded: 10).",
+    )
     registry: str = Field(
         default="", description="URL of a Confluent-compatible schema registry (default: the embedded one)."
     )

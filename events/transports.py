@@ -20,7 +20,7 @@ def connect(url: str, settings: Settings | None = None) -> Transport:
     Args:
         url: `kafka://host:port[,host:port]`, `local:PATH`, or `memory:NAME`. `memory:NAME` is one broker per name for
             the life of the process; bare `memory:` is shared by the connections that are open at the same time.
-        settings: security and topic prefix; read from the environment when None.
+        settings: security, session and topic prefix; read from the environment when None.
 
     Raises:
         ConfigurationError: the address is none of these, or the settings do not fit it.
@@ -41,15 +41,17 @@ def _open(url: str, settings: Settings) -> Transport:
             raise ConfigurationError(f"{url!r} is not a broker; write memory: or memory:NAME, without slashes")
         return MemoryBroker(rest)
     if scheme == "local":
+        from .embedded import SESSION
         from .local import LocalBroker
 
         if not rest or rest.startswith("//"):
             raise ConfigurationError(f"{url!r} names no file; write local:PATH, e.g. local:.choreo/broker.db")
-        return LocalBroker(Path(rest))
+        return LocalBroker(Path(rest), session=settings.session or SESSION)
     if scheme == "kafka":
+        from .kafka import SESSION as KAFKA_SESSION
         from .kafka import KafkaTransport
 
-        return KafkaTransport(url, settings)
+        return KafkaTransport(url, settings, session=settings.session or KAFKA_SESSION)
     raise ConfigurationError(f"{redacted(url)!r} is not a broker; {_FORMS}")
 
 

@@ -97,6 +97,18 @@ async def test_the_dead_are_dropped_by_the_injected_clock_alone() -> None:
             await two.commit({right: 1})
 
 
+async def test_the_settings_say_how_long_the_dead_keep_their_work(tmp_path: Path) -> None:
+    async with connect(f"local:{tmp_path}/broker.db", Settings(session=0.2)) as broker:
+        await broker.create_topics([TopicSpec("orders", 2)])
+        dead = await broker.subscribe("group", ["orders"])
+        await dead.poll(most=1, timeout=0)
+        await dead.kill()  # type: ignore[attr-defined]
+        heir = await broker.subscribe("group", ["orders"])
+        async with asyncio.timeout(5):  # the default session would be twice as long
+            while not heir.assignment():
+                await heir.poll(most=1, timeout=0.05)
+
+
 async def test_a_publisher_in_another_thread_wakes_the_reader() -> None:
     async with MemoryBroker() as broker:
         await broker.create_topics([TopicSpec("orders", 1)])
