@@ -18,10 +18,10 @@ from sqlalchemy import Connection, func, select
 
 from ...events.database import Database
 from ...events.errors import ConfigurationError
-from ...events.local import LocalBroker
 from ...events.publisher import Publisher
 from ...events.settings import Settings, load_settings
 from ...events.transport import Transport
+from ...events.transports import connect
 from ..loading import Parts
 from ..running import Process
 from ..tables import saga
@@ -74,6 +74,7 @@ def run_demo(
             "registry": "",
             "topic_prefix": "",
             "group": "choreo.coordinator",
+            "session": base.session or SESSION,
         }
     )
     with (folder / _LOG).open("a") as log:
@@ -85,7 +86,7 @@ async def _run(settings: Settings, mix: Mix) -> int:
     placed = list(traffic(mix))
     orders = [each.event for each in placed]
     report.begin(mix, settings.home)
-    broker = LocalBroker(settings.home / "broker.db", session=SESSION)
+    broker = connect(settings.broker_url, settings)
     async with broker, Process(PARTS, broker, settings, create_topics=True) as process:
         with _progress() as progress:
             bar = progress.add_task("starting", total=len(placed))

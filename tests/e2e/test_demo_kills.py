@@ -1,0 +1,153 @@
+"""Killed with SIGKILL at random moments, ten times over: every saga ends, nothing is lost, nothing happens twice."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from choreo.events.envelope import Delivery
+from choreo.events.publisher import Publisher
+from choreo.events.settings import Settings
+from choreo.events.transport import Transport
+from choreo.events.transports import connect
+from choreo.saga.demo.books import Books, prove, read_books
+from choreo.saga.demo.traffic import Mix, Placed, traffic
+from choreo.saga.words import Phase
+from tests.support.cli import Program, environment, saga
+from tests.support.commands import compose_commands
+
+pytestmark = pytest.mark.slow
+
+KILLS = 10
+COMMANDS = ("inventory.commands", "payment.commands", "shipping.commands", "notification.commands")
+
+
+def check(books: Books, placed: list[Placed]) -> list[str]:
+    """Everything that the books disprove."""
+    return [f"{each.name}: {each.told}" for each in prove(books, [order.event for order in placed]) if not each.holds]
+
+
+async def check_commands(broker: Transport, books: Books) -> None:
+    """However often a command was sent, one id is one command, byte for byte; and no step is undone by two."""
+    bytes_of: dict[str, set[tuple[bytes | None, bytes | None]]] = {}
+    undos: dict[tuple[str, str], set[str]] = {}
+    for topic in COMMANDS:
+        for delivery in await broker.snapshot(topic):
+            headers = _headers(delivery)
+            bytes_of.setdefault(headers["ce_id"], set()).add((delivery.key, delivery.value))
+            if "undoes" in headers:
+                undos.setdefault((headers["saga-id"], headers["saga-step"]), set()).add(headers["ce_id"])
+    assert bytes_of, "the sagas sent commands"
+    assert {id_ for id_, values in bytes_of.items() if len(values) > 1} == set()
+    undone = {(instance.id, name) for instance in books.sagas.values() for name, step in instance.steps.items()
+              if step.undo_attempt}  # fmt: skip
+    assert undos.keys() == undone
+    assert {place for place, ids in undos.items() if len(ids) > 1} == set()
+
+
+def _headers(delivery: Delivery) -> Mapping[str, str]:
+    return {name: value.decode() for name, value in delivery.headers}
+
+
+async def test_the_demo_is_killed_ten_times_and_proves_itself(tmp_path: Path) -> None:
+    home, seed = tmp_path / "demo", 20261121
+    chance = random.Random(seed)
+    env = environment(session=1)
+    demo = Program(["demo", "--orders", 150, "--seed", seed, "--home", home], env=env, folder=tmp_path, name="demo")
+    try:
+        killed = 0
+        while killed < KILLS:
+            demo.start()
+            moment = chance.uniform(0.5, 5)
+            if demo.wait(moment) is None:
+                demo.kill()
+                killed += 1
+        demo.start()
+        assert demo.wait(180) == 0, demo.output[-4000:]
+    finally:
+        demo.close()
+    settings = Settings(home=home)
+    books = await read_books(settings)
+    assert check(books, list(traffic(Mix(orders=150, seed=seed)))) == []
+    async with connect(settings.broker_url, settings) as broker:
+        await check_commands(broker, books)
+
+
+@pytest.fixture
+def programs(tmp_path: Path, kafka_bootstrap: str) -> Iterator[tuple[Settings, dict[str, Program]]]:
+    """Each service and the coordinator as a process of its own on Kafka, by the very commands of the compose file."""
+    given = {
+        "broker": f"kafka://{kafka_bootstrap}",
+        "home": tmp_path / "home",
+        "topic_prefix": f"kills-{uuid4().hex[:8]}.",
+        "session": 2,
+    }
+    env = environment(**given)
+    commands = compose_commands()
+    made = saga(*commands.pop("topics")[1:], env=env)
+    assert made.returncode == 0, made.stderr
+    started = {
+        name: Program(command[1:], env=env, folder=tmp_path, name=name)
+        for name, command in commands.items()
+        if command[1] == "run"
+    }
+    assert len(started) == 6
+    try:
+        for program in started.values():
+            program.start()
+        for program in started.values():
+            program.until("running")
+        yield Settings.model_validate(given), started
+    finally:
+        for program in started.values():
+            program.close()
+
+
+@pytest.mark.kafka
+async def test_services_and_coordinator_are_killed_ten_times_on_kafka(
+    programs: tuple[Settings, dict[str, Program]],
+) -> None:
+    settings, started = programs
+    placed = list(traffic(Mix(orders=120, seed=99)))
+    async with connect(settings.broker_url, settings) as broker:
+        shopping = asyncio.create_task(_place(broker, settings, placed))
+        chance = random.Random(7)
+        victims = [*started, *chance.choices([*started], k=KILLS - len(started))]
+        chance.shuffle(victims)
+        for name in victims:
+            await asyncio.sleep(chance.uniform(0.3, 3))
+            started[name].kill()
+            started[name].start()
+        await shopping
+        books = await _settled(settings, placed)
+        assert check(books, placed) == []
+        assert any(instance.phase is Phase.COMPLETED for instance in books.sagas.values())
+        await check_commands(broker, books)
+    for program in started.values():
+        assert program.stop() == 0, program.output[-3000:]
+    assert sum(program.lives for program in started.values()) == len(started) + KILLS
+    assert check(await read_books(settings), placed) == []
+
+
+async def _place(broker: Transport, settings: Settings, placed: list[Placed]) -> None:
+    async with Publisher(broker, source="web-shop", settings=settings) as publisher:
+        for each in placed:
+            for _ in range(each.copies):
+                await publisher.publish(each.event, id=each.event_id)
+            await asyncio.sleep(0.1)
+
+
+async def _settled(settings: Settings, placed: list[Placed], seconds: float = 150) -> Books:
+    """Wait until the books prove everything: an effect that happened twice never goes away by waiting."""
+    end = time.monotonic() + seconds
+    while True:
+        books = await read_books(settings)
+        if not check(books, placed) or time.monotonic() > end:
+            return books
+        await asyncio.sleep(0.5)
