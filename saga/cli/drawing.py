@@ -1,0 +1,258 @@
+"""A saga on the terminal: its head, why, its steps with bars, its conditions and its history."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from ...events.clock import from_rfc3339
+from .. import report
+from ..inputs import Change
+from ..waterfall import Scale, axis, bar
+from .glyphs import phase_look, step_look
+from .shell import Shell
+from .tables import draw, lay_out
+from .times import clock_time, show_time, span
+
+if TYPE_CHECKING:
+    from .status import View
+
+_LEAST_PAGE = 80
+_LEAST_BAR = 16
+_MOST_BAR = 60
+_GAP = 2
+
+
+def draw_status(shell: Shell, view: View, *, bars: bool) -> None:
+    """Print everything about one saga."""
+    for line in status_lines(shell, view, shell.page, bars=bars):
+        shell.out.print(line, soft_wrap=True)
+
+
+def status_lines(shell: Shell, view: View, width: int, *, bars: bool) -> list[Text]:
+    """Lay out everything about one saga.
+
+    Args:
+        shell: for the style of times.
+        view: what is shown.
+        width: of the page.
+        bars: draw them, where there is room.
+    """
+    lines = [*_head(shell, view, width), Text(), *_steps(view, width, bars=bars)]
+    told = _conditions(view)
+    if told:
+        lines += [Text(), *told]
+    seen = _observed(view)
+    if seen:
+        lines += [Text(), *seen]
+    return lines
+
+
+def draw_history(shell: Shell, view: View) -> None:
+    """Print a saga's history: every input, with what it changed and why."""
+    rows = []
+    for entry in view.entries:
+        what = entry.type or entry.kind
+        changes = ", ".join(describe(change) for change in entry.changes)
+        ignored = f"ignored: {entry.reason}" if entry.verdict == "ignored" else ""
+        time = clock_time(entry.at, shell.time or "local")
+        rows.append([str(entry.seq), time, what, entry.source or "-", ignored or changes or "-"])
+    shell.show()
+    draw(shell, ["#", "TIME", "INPUT", "FROM", "WHAT IT CHANGED"], rows, right={0})
+
+
+def describe(change: Change) -> str:
+    """Say one change in a few words."""
+    return f"{change.step or 'saga'} {change.state}"
+
+
+def next_commands(told: dict[str, Any]) -> str:
+    """Say what one may type next."""
+    id_ = told["id"]
+    commands = [f"saga trace {id_}"]
+    if told["phase"] in ("RUNNING", "COMPENSATING"):
+        commands.insert(0, f"saga watch {id_}")
+    if told["phase"] == "RUNNING":
+        commands.append(f"saga cancel {id_} --reason ...")
+    elif any(step["state"] == "UNDO_FAILED" and step["compensates"] for step in told["steps"]):
+        commands += [f"saga retry-undo {id_} --reason ...", f"saga mark-undone {id_} --reason ..."]
+    else:
+        commands.append(f"saga status {id_} --history")
+    return "next  " + " · ".join(commands)
+
+
+# -- the head ---------------------------------------------------------------------------------------------------------
+
+
+def _head(shell: Shell, view: View, width: int) -> list[Text]:
+    told, observed, instance = view.told, view.observed, view.found.instance
+    person = any(condition["type"] == "WaitingForPerson" for condition in told["conditions"])
+    look = phase_look(told["phase"], waits_for_person=person)
+    title = Text.assemble((look.glyph, look.style), " ", (told["id"], "bold"))
+    room = min(width, 100) - title.cell_len - len(told["phase"])
+    title.append(" " * max(2, room))
+    title.append(told["phase"], f"bold {look.style}")
+    style = shell.time or "local"
+    started = show_time(instance.started_at, style, observed.at)
+    took = span((instance.ended_at or observed.at) - instance.started_at)
+    running = ("took", took) if instance.phase.ended else ("running", took + _deadline(view))
+    version = f"{instance.version} ({instance.hash[:6]})" + (" observe only" if view.found.definition.observe_only else "")
+    progress = f"{told['progress']['done']}/{told['progress']['known']} steps"
+    lines = [
+        title,
+        _pair("started", started, *running),
+        _pair("version", version, "progress", progress),
+        _field("trace", told["trace"]["url"] or told["trace"]["trace_id"]),
+    ]
+    cause = told["cause"]
+    if cause is not None:
+        lines.append(_field("because", _because(cause)))
+        if cause["first_error_at"] is not None and cause["step"]:
+            later = from_rfc3339(cause["first_error_at"]) - from_rfc3339(told["started_at"])
+            lines.append(_field("", f"first error at +{span(later)}"))
+    awaited = [_awaited(step, view) for step in told["steps"] if step["note"] and step["state"] in _AWAITING]
+    lines += [_field("waiting" if number == 0 else "", text) for number, text in enumerate(awaited)]
+    return lines
+
+
+_AWAITING = ("WAITING", "UNKNOWN", "COMPENSATING", "RETRYING")
+
+
+def _awaited(step: report.StepReport, view: View) -> str:
+    text = f"{step['name']}: {str(step['note']).removeprefix('waiting for ')}"
+    if step["service"]:
+        text += f" from {step['service']}"
+    for field, words in (("next_try_at", "sent again"), ("limit_at", "given up")):
+        if (at := step[field]) is not None:  # type: ignore[literal-required]
+            left = from_rfc3339(at) - view.observed.at
+            text += f", {words} in {span(left)}" if left > 0 else f", {words} now"
+    return text
+
+
+def _because(cause: dict[str, Any]) -> str:
+    if cause["cancelled"]:
+        return f"cancelled: {cause['message'] or 'no reason given'}"
+    if not cause["step"]:
+        return cause["message"] or cause["error_class"]
+    attempts = f" after {cause['attempt']} attempts" if (cause["attempt"] or 1) > 1 else ""
+    text = f"{cause['step']} failed{attempts}: {cause['error_class']}"
+    if cause["message"] and cause["message"] != cause["error_class"]:
+        text += f", {cause['message']}"
+    return text + (f" ({cause['service']})" if cause["service"] else "")
+
+
+def _deadline(view: View) -> str:
+    deadline = view.found.instance.deadline_at
+    if deadline is None:
+        return ""
+    left = deadline - view.observed.at
+    return f"   deadline in {span(left)}" if left > 0 else f"   deadline passed {span(-left)} ago"
+
+
+def _pair(name: str, value: str, other: str, second: str) -> Text:
+    return Text.assemble("  ", (f"{name:<10}", "dim"), f"{value:<30}", (f"{other:<10}", "dim"), second)
+
+
+def _field(name: str, value: str) -> Text:
+    return Text.assemble("  ", (f"{name:<10}", "dim"), value)
+
+
+# -- the steps --------------------------------------------------------------------------------------------------------
+
+
+def _steps(view: View, width: int, *, bars: bool) -> list[Text]:
+    steps = view.told["steps"]
+    forward = [step for step in steps if step["compensates"] is None]
+    undos = [step for step in steps if step["compensates"] is not None]
+    rows: list[tuple[str, report.StepReport | None]] = []
+    for number, step in enumerate(forward):
+        last = number == len(forward) - 1 and not undos
+        rows.append(("└─" if last else "├─", step))
+    if undos:
+        rows.append(("└─ compensation", None))
+        for number, step in enumerate(undos):
+            rows.append(("   └─" if number == len(undos) - 1 else "   ├─", step))
+    headers = ["STEP", "STATE", "SERVICE", "TRIES", "TIME"]
+    table = [_row(branch, step) for branch, step in rows]
+    plain = lay_out(headers, table, 10_000, right={3, 4})
+    taken = max(line.cell_len for line in plain) + 2
+    room = min(_MOST_BAR, width - taken - _GAP - 2)
+    if bars and width >= _LEAST_PAGE and room >= _LEAST_BAR:
+        instance = view.found.instance
+        scale = Scale(instance.started_at, max(instance.ended_at or view.observed.at, instance.started_at + 1), room)
+        for line, text in zip(plain, [axis(scale), *(_bar(view, step, scale) for _, step in rows)], strict=True):
+            line.append(" " * (taken - 2 - line.cell_len + _GAP))
+            line.append(text, "dim" if line is plain[0] else "")
+    else:
+        for line, (_, step) in zip(plain[1:], rows, strict=True):
+            if step is not None and step["note"] and not step["ready_at"]:
+                line.append(f"  ({step['note']})", "dim")
+    for line in plain:
+        line.rstrip()
+    return [Text("  ").append_text(line) for line in plain]
+
+
+def _row(branch: str, step: report.StepReport | None) -> list[str | Text]:
+    if step is None:
+        return [branch, "", "", "", ""]
+    state = step["state"]
+    if step["compensates"] is None and step["outcome"] is not None and state in _UNDONE:
+        state = step["outcome"]  # what became of its undo stands below
+    look = step_look(state)
+    name = step["name"] + (" (optional)" if step["optional"] else "")
+    duration = step["duration_ms"]
+    return [
+        Text.assemble((branch, "dim"), (look.glyph, look.style), " ", name),
+        Text(state, look.style),
+        step["service"] or "-",
+        str(step["tries"]) if step["tries"] else "-",
+        span(duration * 1_000) if duration is not None else "-",
+    ]
+
+
+_UNDONE = ("COMPENSATING", "COMPENSATED", "UNDO_FAILED")
+
+
+def _bar(view: View, step: report.StepReport | None, scale: Scale) -> str:
+    if step is None:
+        return ""
+    plan = view.found.definition.by_name[step["compensates"] or step["name"]]
+    state = view.found.instance.steps[plan.name]
+    if step["compensates"] is None:
+        drawn = bar(report.segments(plan, state, view.observed.at), scale)
+    else:
+        drawn = bar(report.undo_segments(plan, state, view.observed.at), scale)
+    note = f"  ({step['note']})" if step["note"] and not step["ready_at"] else ""
+    if note and len(note) <= scale.width:
+        return drawn[0] + note.ljust(scale.width) + drawn[-1]
+    return drawn
+
+
+# -- what else --------------------------------------------------------------------------------------------------------
+
+
+def _conditions(view: View) -> list[Text]:
+    rows = [
+        [
+            Text(condition["type"], "yellow"),
+            span(view.observed.at - from_rfc3339(condition["since"])),
+            condition["message"],
+        ]
+        for condition in view.told["conditions"]
+    ]
+    if not rows:
+        return []
+    return [Text("  ").append_text(line) for line in lay_out(["CONDITION", "SINCE", "MESSAGE"], rows, 10_000, right={1})]
+
+
+def _observed(view: View) -> list[Text]:
+    observed = view.observed
+    lines = []
+    if observed.broker == "down":
+        told = f"the broker is down: {observed.broker_error}; shown is what the store knows"
+        lines.append(Text.assemble("  ", ("⚠ ", "red"), told))
+    if observed.coordinators == 0 and not view.found.instance.phase.ended:
+        told = "no coordinator is running, so nothing moves; start one with `saga run`"
+        lines.append(Text.assemble("  ", ("⚠ ", "red"), told))
+    return lines

@@ -1,0 +1,87 @@
+"""What can be seen beside the store, within bounds: does the broker answer, does a coordinator run, who does what."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from ...events.errors import ChoreoError
+
+if TYPE_CHECKING:
+    from ...events.settings import Settings
+    from ..report import Observed
+
+_CONNECT = 1.0
+_ASK = 3.0
+
+
+async def observe(settings: Settings, now: int) -> Observed:
+    """Look at the broker for a few seconds at most; a broker that is away is told, never raised.
+
+    Args:
+        settings: where it is.
+        now: the store's clock, microseconds.
+    """
+    from ..report import Observed
+
+    url = settings.broker_url
+    if url.startswith("memory:"):
+        return Observed(now)  # it lives in another process, if at all
+    error = await _unreachable(url)
+    if error is not None:
+        return Observed(now, "down", error)
+    try:
+        async with asyncio.timeout(_ASK):
+            coordinators, services = await _ask(settings)
+    except TimeoutError:
+        return Observed(now, "down", f"it did not answer within {_ASK:.0f}s")
+    except ChoreoError as failed:
+        return Observed(now, "down", failed.message)
+    return Observed(now, "ok", None, coordinators, services)
+
+
+async def _unreachable(url: str) -> str | None:
+    """Try the address itself; give why it cannot be reached."""
+    if url.startswith("local:"):
+        path = Path(url.removeprefix("local:"))
+        return None if path.exists() else f"there is no broker at {path}"
+    reason = "no address"
+    for host, port in _addresses(url):
+        try:
+            async with asyncio.timeout(_CONNECT):
+                _, writer = await asyncio.open_connection(host, port)
+            writer.close()
+            return None
+        except TimeoutError:
+            reason = f"{host}:{port} did not answer within {_CONNECT:.0f}s"
+        except OSError as error:
+            reason = f"{host}:{port}: {error.strerror or error}"
+    return reason
+
+
+def _addresses(url: str) -> list[tuple[str, int]]:
+    found = []
+    for each in url.partition("://")[2].split(","):
+        try:
+            parts = urlsplit(f"//{each}")
+            found.append((parts.hostname or "", parts.port or 9092))
+        except ValueError:
+            continue  # the transport says what is wrong with it
+    return found
+
+
+async def _ask(settings: Settings) -> tuple[int, dict[str, str]]:
+    from ...events.catalog import read_catalog
+    from ...events.transports import connect
+
+    async with connect(settings.broker_url, settings) as transport:
+        group = await transport.group(settings.group)
+        catalog = await read_catalog(transport)
+    services: dict[str, str] = {}
+    for announcement in catalog.values():
+        for handler in announcement.handlers:
+            for made in handler.produces:
+                services.setdefault(made.type, announcement.service)
+    return len(group.members), services

@@ -1,0 +1,304 @@
+"""What people ask of sagas: rows in the store, which works with the broker down; a coordinator applies them (R17)."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from ...events.errors import ConfigurationError, Refused
+from . import exits
+from .shell import Shell
+
+if TYPE_CHECKING:
+    from ...events.database import Database
+    from ..operators import Answer
+
+_POLL = 0.1
+
+Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", show_default=False)]
+DryRun = Annotated[bool, Parameter(negative="", show_default=False)]
+
+
+async def start(
+    type: str,  # noqa: A002 - the option's name
+    /,
+    *fields: str,
+    data: str = "",
+    event: str = "",
+    timeout: float = 5.0,
+    dry_run: DryRun = False,
+    shell: Annotated[Shell, Parameter(parse=False)],
+) -> int:
+    """Start a saga: a coordinator publishes its start event.
+
+    Args:
+        type: of the saga.
+        fields: of the start event, each as name=value.
+        data: of the start event as JSON, instead of fields.
+        event: the start event's type, where the saga has several.
+        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
+        dry_run: only say what would be asked.
+    """
+    from .. import queries
+    from ..names import saga_id
+
+    values = _fields(fields, data)
+    async with shell.sagas() as database:
+        definition = await database.read(lambda connection: queries.newest_definition(connection, type))
+        if event and event not in definition.start:
+            raise ConfigurationError(f"{event} does not start {type}; {' or '.join(definition.start)} does")
+        chosen = event or definition.start[0]
+        if not event and len(definition.start) > 1:
+            raise ConfigurationError(f"--event: which event starts it, {' or '.join(definition.start)}?")
+        key = values.get(definition.correlate.get(chosen, definition.key))
+        if key in (None, ""):
+            field = definition.correlate.get(chosen, definition.key)
+            raise ConfigurationError(f"{chosen} needs its key: write {field}=...")
+        id_ = saga_id(type, str(key))
+        asked = {"type": type, "event": chosen, "data": values}
+        return await _ask(shell, database, "start", id_, "", timeout, dry_run, yes=True, **asked)
+
+
+async def cancel(
+    saga: str,
+    /,
+    *,
+    reason: str,
+    timeout: float = 5.0,
+    dry_run: DryRun = False,
+    shell: Annotated[Shell, Parameter(parse=False)],
+) -> int:
+    """Undo a saga on request. After its pivot that is refused.
+
+    Args:
+        saga: type/key, the key alone where only one type has it, @latest or @latest:type.
+        reason: why, for the record.
+        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
+        dry_run: only say what would be asked.
+    """
+    return await _on_saga(shell, "cancel", saga, reason, timeout, dry_run)
+
+
+async def retry_undo(
+    saga: str,
+    /,
+    *,
+    step: str = "",
+    reason: str = "",
+    timeout: float = 5.0,
+    dry_run: DryRun = False,
+    shell: Annotated[Shell, Parameter(parse=False)],
+) -> int:
+    """Try an undo again that failed for good.
+
+    Args:
+        saga: type/key, the key alone where only one type has it, @latest or @latest:type.
+        step: whose undo; default: every one that failed.
+        reason: why, for the record.
+        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
+        dry_run: only say what would be asked.
+    """
+    return await _on_saga(shell, "retry-undo", saga, reason, timeout, dry_run, step)
+
+
+async def mark_undone(
+    saga: str,
+    /,
+    *,
+    reason: str,
+    step: str = "",
+    timeout: float = 5.0,
+    dry_run: DryRun = False,
+    shell: Annotated[Shell, Parameter(parse=False)],
+) -> int:
+    """Record that a person has undone a step whose undo failed.
+
+    Args:
+        saga: type/key, the key alone where only one type has it, @latest or @latest:type.
+        step: which; default: every one whose undo failed.
+        reason: what was done, for the record.
+        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
+        dry_run: only say what would be asked.
+    """
+    return await _on_saga(shell, "mark-undone", saga, reason, timeout, dry_run, step)
+
+
+async def stop(
+    *,
+    all_undo: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    reason: str,
+    yes: Yes = False,
+    timeout: float = 5.0,
+    dry_run: DryRun = False,
+    shell: Annotated[Shell, Parameter(parse=False)],
+) -> int:
+    """Stop all compensation: no undo command goes out until `saga resume`.
+
+    Args:
+        all_undo: required: it concerns every saga of this store.
+        reason: why, for the record.
+        yes: do not ask.
+        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
+        dry_run: only say what would be asked.
+    """
+    if not all_undo:
+        raise ConfigurationError("saga stop stops the compensation of every saga; say so with --all-undo")
+    return await _on_all(shell, "stop", reason, timeout, dry_run, yes)
+
+
+async def resume(
+    *,
+    reason: str = "",
+    yes: Yes = False,
+    timeout: float = 5.0,
+    dry_run: DryRun = False,
+    shell: Annotated[Shell, Parameter(parse=False)],
+) -> int:
+    """Let compensation that was stopped, and timers that the breaker holds, go on.
+
+    Args:
+        reason: why, for the record.
+        yes: do not ask.
+        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
+        dry_run: only say what would be asked.
+    """
+    return await _on_all(shell, "resume", reason, timeout, dry_run, yes)
+
+
+async def _on_saga(
+    shell: Shell, kind: str, saga: str, reason: str, timeout: float, dry_run: bool, step: str = ""
+) -> int:
+    from .. import queries
+    from .status import find
+
+    if kind in ("cancel", "mark-undone") and not reason.strip():
+        raise ConfigurationError("--reason is empty; say why, for the record")
+    async with shell.sagas() as database:
+        id_ = await find(database, saga)
+        found = await database.read(lambda connection: queries.load(connection, id_))
+        if step and step not in found.instance.steps:
+            raise ConfigurationError(f"{id_} has no step {step!r}; it has {', '.join(found.instance.steps)}")
+        asked = {"step": step} if step else {}
+        return await _ask(shell, database, kind, id_, reason, timeout, dry_run, yes=True, **asked)
+
+
+async def _on_all(shell: Shell, kind: str, reason: str, timeout: float, dry_run: bool, yes: bool) -> int:
+    from .. import queries
+
+    async with shell.sagas() as database:
+        counts = await database.read(lambda connection: queries.count_phases(connection, queries.Filter(only_open=True)))
+        concerned = sum(counts.values())
+        if not yes and not dry_run:
+            _confirm(f"{kind}: this concerns all {concerned:,} open sagas of {database.url}")
+        return await _ask(shell, database, kind, None, reason, timeout, dry_run, yes=yes)
+
+
+def _confirm(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise ConfigurationError(f"{question}; say -y to go on without being asked")
+    sys.stderr.write(f"{question}. Go on? [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Refused("nothing was changed")
+
+
+async def _ask(
+    shell: Shell,
+    database: Database,
+    kind: str,
+    id_: str | None,
+    reason: str,
+    timeout: float,
+    dry_run: bool,
+    *,
+    yes: bool,
+    **arguments: Any,
+) -> int:
+    """Write the command down and wait for what becomes of it.
+
+    Raises:
+        Refused: the saga's state does not permit it.
+    """
+    from .. import operators
+
+    if dry_run:
+        told = {"schema": "saga.command/v1", "command_id": None, "kind": kind, "id": id_, "state": "dry-run", "result": None}
+        shell.json(told) if shell.machine else shell.lines([f"{kind} {id_ or 'all sagas'}: nothing was asked (--dry-run)"])
+        return exits.OK
+    command_id = await database.write(
+        lambda connection: operators.ask(
+            connection, kind, saga_id=id_, by=_who(), reason=reason, **arguments
+        )
+    )
+    answer = await _answer(database, command_id, timeout)
+    if answer.state == operators.REFUSED:
+        raise Refused(f"{kind} {id_ or ''}: {answer.result}".replace(" :", ":"), saga_id=id_)
+    told = {
+        "schema": "saga.command/v1",
+        "command_id": command_id,
+        "kind": kind,
+        "id": id_,
+        "state": "queued" if answer.state == operators.PENDING else answer.state,
+        "result": answer.result or None,
+    }
+    _tell(shell, told, timeout)
+    return exits.TIMED_OUT if answer.state == operators.PENDING and timeout > 0 else exits.OK
+
+
+async def _answer(database: Database, command_id: str, timeout: float) -> Answer:
+    from .. import operators
+
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout
+    while True:
+        found = await database.read(lambda connection: operators.answer(connection, command_id))
+        if found.state != operators.PENDING or loop.time() >= deadline:
+            return found
+        await asyncio.sleep(_POLL)
+
+
+def _tell(shell: Shell, told: dict[str, Any], timeout: float) -> None:
+    if shell.machine:
+        shell.json(told)
+    elif shell.output == "id":
+        shell.lines([told["id"] or told["command_id"]])
+    elif told["state"] == "queued":
+        waited = f"no coordinator took it within {timeout:g}s; " if timeout > 0 else ""
+        shell.lines([f"{told['kind']} {told['id'] or 'all sagas'}: queued; {waited}it is applied as soon as one runs"])
+    else:
+        shell.lines([f"{told['kind']} {told['id'] or 'all sagas'}: {told['result']}"])
+    if told["id"] and not shell.machine:
+        shell.hint(f"next  saga watch {told['id']} · saga status {told['id']}")
+
+
+def _fields(fields: tuple[str, ...], data: str) -> dict[str, Any]:
+    if data and fields:
+        raise ConfigurationError("give the start event as name=value fields or as --data, not both")
+    if data:
+        try:
+            values = json.loads(data)
+        except ValueError as error:
+            raise ConfigurationError(f"--data is not JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise ConfigurationError('--data is not a JSON object; write it like {"order_id": "4711"}')
+        return values
+    found = {}
+    for field in fields:
+        name, equals, value = field.partition("=")
+        if not equals or not name:
+            raise ConfigurationError(f"{field!r} is no field; write name=value")
+        found[name] = value
+    return found
+
+
+def _who() -> str:
+    """Name the person for the record; a container may have none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"

@@ -1,0 +1,336 @@
+"""What people ask of the store: plain functions of a connection, for the command line and every other view."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, or_, select
+
+from ..events.errors import AmbiguousSaga, ConfigurationError, SagaNotFound
+from . import timers
+from .definition import Definition
+from .inputs import Change
+from .instance import Instance
+from .names import is_saga_type, parse_saga_id, saga_id
+from .operators import PENDING
+from .tables import command, definition, history, ignored, parked, saga
+from .words import Condition, Phase
+
+OPEN = (Phase.RUNNING, Phase.COMPENSATING)
+SORTS = ("attention", "started", "updated", "key", "duration")
+_NEAR = 3
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which sagas; what is empty or None does not restrict.
+
+    Args:
+        types, phases, steps, keys: any of these; `steps` is the step that something is expected of.
+        conditions: all of these.
+        since, until: started at or after, and before; microseconds.
+        only_open: not ended.
+        only_failed: FAILED, or waiting for a person.
+    """
+
+    types: Sequence[str] = ()
+    phases: Sequence[str] = ()
+    steps: Sequence[str] = ()
+    keys: Sequence[str] = ()
+    conditions: Sequence[str] = ()
+    since: int | None = None
+    until: int | None = None
+    only_open: bool = False
+    only_failed: bool = False
+
+
+class SagaRow(NamedTuple):
+    """One saga in a list, read from its columns alone."""
+
+    id: str
+    type: str
+    key: str
+    run: int
+    version: int
+    phase: str
+    step: str | None
+    error: str | None
+    conditions: tuple[str, ...]
+    epoch: int
+    started_at: int
+    updated_at: int
+    ended_at: int | None
+
+
+class Entry(NamedTuple):
+    """One input in a saga's history, with what it changed."""
+
+    seq: int
+    at: int
+    event_id: str
+    kind: str
+    type: str
+    event_time: int
+    verdict: str
+    reason: str
+    changes: tuple[Change, ...]
+    source: str
+    place: str | None
+
+
+class Found(NamedTuple):
+    """A saga with the definition that it runs under, and when it was last written."""
+
+    definition: Definition
+    instance: Instance
+    updated_at: int
+
+
+class Brakes(NamedTuple):
+    """What holds all sagas back: the breaker on mass timeouts, the stop of compensation, and commands not yet taken."""
+
+    timers_held: bool
+    undo_stopped: bool
+    pending_commands: int
+
+
+def list_sagas(connection: Connection, wanted: Filter, *, sort: str = "attention", limit: int | None) -> list[SagaRow]:
+    """List sagas.
+
+    Args:
+        connection: within a read.
+        wanted: which.
+        sort: one of `SORTS`; "attention" puts failed and open ones first, each newest first.
+        limit: at most so many; None for all.
+    """
+    columns = [saga.c[name] for name in SagaRow._fields]
+    query = _where(select(*columns), wanted).order_by(*_order(sort)).limit(limit)
+    rows = connection.execute(query).all()
+    return [SagaRow(*row[:8], tuple(filter(None, row[8].split(","))), *row[9:]) for row in rows]
+
+
+def states(connection: Connection, ids: Sequence[str]) -> dict[str, Found]:
+    """Load many sagas whole."""
+    definitions = _definitions(connection)
+    found: dict[str, Found] = {}
+    for start in range(0, len(ids), 300):
+        query = select(saga.c.state, saga.c.updated_at).where(saga.c.id.in_(ids[start : start + 300]))
+        for state, updated_at in connection.execute(query):
+            instance = Instance.from_json(state)
+            found[instance.id] = Found(definitions[instance.type, instance.version], instance, updated_at)
+    return found
+
+
+def count_phases(connection: Connection, wanted: Filter) -> dict[str, int]:
+    """Count the sagas of a filter by phase."""
+    query = _where(select(saga.c.phase, func.count()), wanted).group_by(saga.c.phase)
+    return {phase: count for phase, count in connection.execute(query)}
+
+
+def resolve(connection: Connection, text: str) -> str:
+    """Find the saga that somebody means.
+
+    Args:
+        connection: within a read.
+        text: `type/key`, `type/key~run`, a key alone (its latest run) where only one type has it, `@latest` or
+            `@latest:type`.
+
+    Raises:
+        SagaNotFound: there is none; what comes near is named.
+        AmbiguousSaga: several types have that key; `.ids["candidates"]` lists them.
+    """
+    if text.startswith("@"):
+        return _latest(connection, text)
+    type_, slash, _ = text.partition("/")
+    if slash and is_saga_type(type_) and (found := _named(connection, text)) is not None:
+        return found
+    for key in dict.fromkeys((text, unquote(text))):
+        if found := _by_key(connection, key):
+            return found
+    base, tilde, run = text.rpartition("~")
+    if tilde and run.isdigit() and (found := _by_key(connection, base, int(run))):
+        return found
+    raise SagaNotFound(f"there is no saga {text!r}{_near(connection, text)}", saga_id=text)
+
+
+def load(connection: Connection, id_: str) -> Found:
+    """Load a saga by its whole name.
+
+    Raises:
+        SagaNotFound: there is none.
+    """
+    found = states(connection, [id_])
+    if id_ not in found:
+        raise SagaNotFound(f"there is no saga {id_!r}", saga_id=id_)
+    return found[id_]
+
+
+def newest_definition(connection: Connection, type_: str) -> Definition:
+    """Load the newest definition of a saga type.
+
+    Raises:
+        SagaNotFound: no coordinator has registered that type here.
+    """
+    known = _definitions(connection)
+    versions = [version for known_type, version in known if known_type == type_]
+    if not versions:
+        types = sorted({known_type for known_type, _ in known})
+        there = f"it knows {', '.join(types)}" if types else "it knows none yet"
+        raise SagaNotFound(f"the store has no saga type {type_!r}; {there}")
+    return known[type_, max(versions)]
+
+
+def read_history(connection: Connection, id_: str, *, after: int = 0) -> list[Entry]:
+    """Read a saga's history, from the input after `after` on."""
+    columns = (
+        history.c.seq,
+        history.c.at,
+        history.c.event_id,
+        history.c.kind,
+        history.c.type,
+        history.c.event_time,
+        history.c.verdict,
+        history.c.reason,
+        history.c.changes,
+        history.c.input,
+        history.c.topic,
+        history.c.partition,
+        history.c.offset,
+    )
+    query = select(*columns).where(history.c.saga_id == id_, history.c.seq > after).order_by(history.c.seq)
+    return [_entry(row) for row in connection.execute(query)]
+
+
+def brakes(connection: Connection) -> Brakes:
+    """Read what holds all sagas back."""
+    waiting = select(func.count()).select_from(command).where(command.c.state == PENDING)
+    return Brakes(timers.held(connection), timers.stopped(connection), connection.execute(waiting).scalar_one())
+
+
+def read_ignored(connection: Connection) -> list[dict[str, Any]]:
+    """Read the ledger of what changed no saga, the most frequent first."""
+    rows = connection.execute(select(ignored).order_by(ignored.c.count.desc(), ignored.c.topic, ignored.c.event_type))
+    return [dict(row._mapping) for row in rows]
+
+
+def count_parked(connection: Connection) -> dict[tuple[str, str], tuple[int, int]]:
+    """Count the events that wait for their saga, by saga type and event type, with the time of the oldest."""
+    query = select(parked.c.type, parked.c.event_type, func.count(), func.min(parked.c.at))
+    rows = connection.execute(query.group_by(parked.c.type, parked.c.event_type).order_by(func.count().desc()))
+    return {(type_, event_type): (count, oldest) for type_, event_type, count, oldest in rows}
+
+
+# -- pieces -----------------------------------------------------------------------------------------------------------
+
+
+def _where(query: Select[Any], wanted: Filter) -> Select[Any]:
+    clauses: list[ColumnElement[bool]] = []
+    for column, values in (
+        (saga.c.type, wanted.types),
+        (saga.c.phase, wanted.phases),
+        (saga.c.step, wanted.steps),
+        (saga.c.key, wanted.keys),
+    ):
+        if values:
+            clauses.append(column.in_(values))
+    clauses += [_has(condition) for condition in wanted.conditions]
+    if wanted.since is not None:
+        clauses.append(saga.c.started_at >= wanted.since)
+    if wanted.until is not None:
+        clauses.append(saga.c.started_at < wanted.until)
+    if wanted.only_open:
+        clauses.append(saga.c.phase.in_(OPEN))
+    if wanted.only_failed:
+        clauses.append(or_(saga.c.phase == Phase.FAILED, _has(Condition.WAITING_FOR_PERSON)))
+    return query.where(and_(*clauses)) if clauses else query
+
+
+def _has(condition: str) -> ColumnElement[bool]:
+    return ("," + saga.c.conditions + ",").contains(f",{condition},", autoescape=True)
+
+
+def _order(sort: str) -> list[ColumnElement[Any]]:
+    match sort:
+        case "started":
+            return [saga.c.started_at.desc(), saga.c.id]
+        case "updated":
+            return [saga.c.updated_at.desc(), saga.c.id]
+        case "key":
+            return [saga.c.type.asc(), saga.c.key.asc(), saga.c.run.asc()]
+        case "duration":
+            return [(func.coalesce(saga.c.ended_at, saga.c.updated_at) - saga.c.started_at).desc(), saga.c.id]
+    urgent = case((saga.c.phase == Phase.FAILED, 0), (saga.c.phase.in_(OPEN), 1), else_=2)
+    return [urgent.asc(), saga.c.started_at.desc(), saga.c.id]
+
+
+def _latest(connection: Connection, text: str) -> str:
+    word, _, type_ = text.partition(":")
+    if word != "@latest" or (":" in text and not is_saga_type(type_)):
+        raise ConfigurationError(f"{text!r} names no saga; write @latest or @latest:type")
+    query = select(saga.c.id).order_by(saga.c.started_at.desc(), saga.c.id.desc()).limit(1)
+    found = connection.execute(query.where(saga.c.type == type_) if type_ else query).scalar()
+    if found is None:
+        raise SagaNotFound(f"there is no saga of type {type_!r} yet" if type_ else "there is no saga yet")
+    return str(found)
+
+
+def _named(connection: Connection, text: str) -> str | None:
+    """Find a whole name, also where its key was not encoded."""
+    type_, _, rest = text.partition("/")
+    for candidate in (text, parse_saga_id(text).id, saga_id(type_, rest)):
+        if connection.execute(select(saga.c.id).where(saga.c.id == candidate)).scalar() is not None:
+            return candidate
+    return None
+
+
+def _by_key(connection: Connection, key: str, run: int | None = None) -> str | None:
+    query = select(saga.c.type, func.max(saga.c.run)).where(saga.c.key == key).group_by(saga.c.type)
+    if run is not None:
+        query = query.where(saga.c.run == run)
+    rows = sorted((type_, latest) for type_, latest in connection.execute(query))
+    if len(rows) > 1:
+        candidates = [saga_id(type_, key, latest) for type_, latest in rows]
+        raise AmbiguousSaga(f"{key!r} is the key of {' and '.join(candidates)}; name one", candidates=candidates)
+    return saga_id(rows[0][0], key, rows[0][1]) if rows else None
+
+
+def _near(connection: Connection, text: str) -> str:
+    """Name sagas whose key begins like this one."""
+    key = unquote(text.partition("/")[2] or text).partition("~")[0]
+    while len(key) > 1:
+        within = and_(saga.c.key >= key, saga.c.key < key + "\U0010ffff")
+        found = connection.execute(select(saga.c.id, saga.c.key).where(within).order_by(saga.c.key).limit(_NEAR)).all()
+        ids = [id_ for id_, known in found if known.startswith(key)]
+        if ids:
+            return f"; near it: {', '.join(ids)}"
+        key = key[: len(key) // 2]
+    return ""
+
+
+def _definitions(connection: Connection) -> dict[tuple[str, int], Definition]:
+    rows = connection.execute(select(definition.c.type, definition.c.version, definition.c.spec))
+    return {(type_, version): Definition.from_json(spec) for type_, version, spec in rows}
+
+
+def _entry(row: Row[Any]) -> Entry:
+    given = json.loads(row.input) if row.input else {}
+    source = given.get("source") or given.get("service") or given.get("by") or ""
+    place = None if row.topic is None else f"{row.topic}/{row.partition} offset {row.offset}"
+    changes = tuple(Change(*change) for change in json.loads(row.changes))
+    return Entry(
+        row.seq,
+        row.at,
+        row.event_id,
+        row.kind,
+        row.type,
+        row.event_time,
+        row.verdict,
+        row.reason,
+        changes,
+        source,
+        place,
+    )

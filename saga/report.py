@@ -1,0 +1,399 @@
+"""What one saga looks like to people and programs: pure values made of its state and history.
+
+`status` is the shape `saga.status/v1` of `docs/schemas`; the command line and every other view draw from it. Shapes only
+ever gain fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypedDict
+
+from ..events.clock import SECOND, format_duration, to_datetime
+from ..tracing.ids import trace_id
+from .definition import Definition, RetryPlan, StepPlan
+from .instance import Failure, Instance, Step
+from .names import kebab_case
+from .queries import Brakes, Entry, Found, SagaRow
+from .words import Condition, Phase, StepState
+
+STATUS = "saga.status/v1"
+SUMMARY = "saga.summary/v1"
+CHANGE = "saga.change/v1"
+ENTRY = "saga.history/v1"
+
+_UNDO_ANSWERED = frozenset((StepState.COMPENSATED, StepState.UNDO_FAILED))
+_ANSWERED = _UNDO_ANSWERED | {
+    StepState.DONE,
+    StepState.DEGRADED,
+    StepState.FAILED,
+    StepState.RETRYING,
+    StepState.UNKNOWN,
+}
+
+LAGGING_AFTER = 2 * SECOND
+"""How long a timer may be due before a saga says that its coordinator lags."""
+
+Reach = Literal["ok", "down", "unknown"]
+
+
+class Observed(NamedTuple):
+    """How fresh what is shown is, and what could be seen beside the store.
+
+    Args:
+        at: the store's clock, microseconds.
+        broker: whether the broker answers; "unknown" where nobody asked, or the broker lives in another process.
+        broker_error: why it does not.
+        coordinators: members of the coordinators' group; None where that is not known.
+        services: by event type, the services that say they produce it; empty where the catalog was not read.
+    """
+
+    at: int
+    broker: Reach = "unknown"
+    broker_error: str | None = None
+    coordinators: int | None = None
+    services: Mapping[str, str] = {}
+
+
+class Segment(NamedTuple):
+    """A stretch of a bar: somebody works, there is a pause before the next attempt, or an answer is awaited."""
+
+    kind: Literal["work", "pause", "open"]
+    start: int
+    end: int
+
+
+class StepReport(TypedDict):
+    """A step, or (`compensates` names one) the undo of a step."""
+
+    name: str
+    state: str
+    outcome: str | None
+    service: str | None
+    compensates: str | None
+    command: str | None
+    tries: int
+    attempts: list[dict[str, Any]]
+    ready_at: str | None
+    ended_at: str | None
+    duration_ms: int | None
+    limit_at: str | None
+    next_try_at: str | None
+    error_class: str | None
+    message: str | None
+    event_id: str | None
+    note: str | None
+    pivot: bool
+    optional: bool
+    after: list[str]
+
+
+def status(found: Found, entries: Sequence[Entry], observed: Observed, brakes: Brakes, namespace: str) -> dict[str, Any]:
+    """Tell everything about one saga.
+
+    Args:
+        found: its state and definition.
+        entries: its history, for who did what; may be empty.
+        observed: what was seen beside the store.
+        brakes: what holds all sagas back.
+        namespace: of the deployment, for the trace's id.
+    """
+    definition, instance, updated_at = found
+    steps = step_reports(definition, instance, entries, observed)
+    last = instance.ended_at or observed.at
+    coordinators = observed.coordinators
+    return {
+        "schema": STATUS,
+        "id": instance.id,
+        "type": instance.type,
+        "key": instance.key,
+        "run": instance.run,
+        "definition": {
+            "version": instance.version,
+            "hash": instance.hash,
+            "observe_only": definition.observe_only,
+        },
+        "phase": instance.phase.value,
+        "step": instance.current_step,
+        "started_at": rfc3339(instance.started_at),
+        "updated_at": rfc3339(updated_at),
+        "ended_at": rfc3339(instance.ended_at),
+        "deadline_at": rfc3339(instance.deadline_at),
+        "next_due_at": rfc3339(instance.next_due),
+        "duration_ms": _ms(last - instance.started_at),
+        "progress": progress(instance),
+        "cause": _cause(instance, steps),
+        "steps": steps,
+        "conditions": conditions(instance, observed, brakes),
+        "trace": {
+            "trace_id": f"{trace_id(namespace, instance.id, instance.epoch):032x}",
+            "epoch": instance.epoch,
+            "sampled": instance.sampled,
+            "complete": instance.phase.ended,
+            "url": None,
+        },
+        "observed": {
+            "at": rfc3339(observed.at),
+            "store": "ok",
+            "broker": observed.broker,
+            "broker_error": observed.broker_error,
+            "coordinator": "unknown" if coordinators is None else "ok" if coordinators else "down",
+            "coordinators": coordinators,
+        },
+    }
+
+
+def summary(row: SagaRow, now: int) -> dict[str, Any]:
+    """Tell of one saga what its columns say."""
+    return {
+        "schema": SUMMARY,
+        "id": row.id,
+        "type": row.type,
+        "key": row.key,
+        "run": row.run,
+        "version": row.version,
+        "phase": row.phase,
+        "step": row.step,
+        "error_class": row.error,
+        "conditions": list(row.conditions),
+        "started_at": rfc3339(row.started_at),
+        "updated_at": rfc3339(row.updated_at),
+        "ended_at": rfc3339(row.ended_at),
+        "duration_ms": _ms((row.ended_at or now) - row.started_at),
+    }
+
+
+def history_entry(id_: str, entry: Entry) -> dict[str, Any]:
+    """Tell one input of a saga's history."""
+    return {
+        "schema": ENTRY,
+        "id": id_,
+        "seq": entry.seq,
+        "at": rfc3339(entry.at),
+        "kind": entry.kind,
+        "type": entry.type,
+        "event_id": entry.event_id,
+        "event_time": rfc3339(entry.event_time),
+        "source": entry.source or None,
+        "place": entry.place,
+        "verdict": entry.verdict,
+        "reason": entry.reason or None,
+        "changes": [
+            {"step": change.step, "state": change.state, "reason": change.reason or None} for change in entry.changes
+        ],
+    }
+
+
+def progress(instance: Instance) -> dict[str, int]:
+    """Count the steps that need nothing more, of all; the second number never changes."""
+    settled = (StepState.DONE, StepState.DEGRADED, StepState.SKIPPED, StepState.COMPENSATED)
+    done = sum(step.state in settled for step in instance.steps.values())
+    return {"done": done, "known": len(instance.steps)}
+
+
+def step_reports(
+    definition: Definition, instance: Instance, entries: Sequence[Entry], observed: Observed
+) -> list[StepReport]:
+    """Tell every step in the order of declaration, then every undo in the order in which it runs."""
+    who = _answerers(entries)
+    reports = [_action(plan, instance.steps[plan.name], who, observed) for plan in definition.steps]
+    if instance.phase in (Phase.RUNNING, Phase.COMPLETED):
+        return reports
+    undoable = [plan for plan in reversed(definition.steps) if plan.undo is not None]
+    undoable.sort(key=lambda plan: -len(definition.ancestors[plan.name]))
+    return [*reports, *(_undo(plan, instance, who, observed) for plan in undoable)]
+
+
+def segments(plan: StepPlan, step: Step, now: int) -> list[Segment]:
+    """Divide a step's time: work up to each failure, the pause after it, and what is still awaited."""
+    if not step.ready_at:
+        return []
+    return _segments(step.ready_at, step.ended_at, step.failures, plan.retry if plan.send else None, now)
+
+
+def undo_segments(plan: StepPlan, step: Step, now: int) -> list[Segment]:
+    """Divide the time of a step's undo."""
+    if not step.undo_ready_at:
+        return []
+    return _segments(step.undo_ready_at, step.undo_ended_at, step.undo_failures, plan.undo_retry, now)
+
+
+def conditions(instance: Instance, observed: Observed, brakes: Brakes) -> list[dict[str, Any]]:
+    """Tell what is remarkable, what the saga itself notes and what only shows from outside."""
+    told = [
+        _condition(word, remark.reason, remark.message, remark.since, remark.step)
+        for word, remark in instance.conditions.items()
+    ]
+    due = instance.next_due
+    if due is not None and due + LAGGING_AFTER < observed.at:
+        reason, message = _why_late(instance, observed, brakes)
+        late = format_duration(observed.at - due)
+        told.append(_condition(Condition.COORDINATOR_LAGGING, reason, f"a timer is due since {late}: {message}", due))
+    return sorted(told, key=lambda condition: str(condition["since"]))
+
+
+def rfc3339(at: int | None) -> str | None:
+    """Write a time as JSON has it: RFC 3339 in UTC, milliseconds."""
+    if at is None:
+        return None
+    return to_datetime(at).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _why_late(instance: Instance, observed: Observed, brakes: Brakes) -> tuple[str, str]:
+    if brakes.timers_held and instance.phase is Phase.RUNNING:
+        return "Held", "too many sagas would time out at once; `saga resume` lets them"
+    if brakes.undo_stopped and instance.phase is Phase.COMPENSATING:
+        return "Stopped", "compensation is stopped; `saga resume` lets it go on"
+    if observed.coordinators == 0:
+        return "NoCoordinator", "no coordinator is running; start one with `saga run`"
+    return "Unread", "held until every answer before it has been read"
+
+
+def _answerers(entries: Sequence[Entry]) -> dict[tuple[str, bool], str]:
+    """Find who answered each step, and (True) who answered its undo: the source of what changed it last."""
+    found: dict[tuple[str, bool], str] = {}
+    for entry in entries:
+        for change in entry.changes if entry.kind in ("event", "failure") and entry.source else ():
+            if change.step is not None and change.state in _ANSWERED:
+                found[change.step, change.state in _UNDO_ANSWERED] = entry.source
+    return found
+
+
+def _action(plan: StepPlan, step: Step, who: Mapping[tuple[str, bool], str], observed: Observed) -> StepReport:
+    ended = step.ended_at if not step.open else None
+    return {
+        "name": plan.name,
+        "state": step.state.value,
+        "outcome": step.outcome.value if step.outcome is not None else None,
+        "service": who.get((plan.name, False)) or _producer(observed, (*plan.done, *plan.failed)),
+        "compensates": None,
+        "command": plan.send,
+        "tries": max(step.attempt, len(step.failures), 1 if step.ready_at else 0),
+        "attempts": _attempts(step.failures),
+        "ready_at": rfc3339(step.ready_at or None),
+        "ended_at": rfc3339(ended),
+        "duration_ms": _ms((ended or observed.at) - step.ready_at) if step.ready_at else None,
+        "limit_at": rfc3339(step.limit_at),
+        "next_try_at": rfc3339(step.send_at) if step.state is StepState.RETRYING else None,
+        "error_class": step.error,
+        "message": step.message,
+        "event_id": step.done.id if step.done is not None else None,
+        "note": _awaited(plan) if step.open else None,
+        "pivot": plan.pivot,
+        "optional": plan.optional,
+        "after": list(plan.after),
+    }
+
+
+def _undo(
+    plan: StepPlan, instance: Instance, who: Mapping[tuple[str, bool], str], observed: Observed
+) -> StepReport:
+    step = instance.steps[plan.name]
+    state, note = _undo_state(plan, step, instance)
+    started = step.undo_ready_at or None
+    return {
+        "name": kebab_case(plan.undo or ""),
+        "state": state.value,
+        "outcome": step.undo_outcome.value if step.undo_outcome is not None else None,
+        "service": who.get((plan.name, True)) or _producer(observed, plan.undone),
+        "compensates": plan.name,
+        "command": plan.undo,
+        "tries": max(step.undo_attempt, len(step.undo_failures)),
+        "attempts": _attempts(step.undo_failures),
+        "ready_at": rfc3339(started),
+        "ended_at": rfc3339(step.undo_ended_at),
+        "duration_ms": _ms((step.undo_ended_at or observed.at) - started) if started else None,
+        "limit_at": rfc3339(step.undo_limit_at),
+        "next_try_at": rfc3339(step.undo_send_at),
+        "error_class": step.error if state is StepState.UNDO_FAILED else None,
+        "message": step.message if state is StepState.UNDO_FAILED else None,
+        "event_id": step.undo_event,
+        "note": note,
+        "pivot": False,
+        "optional": False,
+        "after": [],
+    }
+
+
+def _undo_state(plan: StepPlan, step: Step, instance: Instance) -> tuple[StepState, str | None]:
+    """Give the state of a step's undo, and what explains it."""
+    if step.state is StepState.COMPENSATING:
+        return step.state, f"waiting for {' or '.join(plan.undone)}" if plan.undone else None
+    if step.state in (StepState.UNDO_FAILED, StepState.COMPENSATED):
+        return step.state, "there was nothing to undo" if step.undo_empty else None
+    if not instance.phase.ended and step.state in (StepState.DONE, StepState.UNKNOWN):
+        return StepState.PENDING, "waits for the undo of later steps"
+    words = {
+        StepState.FAILED: "nothing was done",
+        StepState.SKIPPED: "it never ran",
+        StepState.DEGRADED: "nothing was done",
+    }
+    return StepState.SKIPPED, words.get(step.state)
+
+
+def _segments(
+    start: int, ended: int | None, failures: Sequence[Failure], retry: RetryPlan | None, now: int
+) -> list[Segment]:
+    end = now if ended is None else ended
+    found: list[Segment] = []
+    at = start
+    for number, failure in enumerate(failures, start=1):
+        failed = min(max(failure.at, at), end)
+        found.append(Segment("work", at, failed))
+        at = min(end, failed + retry.pause(number)) if retry is not None else failed
+        if at > failed:
+            found.append(Segment("pause", failed, at))
+    if at < end or not found:
+        found.append(Segment("open" if ended is None else "work", at, end))
+    return found
+
+
+def _cause(instance: Instance, steps: Sequence[StepReport]) -> dict[str, Any] | None:
+    cause = instance.cause
+    if cause is None:
+        return None
+    name = cause.get("step")
+    step = instance.steps.get(name) if name else None
+    service = next((each["service"] for each in steps if each["name"] == name and each["compensates"] is None), None)
+    first = step.failures[0].at if step is not None and step.failures else cause.get("at")
+    return {
+        "step": name,
+        "service": service,
+        "attempt": max(step.attempt, len(step.failures), 1) if step is not None else None,
+        "error_class": cause.get("error"),
+        "message": cause.get("message") or None,
+        "event_id": cause.get("event"),
+        "at": rfc3339(cause.get("at")),
+        "first_error_at": rfc3339(first),
+        "cancelled": instance.cancelling,
+    }
+
+
+def _condition(word: str, reason: str, message: str, since: int, step: str | None = None) -> dict[str, Any]:
+    return {
+        "type": str(word),
+        "status": True,
+        "reason": reason,
+        "message": message,
+        "since": rfc3339(since),
+        "step": step,
+    }
+
+
+def _attempts(failures: Sequence[Failure]) -> list[dict[str, Any]]:
+    return [
+        {"n": number, "failed_at": rfc3339(failure.at), "error_class": failure.error}
+        for number, failure in enumerate(failures, start=1)
+    ]
+
+
+def _awaited(plan: StepPlan) -> str:
+    return f"waiting for {' or '.join((*plan.done, *plan.failed))}"
+
+
+def _producer(observed: Observed, types: Sequence[str]) -> str | None:
+    return next((observed.services[type_] for type_ in types if type_ in observed.services), None)
+
+
+def _ms(microseconds: int) -> int:
+    return max(0, microseconds) // 1_000
