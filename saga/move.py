@@ -257,6 +257,12 @@ class Move:
         for condition in (Condition.WAITING_FOR_PERSON, Condition.KEY_PARKED, Condition.DEAD_LETTERED):
             if (remark := self.instance.conditions.get(condition)) is not None and remark.step == plan.name:
                 del self.instance.conditions[condition]
+        if self.instance.phase is Phase.RUNNING and Condition.WAITING_FOR_PERSON not in self.instance.conditions:
+            for other in self.definition.steps:
+                step = self._step(other)
+                if step.state in (StepState.FAILED, StepState.UNKNOWN) and step.send_at is None:
+                    self._needs_person(other, "FailedAfterPivot", f"step {other.name} failed: {step.error}")
+                    return
 
     def _ignore(self, reason: str, message: str, *, quiet: bool = False) -> None:
         self.ignored = reason

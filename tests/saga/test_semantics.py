@@ -348,6 +348,19 @@ def test_ruling_7_a_choreographed_step_that_fails_after_the_pivot_waits_for_a_pe
     assert play.phase == "COMPLETED"
 
 
+def test_ruling_7_a_person_is_waited_for_as_long_as_one_step_needs_one() -> None:
+    steps = (
+        plan("pay", 0, send="pay.do"),
+        plan("ship", 1, "pay", pivot=True),
+        plan("bill", 2, "ship", undo=None, undone=()),
+    )
+    play = Play(define(*steps))
+    play.sees("ship.done")
+    play.later(31)
+    play.sees("bill.done")
+    assert play.instance.conditions["WaitingForPerson"].step == "pay"
+
+
 def test_ruling_11_a_saga_is_not_compensated_while_an_undo_is_unanswered() -> None:
     play = charged()
     play.sees("ship.failed")
