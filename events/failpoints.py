@@ -1,6 +1,6 @@
-"""Places where a test may kill this process: `CHOREO_CRASH_AT="service.before_commit:3"` ends it there at the third pass.
+"""Places where a test may kill this process: `CHOREO_CRASH_AT="NAME:3"` ends it at the third pass of that place.
 
-Unset, a failpoint costs one call and one comparison. The kill is SIGKILL, so nothing cleans up: what a power cut leaves.
+Unset, a failpoint costs one call and one comparison. The kill is SIGKILL, so nothing cleans up.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ from .dispatcher import Dispatcher, of_places
 from .execution import Execution
 from .guard import judge_event
 from .inbox import Key, Row
-from .job import Job, Kind, Receipt, Result, Stage
-from .lanes import Ledger
+from .job import Job, Kind, Result, Stage
+from .partitions import Partitions
 from .reading import Reader, Reading
 from .service import Default, Service
 
@@ -46,8 +46,6 @@ log = structlog.get_logger("choreo.services")
 
 MOST_IN_FLIGHT = 2_000
 """Records that may be read and not finished; beyond it reading pauses."""
-MOST_SPAN = 50_000
-"""Offsets that may lie between a partition's oldest unfinished record and its newest read; then it pauses."""
 
 _BATCH = 500
 _POLL = 0.25
@@ -116,10 +114,7 @@ class Worker:
         self._parking = [route.name for route in self._reader.routes if route.parks]
         self._dispatcher = Dispatcher(self._execution, service.concurrency, self._finished)
         self._definitions = Definitions(transport)
-        self._ledger = Ledger()
-        self._epochs: dict[TopicPartition, int] = {}  # how often each partition was taken away
-        self._revoked: frozenset[TopicPartition] = frozenset()  # being taken away
-        self._paused: frozenset[TopicPartition] = frozenset()
+        self._partitions = Partitions()
         self._database: Database | None = None
         self._relay: Relay | None = None
         self._commit: StoreCommit | StatelessCommit | None = None
@@ -129,8 +124,6 @@ class Worker:
         self._stopping = False
         self._assigned = False
         self._admitting = False
-        self._offsets_due = asyncio.Event()
-        self._offsets_lock = asyncio.Lock()
         self._tick = asyncio.Event()
         self._ended: asyncio.Future[None] | None = None
 
@@ -195,7 +188,8 @@ class Worker:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
-            await self._commit_now(None)
+            if self._consumer is not None:
+                await self._partitions.commit(self._consumer)
         except ChoreoError as error:
             log.warning("offsets not committed at the end; their events will come again", error=error.message)
         await self._close_parts()
@@ -220,7 +214,7 @@ class Worker:
         consumer = self._consumer
         if consumer is None or not self._assigned or self._admitting or self._dispatcher.jobs:
             return False
-        if self._ledger.unfinished() or self._offsets_due.is_set() or self._offsets_lock.locked():
+        if not self._partitions.settled:
             return False
         places = sorted(consumer.assignment())
         ends = await consumer.end_offsets(places)
@@ -233,7 +227,7 @@ class Worker:
                 return False
             if await relay.depth():
                 return False
-        return not (self._dispatcher.jobs or self._admitting or self._ledger.unfinished())
+        return not (self._dispatcher.jobs or self._admitting) and self._partitions.settled
 
     async def _open_store(self) -> StoreCommit | StatelessCommit:
         service = self.service
@@ -289,10 +283,11 @@ class Worker:
             consumer = self._consumer
             assert consumer is not None
             room = MOST_IN_FLIGHT - len(self._dispatcher.jobs)
-            self._throttle(consumer, room)
+            # Small batches would cost as many queries as large ones.
+            self._partitions.throttle(consumer, full=room < max(1, MOST_IN_FLIGHT // 4))
             try:
                 # Also without room: whoever does not poll is taken for dead. What is paused gives nothing.
-                timeout = _BUSY_POLL if self._paused else _POLL
+                timeout = _BUSY_POLL if self._partitions.throttled else _POLL
                 records = await consumer.poll(most=max(1, min(room, _BATCH)), timeout=timeout)
             except TransportError as error:
                 if not error.retryable:
@@ -306,37 +301,19 @@ class Worker:
                 finally:
                     self._admitting = False
 
-    def _throttle(self, consumer: Consumer, room: int) -> None:
-        """Pause what is read too far ahead of what is finished."""
-        assignment = consumer.assignment()
-        full = room < max(1, MOST_IN_FLIGHT // 4)  # small batches would cost as many queries as large ones
-        wanted = (
-            assignment if full else frozenset(place for place in assignment if self._ledger.span(place) >= MOST_SPAN)
-        )
-        if wanted == self._paused:
-            return
-        if back := sorted((self._paused - wanted) & assignment):
-            consumer.resume(back)
-        if more := sorted(wanted - self._paused):
-            consumer.pause(more)
-        self._paused = wanted
-
     async def _admit(self, records: Sequence[Delivery]) -> None:
-        epochs = self._epochs
-        noted = [(record, epochs.get(record.place, 0)) for record in records]
-        for record in records:  # before anything is awaited: a rebalance must know of them
-            self._ledger.begin(record.place, record.offset)
+        receipts = self._partitions.read(records)
         readings = [self._reader.read(record) for record in records]
         known = await self._look_up(readings) if self._database is not None else {}
-        for (record, epoch), reading in zip(noted, readings, strict=True):
-            if self._stopping or record.place in self._revoked or epochs.get(record.place, 0) != epoch:
+        for receipt, reading in zip(receipts, readings, strict=True):
+            if self._stopping or not self._partitions.ours(receipt):
                 continue  # whoever reads on there reads it again
-            receipt = Receipt(record, len(reading.routes), epoch)
+            receipt.left = len(reading.routes)
             if not reading.routes:
                 self._counters.skipped += 1
-                self._settle(receipt)
+                self._partitions.finish(receipt)
             for route in reading.routes:
-                job = Job(route, reading.envelope, record, receipt, route.stage)
+                job = Job(route, reading.envelope, receipt.delivery, receipt, route.stage)
                 self._admit_job(job, reading, known.get(job.key))
 
     def _admit_job(self, job: Job, reading: Reading, row: Row | None) -> None:
@@ -390,62 +367,42 @@ class Worker:
         if job.retried:
             self._tick.set()  # what waits behind it may be due
         if job.receipt is not None:
-            self._settle(job.receipt)
-
-    def _settle(self, receipt: Receipt) -> None:
-        receipt.left -= 1
-        place = receipt.delivery.place
-        if receipt.left <= 0 and self._epochs.get(place, 0) == receipt.epoch:
-            self._ledger.finish(place, receipt.delivery.offset)
-            self._offsets_due.set()
+            self._partitions.finish(job.receipt)
 
     async def _commit_offsets(self) -> None:
         while True:
-            await self._offsets_due.wait()
-            async with self._offsets_lock:
-                self._offsets_due.clear()
-                failpoint("service.before_offsets")
-                try:
-                    await self._commit_now(None)
-                except CommitRefused:
-                    pass  # a rebalance is under way; whoever owns them now meets the inbox
-                except ChoreoError as error:
-                    log.warning("offsets not committed, tried again", service=self.service.name, error=error.message)
-                    await asyncio.sleep(1.0)
-                    self._offsets_due.set()
-
-    async def _commit_now(self, places: frozenset[TopicPartition] | None) -> None:
-        offsets = self._ledger.committable(places)
-        consumer = self._consumer
-        if not offsets or consumer is None:
-            return
-        try:
-            await consumer.commit(offsets)
-        except ChoreoError:
-            self._ledger.put_back(offsets)
-            raise
+            await self._partitions.moved.wait()
+            failpoint("service.before_offsets")
+            try:
+                if self._consumer is not None:
+                    await self._partitions.commit(self._consumer)
+                    continue
+            except CommitRefused:
+                continue  # a rebalance is under way; whoever owns them now meets the inbox
+            except ChoreoError as error:
+                log.warning("offsets not committed, tried again", service=self.service.name, error=error.message)
+            await asyncio.sleep(1.0)
+            self._partitions.moved.set()
 
     # -- rebalances ---------------------------------------------------------------------------------------------------
 
     async def on_revoked(self, partitions: frozenset[TopicPartition]) -> None:
         """Finish what runs of these partitions, commit it, and forget the rest; see `Listener`."""
         self._assigned = False
-        self._revoked |= partitions
+        self._partitions.leave(partitions)
         chosen = of_places(partitions)
         if not await self._dispatcher.drain(chosen, self.service.drain / SECOND):
             log.warning("handlers did not end before a rebalance; their events come again", service=self.service.name)
         try:
-            await self._commit_now(partitions)
+            if self._consumer is not None:
+                await self._partitions.commit(self._consumer, partitions)
         except ChoreoError as error:
             log.warning("offsets not committed before a rebalance; their events come again", error=error.message)
-        self._ledger.forget(partitions)
-        for place in partitions:
-            self._epochs[place] = self._epochs.get(place, 0) + 1
-        self._revoked -= partitions
+        self._partitions.forget(partitions)
 
     async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
         """Begin with nothing paused; see `Listener`."""
-        self._paused = frozenset()
+        self._partitions.assigned()
         self._assigned = True
 
     async def _reconnect(self, error: TransportError) -> None:

@@ -349,7 +349,7 @@ async def test_reading_pauses_while_too_much_is_in_flight(rig: Rig, store, monke
 
 async def test_a_partition_pauses_when_it_runs_too_far_ahead_of_its_oldest_event(rig: Rig, store, monkeypatch):
     """guarantees.md, 2.4: one stuck key must not pin everything behind it in memory."""
-    monkeypatch.setattr("choreo.services.worker.MOST_SPAN", 100)
+    monkeypatch.setattr("choreo.services.partitions.MOST_SPAN", 100)
     service = Service("inventory", store=store)
     may, seen = asyncio.Event(), []
 

@@ -1,0 +1,105 @@
+"""The partitions that a worker reads: how far each is finished, and how far ahead of that it may be read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from ..events.envelope import Delivery, TopicPartition
+from ..events.errors import ChoreoError
+from ..events.transport import Consumer
+from .job import Receipt
+from .lanes import Ledger
+
+MOST_SPAN = 50_000
+"""Offsets that may lie between a partition's oldest unfinished record and its newest read; then it pauses."""
+
+
+class Partitions:
+    """Keeps the ledger of the partitions through rebalances: what was read before one says nothing after it."""
+
+    def __init__(self) -> None:
+        self._ledger = Ledger()
+        self._epochs: dict[TopicPartition, int] = {}  # how often each was taken away
+        self._leaving: frozenset[TopicPartition] = frozenset()
+        self._paused: frozenset[TopicPartition] = frozenset()
+        self._lock = asyncio.Lock()
+        self.moved = asyncio.Event()
+        """Set when there is something to commit."""
+
+    @property
+    def throttled(self) -> bool:
+        """Whether any of them is paused."""
+        return bool(self._paused)
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything that was read is finished and committed."""
+        return not (self._ledger.unfinished() or self.moved.is_set() or self._lock.locked())
+
+    def read(self, records: Sequence[Delivery]) -> list[Receipt]:
+        """Note records that were just read, before anything is awaited; give a receipt for each."""
+        receipts = []
+        for record in records:
+            self._ledger.begin(record.place, record.offset)
+            receipts.append(Receipt(record, 0, self._epochs.get(record.place, 0)))
+        return receipts
+
+    def ours(self, receipt: Receipt) -> bool:
+        """Say whether its partition is still ours, and was all the time."""
+        place = receipt.delivery.place
+        return place not in self._leaving and self._epochs.get(place, 0) == receipt.epoch
+
+    def finish(self, receipt: Receipt) -> None:
+        """Note that one job of a record is finished; with the last one its offset is."""
+        receipt.left -= 1
+        place = receipt.delivery.place
+        if receipt.left <= 0 and self._epochs.get(place, 0) == receipt.epoch:
+            self._ledger.finish(place, receipt.delivery.offset)
+            self.moved.set()
+
+    async def commit(self, consumer: Consumer, places: frozenset[TopicPartition] | None = None) -> None:
+        """Commit up to the first record of each partition that is not finished.
+
+        Raises:
+            CommitRefused, BrokerUnreachable: nothing was committed, the next call tries again.
+        """
+        async with self._lock:
+            if places is None:
+                self.moved.clear()
+            offsets = self._ledger.committable(places)
+            if not offsets:
+                return
+            try:
+                await consumer.commit(offsets)
+            except ChoreoError:
+                self._ledger.put_back(offsets)
+                raise
+
+    def leave(self, places: frozenset[TopicPartition]) -> None:
+        """Note that these are about to be taken away: what is read of them from now on is void."""
+        self._leaving |= places
+
+    def forget(self, places: frozenset[TopicPartition]) -> None:
+        """Note that these are gone."""
+        self._ledger.forget(places)
+        for place in places:
+            self._epochs[place] = self._epochs.get(place, 0) + 1
+        self._leaving -= places
+
+    def assigned(self) -> None:
+        """Begin with nothing paused."""
+        self._paused = frozenset()
+
+    def throttle(self, consumer: Consumer, full: bool) -> None:
+        """Pause what is read too far ahead of what is finished: all of it when `full`."""
+        assignment = consumer.assignment()
+        spans = self._ledger.span
+        wanted = assignment if full else frozenset(place for place in assignment if spans(place) >= MOST_SPAN)
+        if wanted == self._paused:
+            return
+        if back := sorted((self._paused - wanted) & assignment):
+            consumer.resume(back)
+        if more := sorted(wanted - self._paused):
+            consumer.pause(more)
+        self._paused = wanted
