@@ -39,7 +39,7 @@ class Step:
         limit_at: when it is given up.
         send_at: when its command is sent, or sent again.
         attempt: number of the present attempt; rises only after a known failure.
-        sends: how often a command was sent, the same one again included.
+        sends: how often its command was sent in this attempt.
         done: the event that told its success.
         ended_at, outcome: when its action was concluded, and as what; set once in an epoch, whatever comes later.
         error: class of its error.

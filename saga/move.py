@@ -59,6 +59,7 @@ class Move:
         if retry and plan.send is not None and len(step.failures) < plan.retry.attempts:
             step.send_at = self.now + plan.retry.pause(len(step.failures))
             self._enter(plan, StepState.RETRYING, error)
+            self._resolve(plan)
             return
         step.limit_at = None
         step.certain = certain
@@ -195,8 +196,10 @@ class Move:
 
     def _send_do(self, plan: StepPlan, step: Step) -> None:
         step.attempt += 1
-        step.sends += 1
+        step.sends = 1
         step.send_at = self._next_send(plan, step)
+        if step.limit_at is None:  # a pivot that was given up and then said that it had failed
+            step.limit_at = self.now + plan.within
         self._output(Send("do", plan.name, plan.send or "", step.attempt))
 
     def _next_send(self, plan: StepPlan, step: Step) -> int | None:
