@@ -22,12 +22,13 @@ from ...events.publisher import Publisher
 from ...events.settings import Settings, load_settings
 from ...events.transport import Transport
 from ...events.transports import connect
+from ..cli.shell import Shell
 from ..loading import Parts
 from ..running import Process
 from ..tables import saga
 from ..words import Phase
 from . import report
-from .books import prove, read_books
+from .books import prove, read_books, read_sagas
 from .saga import Fulfilment
 from .shop import SERVICES
 from .traffic import Mix, Placed, load_mix, traffic
@@ -48,7 +49,12 @@ _BATCH = 20
 
 
 def run_demo(
-    *, orders: int | None = None, seed: int | None = None, home: Path | None = None, keep: bool = False
+    *,
+    orders: int | None = None,
+    seed: int | None = None,
+    home: Path | None = None,
+    keep: bool = False,
+    shell: Shell | None = None,
 ) -> int:
     """Run the demo, print what came of it, and give the exit code: 0 if everything is proven.
 
@@ -57,6 +63,7 @@ def run_demo(
         seed: decides which order meets which trouble; default: `CHOREO_DEMO_SEED`, or 4711.
         home: folder of its files; default: `demo` in the home folder. An unfinished demo there goes on.
         keep: look again at a finished demo there, instead of beginning a new one.
+        shell: where it prints, and how.
 
     Raises:
         ConfigurationError: the folder holds something else, or a setting is wrong.
@@ -79,16 +86,15 @@ def run_demo(
     )
     with (folder / _LOG).open("a") as log:
         _log_to(log)
-        return asyncio.run(_run(settings, mix))
+        return asyncio.run(_run(shell or Shell(), settings, mix))
 
 
-async def _run(settings: Settings, mix: Mix) -> int:
+async def _run(shell: Shell, settings: Settings, mix: Mix) -> int:
     placed = list(traffic(mix))
-    orders = [each.event for each in placed]
-    report.begin(mix, settings.home)
+    report.begin(shell, mix, settings.home)
     broker = connect(settings.broker_url, settings)
     async with broker, Process(PARTS, broker, settings, create_topics=True) as process:
-        with _progress() as progress:
+        with _progress(shell) as progress:
             bar = progress.add_task("starting", total=len(placed))
             publishing = asyncio.create_task(_place(placed, broker, settings, mix.pace))
             try:
@@ -97,12 +103,12 @@ async def _run(settings: Settings, mix: Mix) -> int:
                 publishing.cancel()
                 await asyncio.gather(publishing, return_exceptions=True)
     if not complete:
-        report.gave_up(await read_books(settings), PATIENCE)
+        report.gave_up(shell, await read_sagas(settings), PATIENCE)
         return 1
     books = await read_books(settings)
-    checks = prove(books, orders)
+    checks = prove(books, [each.event for each in placed])
     _finish(settings.home, mix)
-    await report.end(books, checks, settings)
+    await report.end(shell, books, checks, settings.home)
     return 0 if all(check.holds for check in checks) else 1
 
 
@@ -179,16 +185,18 @@ def _phases(connection: Connection) -> tuple[dict[str, int], int]:
 def _described(phases: dict[str, int], published: bool) -> str:
     undone = phases.get(Phase.COMPENSATING, 0)
     undoing = f", {undone} being undone" if undone else ""
-    return f"{'orders are placed' if published else 'placing orders'}{undoing}"
+    return f"{'all orders placed' if published else 'orders are placed'}{undoing:<24}"
 
 
-def _progress() -> Progress:
+def _progress(shell: Shell) -> Progress:
     return Progress(
-        TextColumn("{task.description:<36}"),
+        TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:,.0f} of {task.total:,.0f} ended"),
         TimeElapsedColumn(),
-        console=report.errors(),
+        console=shell.err,
+        disable=shell.quiet or not shell.err.is_terminal,
+        transient=True,
     )
 
 
