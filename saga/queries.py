@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select
 
 from ..events.errors import AmbiguousSaga, ConfigurationError, SagaNotFound
 from . import timers
@@ -91,11 +91,10 @@ class Found(NamedTuple):
 
 
 class Brakes(NamedTuple):
-    """What holds all sagas back: the breaker on mass timeouts, the stop of compensation, and commands not yet taken."""
+    """What holds all sagas back: the breaker on mass timeouts, and the stop of compensation."""
 
     timers_held: bool
     undo_stopped: bool
-    pending_commands: int
 
 
 def list_sagas(connection: Connection, wanted: Filter, *, sort: str = "attention", limit: int | None) -> list[SagaRow]:
@@ -110,7 +109,7 @@ def list_sagas(connection: Connection, wanted: Filter, *, sort: str = "attention
     columns = [saga.c[name] for name in SagaRow._fields]
     query = _where(select(*columns), wanted).order_by(*_order(sort)).limit(limit)
     rows = connection.execute(query).all()
-    return [SagaRow(*row[:8], tuple(filter(None, row[8].split(","))), *row[9:]) for row in rows]
+    return [SagaRow._make((*row[:8], tuple(filter(None, row[8].split(","))), *row[9:])) for row in rows]
 
 
 def states(connection: Connection, ids: Sequence[str]) -> dict[str, Found]:
@@ -128,7 +127,7 @@ def states(connection: Connection, ids: Sequence[str]) -> dict[str, Found]:
 def count_phases(connection: Connection, wanted: Filter) -> dict[str, int]:
     """Count the sagas of a filter by phase."""
     query = _where(select(saga.c.phase, func.count()), wanted).group_by(saga.c.phase)
-    return {phase: count for phase, count in connection.execute(query)}
+    return dict(connection.execute(query).tuples().all())
 
 
 def resolve(connection: Connection, text: str) -> str:
@@ -207,8 +206,13 @@ def read_history(connection: Connection, id_: str, *, after: int = 0) -> list[En
 
 def brakes(connection: Connection) -> Brakes:
     """Read what holds all sagas back."""
-    waiting = select(func.count()).select_from(command).where(command.c.state == PENDING)
-    return Brakes(timers.held(connection), timers.stopped(connection), connection.execute(waiting).scalar_one())
+    return Brakes(timers.held(connection), timers.stopped(connection))
+
+
+def queued_commands(connection: Connection, id_: str) -> list[str]:
+    """Name what people asked of a saga and no coordinator has applied yet, the oldest first."""
+    query = select(command.c.kind).where(command.c.state == PENDING, command.c.saga_id == id_)
+    return list(connection.execute(query.order_by(command.c.at)).scalars())
 
 
 def read_ignored(connection: Connection) -> list[dict[str, Any]]:
@@ -316,7 +320,7 @@ def _definitions(connection: Connection) -> dict[tuple[str, int], Definition]:
     return {(type_, version): Definition.from_json(spec) for type_, version, spec in rows}
 
 
-def _entry(row: Row[Any]) -> Entry:
+def _entry(row: Any) -> Entry:
     given = json.loads(row.input) if row.input else {}
     source = given.get("source") or given.get("service") or given.get("by") or ""
     place = None if row.topic is None else f"{row.topic}/{row.partition} offset {row.offset}"

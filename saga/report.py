@@ -1,7 +1,7 @@
 """What one saga looks like to people and programs: pure values made of its state and history.
 
-`status` is the shape `saga.status/v1` of `docs/schemas`; the command line and every other view draw from it. Shapes only
-ever gain fields.
+`status` is the shape `saga.status/v1` of `docs/schemas`; the command line and every other view draw from it. Shapes
+only ever gain fields.
 """
 
 from __future__ import annotations
@@ -88,7 +88,14 @@ class StepReport(TypedDict):
     after: list[str]
 
 
-def status(found: Found, entries: Sequence[Entry], observed: Observed, brakes: Brakes, namespace: str) -> dict[str, Any]:
+def status(
+    found: Found,
+    entries: Sequence[Entry],
+    observed: Observed,
+    brakes: Brakes,
+    namespace: str,
+    queued: Sequence[str] = (),
+) -> dict[str, Any]:
     """Tell everything about one saga.
 
     Args:
@@ -97,6 +104,7 @@ def status(found: Found, entries: Sequence[Entry], observed: Observed, brakes: B
         observed: what was seen beside the store.
         brakes: what holds all sagas back.
         namespace: of the deployment, for the trace's id.
+        queued: what people asked of it and no coordinator has applied yet.
     """
     definition, instance, updated_at = found
     steps = step_reports(definition, instance, entries, observed)
@@ -125,6 +133,7 @@ def status(found: Found, entries: Sequence[Entry], observed: Observed, brakes: B
         "cause": _cause(instance, steps),
         "steps": steps,
         "conditions": conditions(instance, observed, brakes),
+        "queued_commands": list(queued),
         "trace": {
             "trace_id": f"{trace_id(namespace, instance.id, instance.epoch):032x}",
             "epoch": instance.epoch,
@@ -285,9 +294,7 @@ def _action(plan: StepPlan, step: Step, who: Mapping[tuple[str, bool], str], obs
     }
 
 
-def _undo(
-    plan: StepPlan, instance: Instance, who: Mapping[tuple[str, bool], str], observed: Observed
-) -> StepReport:
+def _undo(plan: StepPlan, instance: Instance, who: Mapping[tuple[str, bool], str], observed: Observed) -> StepReport:
     step = instance.steps[plan.name]
     state, note = _undo_state(plan, step, instance)
     started = step.undo_ready_at or None

@@ -78,7 +78,7 @@ class Process:
     async def _start(self) -> None:
         if self._create_topics:
             self.created = await self._transport.create_topics(self.parts.topics(partitions=self._partitions))
-        # Both sides are told of each other before either begins: handlers' spans find their step, and an undo its cause.
+        # Both sides are told of each other before either begins: handlers' spans find their step, an undo its cause.
         for service in self.parts.services:
             await announce(service, self._transport)
         if self.parts.sagas:
@@ -88,8 +88,10 @@ class Process:
             worker = Worker(service, self._transport, settings=self._settings, tracing=tracing, clock=self._clock)
             self.workers.append(worker)
             await worker.start()
-        running = [*self.workers, *([self.coordinator] if self.coordinator else [])]
-        self._waiting = [asyncio.create_task(part.wait()) for part in running]
+        waits = [worker.wait() for worker in self.workers]
+        if self.coordinator is not None:
+            waits.append(self.coordinator.wait())
+        self._waiting = [asyncio.create_task(wait) for wait in waits]
 
     async def _start_coordinator(self) -> Coordinator:
         database = await Database.open(self._settings.store_url, clock=self._clock)

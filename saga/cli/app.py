@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from typing import Annotated, NoReturn
 
 from cyclopts import App, CycloptsError, Group, Parameter
@@ -170,7 +171,7 @@ def _traceback(arguments: Sequence[str]) -> bool:
 
 def _wants_json(arguments: Sequence[str]) -> bool:
     """Whether errors are JSON: asked of the bare arguments, for they may be what is wrong."""
-    after = zip(arguments, arguments[1:], strict=False)
+    after = pairwise(arguments)
     forms = ("json", "jsonl")
     return any(option in ("-o", "--output") and value in forms for option, value in after) or any(
         each in (f"--output={form}", f"-o={form}", f"-o{form}") for each in arguments for form in forms

@@ -97,12 +97,13 @@ def _head(shell: Shell, view: View, width: int) -> list[Text]:
     started = show_time(instance.started_at, style, observed.at)
     took = span((instance.ended_at or observed.at) - instance.started_at)
     running = ("took", took) if instance.phase.ended else ("running", took + _deadline(view))
-    version = f"{instance.version} ({instance.hash[:6]})" + (" observe only" if view.found.definition.observe_only else "")
-    progress = f"{told['progress']['done']}/{told['progress']['known']} steps"
+    version = f"{instance.version} ({instance.hash[:6]})" + (
+        " observe only" if view.found.definition.observe_only else ""
+    )
     lines = [
         title,
         _pair("started", started, *running),
-        _pair("version", version, "progress", progress),
+        _pair("version", version, *_progress(told)),
         _field("trace", told["trace"]["url"] or told["trace"]["trace_id"]),
     ]
     cause = told["cause"]
@@ -117,6 +118,13 @@ def _head(shell: Shell, view: View, width: int) -> list[Text]:
 
 
 _AWAITING = ("WAITING", "UNKNOWN", "COMPENSATING", "RETRYING")
+
+
+def _progress(told: dict[str, Any]) -> tuple[str, str]:
+    if told["phase"] in ("RUNNING", "COMPLETED"):
+        return "progress", f"{told['progress']['done']}/{told['progress']['known']} steps"
+    undos = [step["state"] for step in told["steps"] if step["compensates"] and step["state"] != "SKIPPED"]
+    return "undone", f"{undos.count('COMPENSATED')}/{len(undos)} steps"
 
 
 def _awaited(step: report.StepReport, view: View) -> str:
@@ -134,7 +142,7 @@ def _because(cause: dict[str, Any]) -> str:
     if cause["cancelled"]:
         return f"cancelled: {cause['message'] or 'no reason given'}"
     if not cause["step"]:
-        return cause["message"] or cause["error_class"]
+        return str(cause["message"] or cause["error_class"])
     attempts = f" after {cause['attempt']} attempts" if (cause["attempt"] or 1) > 1 else ""
     text = f"{cause['step']} failed{attempts}: {cause['error_class']}"
     if cause["message"] and cause["message"] != cause["error_class"]:
@@ -243,7 +251,9 @@ def _conditions(view: View) -> list[Text]:
     ]
     if not rows:
         return []
-    return [Text("  ").append_text(line) for line in lay_out(["CONDITION", "SINCE", "MESSAGE"], rows, 10_000, right={1})]
+    return [
+        Text("  ").append_text(line) for line in lay_out(["CONDITION", "SINCE", "MESSAGE"], rows, 10_000, right={1})
+    ]
 
 
 def _observed(view: View) -> list[Text]:
@@ -252,6 +262,9 @@ def _observed(view: View) -> list[Text]:
     if observed.broker == "down":
         told = f"the broker is down: {observed.broker_error}; shown is what the store knows"
         lines.append(Text.assemble("  ", ("⚠ ", "red"), told))
+    if queued := view.told["queued_commands"]:
+        told = f"asked for and not applied yet: {', '.join(queued)}; a coordinator does it"
+        lines.append(Text.assemble("  ", ("⚠ ", "yellow"), told))
     if observed.coordinators == 0 and not view.found.instance.phase.ended:
         told = "no coordinator is running, so nothing moves; start one with `saga run`"
         lines.append(Text.assemble("  ", ("⚠ ", "red"), told))

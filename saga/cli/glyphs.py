@@ -1,4 +1,4 @@
-"""How states look: a word always, a glyph and a colour beside it; every glyph is one cell wide and has an ASCII twin."""
+"""How states look: always a word, beside it a glyph (one cell wide, with an ASCII twin) and a colour."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from .shell import Shell
 
 
 async def ignored(*, shell: Annotated[Shell, Parameter(parse=False)]) -> None:
-    """Show what was read and changed no saga, counted by topic, event type and reason; and events that wait for theirs."""
+    """Show what was read and changed no saga, counted by reason, and the events that wait for their saga."""
     from .. import queries
     from ..report import rfc3339
     from .tables import draw
@@ -60,6 +60,8 @@ async def ignored(*, shell: Annotated[Shell, Parameter(parse=False)]) -> None:
         ]
         draw(shell, headers, table, right={0}, elastic={4})
     for (type_, event_type), (count, oldest) in waiting.items():
-        shell.lines([f"{count:,} {event_type} wait for their {type_}, the oldest since {show_time(oldest, style, now)}"])
+        shell.lines(
+            [f"{count:,} {event_type} wait for their {type_}, the oldest since {show_time(oldest, style, now)}"]
+        )
     total, parked = sum(row["count"] for row in rows), sum(count for count, _ in waiting.values())
     shell.hint(f"{total:,} events changed nothing · {parked:,} wait for their saga")

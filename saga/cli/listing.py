@@ -12,7 +12,7 @@ from ...events.errors import ConfigurationError
 from .shell import Shell
 
 if TYPE_CHECKING:
-    from ..queries import Filter, SagaRow
+    from ..queries import SagaRow
 
 _DEFAULT_LIMIT = 50
 
@@ -112,7 +112,7 @@ def _told(shell: Shell, row: SagaRow, found: Any, now: int) -> dict[str, Any]:
 
     if found is None:
         return report.summary(row, now)
-    told = report.status(found, (), report.Observed(now), Brakes(False, False, 0), shell.settings.namespace)
+    told = report.status(found, (), report.Observed(now), Brakes(False, False), shell.settings.namespace)
     del told["observed"]
     return told
 

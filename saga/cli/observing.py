@@ -45,8 +45,7 @@ async def observe(settings: Settings, now: int) -> Observed:
 async def _unreachable(url: str) -> str | None:
     """Try the address itself; give why it cannot be reached."""
     if url.startswith("local:"):
-        path = Path(url.removeprefix("local:"))
-        return None if path.exists() else f"there is no broker at {path}"
+        return _missing(Path(url.removeprefix("local:")))
     reason = "no address"
     for host, port in _addresses(url):
         try:
@@ -59,6 +58,10 @@ async def _unreachable(url: str) -> str | None:
         except OSError as error:
             reason = f"{host}:{port}: {error.strerror or error}"
     return reason
+
+
+def _missing(path: Path) -> str | None:
+    return None if path.exists() else f"there is no broker at {path}"
 
 
 def _addresses(url: str) -> list[tuple[str, int]]:

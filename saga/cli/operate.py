@@ -191,7 +191,9 @@ async def _on_all(shell: Shell, kind: str, reason: str, timeout: float, dry_run:
     from .. import queries
 
     async with shell.sagas() as database:
-        counts = await database.read(lambda connection: queries.count_phases(connection, queries.Filter(only_open=True)))
+        counts = await database.read(
+            lambda connection: queries.count_phases(connection, queries.Filter(only_open=True))
+        )
         concerned = sum(counts.values())
         if not yes and not dry_run:
             _confirm(f"{kind}: this concerns all {concerned:,} open sagas of {database.url}")
@@ -227,13 +229,20 @@ async def _ask(
     from .. import operators
 
     if dry_run:
-        told = {"schema": "saga.command/v1", "command_id": None, "kind": kind, "id": id_, "state": "dry-run", "result": None}
-        shell.json(told) if shell.machine else shell.lines([f"{kind} {id_ or 'all sagas'}: nothing was asked (--dry-run)"])
+        told = {
+            "schema": "saga.command/v1",
+            "command_id": None,
+            "kind": kind,
+            "id": id_,
+            "state": "dry-run",
+            "result": None,
+        }
+        shell.json(told) if shell.machine else shell.lines(
+            [f"{kind} {id_ or 'all sagas'}: nothing was asked (--dry-run)"]
+        )
         return exits.OK
     command_id = await database.write(
-        lambda connection: operators.ask(
-            connection, kind, saga_id=id_, by=_who(), reason=reason, **arguments
-        )
+        lambda connection: operators.ask(connection, kind, saga_id=id_, by=_who(), reason=reason, **arguments)
     )
     answer = await _answer(database, command_id, timeout)
     if answer.state == operators.REFUSED:

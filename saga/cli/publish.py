@@ -51,7 +51,7 @@ async def publish(
     source = name or _source_name(mapping)
     if not callable(found):
         raise ConfigurationError(
-            f"{mapping} is of type {type(found).__name__}; a mapping is an Event class, or a function from a row to events"
+            f"{mapping} is of type {type(found).__name__}; write an Event class or a function of a row"
         )
     if bool(data) == (file is not None):
         raise ConfigurationError("name a file, or give one event's fields with --data" + (", not both" if data else ""))

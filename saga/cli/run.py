@@ -132,5 +132,6 @@ async def _list_open(shell: Shell, parts: Parts) -> None:
         return
     from .listing import show_list
 
+    shell.hint("nothing is left to do; still open:")
     types = sorted({cls.definition().type for cls in parts.sagas})
     await show_list(shell, types=types, only_open=True, limit=20)

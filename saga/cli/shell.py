@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from ...events.errors import StoreMismatch, StoreUnreachable
 from .glyphs import ASCII
@@ -136,11 +136,7 @@ class Shell:
         from ..tables import HEAD, metadata
 
         url = self.settings.store_url
-        path = url.removeprefix("sqlite:")
-        if url != path and path != ":memory:" and not Path(path).exists():
-            raise StoreUnreachable(
-                f"there is no store at {path}; name one with --store or --home, or make it with `saga run`"
-            )
+        _must_exist(url)
         database = await Database.open(url)
         try:
             if await database.read(lambda connection: schema_version(connection, "saga")) is None:
@@ -152,7 +148,7 @@ class Shell:
         finally:
             await database.close()
 
-    def _console(self, stream: IO[str]) -> Console:
+    def _console(self, stream: TextIO) -> Console:
         from rich.console import Console
 
         terminal = stream.isatty()
@@ -173,10 +169,18 @@ class Shell:
         )
 
 
+def _must_exist(store: str) -> None:
+    path = store.removeprefix("sqlite:")
+    if path not in (store, ":memory:") and not Path(path).exists():
+        raise StoreUnreachable(
+            f"there is no store at {path}; name one with --store or --home, or make it with `saga run`"
+        )
+
+
 class _Ascii:
     """A stream on which every glyph of ours becomes its ASCII twin."""
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
@@ -204,7 +208,7 @@ def as_broker(text: str) -> str:
     return f"kafka://{text}" if re.fullmatch(r"(?!memory:|local:)[\w.-]+:\d+(,[\w.-]+:\d+)*", text) else text
 
 
-def _speaks_unicode(stream: IO[str]) -> bool:
+def _speaks_unicode(stream: TextIO) -> bool:
     return (stream.encoding or "").lower().replace("-", "") in ("utf8", "utf16", "utf32")
 
 

@@ -88,11 +88,16 @@ async def look(database: Database, settings: Settings, id_: str, *, probe: bool)
 
     now = await database.read(database.now)
     observed = await observe(settings, now) if probe else report.Observed(now)
-    found, entries, brakes = await database.read(
-        lambda c: (queries.load(c, id_), queries.read_history(c, id_), queries.brakes(c))
+    found, entries, brakes, queued = await database.read(
+        lambda c: (
+            queries.load(c, id_),
+            queries.read_history(c, id_),
+            queries.brakes(c),
+            queries.queued_commands(c, id_),
+        )
     )
     observed = observed._replace(at=await database.read(database.now))
-    told = report.status(found, entries, observed, brakes, settings.namespace)
+    told = report.status(found, entries, observed, brakes, settings.namespace, queued)
     if settings.jaeger:
         told["trace"]["url"] = f"{settings.jaeger.rstrip('/')}/trace/{told['trace']['trace_id']}"
     return View(found, entries, observed, told)

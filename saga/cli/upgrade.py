@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,7 +36,7 @@ async def upgrade(*targets: str, shell: Annotated[Shell, Parameter(parse=False)]
         database = await Database.open(url)
         try:
             for room in ROOMS:
-                known = await database.read(lambda connection, room=room: schema_version(connection, room))
+                known = await database.read(partial(schema_version, room=room))
                 if known is None and room not in rooms:
                     continue
                 applied = await migrate(database, room)
@@ -46,7 +47,8 @@ async def upgrade(*targets: str, shell: Annotated[Shell, Parameter(parse=False)]
         shell.json(done)
         return
     table = [
-        [each["store"], each["room"], each["from"] or "new", ", ".join(each["applied"]) or "up to date"] for each in done
+        [each["store"], each["room"], each["from"] or "new", ", ".join(each["applied"]) or "up to date"]
+        for each in done
     ]
     draw(shell, ["STORE", "ROOM", "WAS", "APPLIED"], table, elastic={0})
     shell.hint(f"{sum(bool(each['applied']) for each in done)} of {len(done)} rooms upgraded")

@@ -1,0 +1,126 @@
+"""`saga watch`: follow one saga until it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from ...events.errors import StoreUnreachable
+from . import exits
+from .shell import Shell
+from .status import View, find, look, outcome_of, waits_for_person
+
+if TYPE_CHECKING:
+    from ...events.database import Database
+    from ..queries import Entry
+
+_POLL = 0.25
+_PROBE_EVERY = 40
+_LATEST = 5
+
+
+async def watch(
+    saga: str,
+    /,
+    *,
+    timeout: float | None = None,
+    bars: Annotated[bool, Parameter(negative="--no-bars", show_default=False)] = True,
+    shell: Annotated[Shell, Parameter(parse=False)],
+) -> int:
+    """Follow a saga until it ends, and end with its outcome (`saga help exit-codes`).
+
+    Without a terminal each change is one line; with -o jsonl each is one object, with -o json the saga's last status is
+    printed at its end.
+
+    Args:
+        saga: type/key, the key alone where only one type has it, @latest or @latest:type.
+        timeout: give up after so many seconds, with exit code 6; default: never.
+        bars: draw the steps on a scale of time, where there is room.
+    """
+    async with shell.sagas() as database:
+        id_ = await find(database, saga)
+        try:
+            async with asyncio.timeout(timeout):
+                view = await (_live if shell.interactive else _lines)(shell, database, id_, bars)
+        except TimeoutError:
+            view = await look(database, shell.settings, id_, probe=False)
+            shell.complain(_still_open(view, timeout), kind="TimedOut", code=exits.TIMED_OUT)
+            return exits.TIMED_OUT
+    if shell.output == "json":
+        shell.json(view.told)
+    return outcome_of(view.told)
+
+
+def _still_open(view: View, timeout: float | None) -> str:
+    """Name the step and the reason."""
+    told = view.told
+    step = next((step for step in told["steps"] if step["note"] and step["name"] == told["step"]), None)
+    why = f" at {told['step']}" if told["step"] else ""
+    if step is not None:
+        why += f", {step['note']}"
+    return f"{told['id']} is still {told['phase']} after {timeout:g}s{why}"
+
+
+async def _views(shell: Shell, database: Database, id_: str, *, probe: bool) -> AsyncIterator[View]:
+    """Look again and again until the saga has ended or waits for a person; a store that is away is asked again."""
+    looks = 0
+    while True:
+        try:
+            view = await look(database, shell.settings, id_, probe=probe and looks % _PROBE_EVERY == 0)
+        except StoreUnreachable as error:
+            shell.hint(f"waiting for the store: {error.message}")
+            await asyncio.sleep(1.0)
+            continue
+        looks += 1
+        yield view
+        if view.found.instance.phase.ended or waits_for_person(view.told):
+            return
+        await asyncio.sleep(_POLL)
+
+
+async def _lines(shell: Shell, database: Database, id_: str, bars: bool) -> View:
+    """One line, or one object, for each change."""
+    seen = 0
+    async for view in _views(shell, database, id_, probe=False):
+        for entry in view.entries:
+            if entry.seq > seen and shell.output != "json":
+                shell.lines(_changes(shell, id_, entry))
+        seen = max([seen, *(entry.seq for entry in view.entries)])
+    return view
+
+
+def _changes(shell: Shell, id_: str, entry: Entry) -> list[str]:
+    from .. import report
+    from .times import clock_time
+
+    if shell.output == "jsonl":
+        shared = report.history_entry(id_, entry)
+        told = [{**shared, "schema": report.CHANGE, **change} for change in shared.pop("changes")]
+        return [json.dumps(each, ensure_ascii=False, separators=(",", ":")) for each in told]
+    time = clock_time(entry.at, shell.time or "local")
+    cause = entry.place or (entry.source if entry.kind == "operator" else "")
+    return [
+        f"{time}  {change.step or 'saga':<14}  {change.state:<12}  {change.reason or entry.type:<24}  {cause}".rstrip()
+        for change in entry.changes
+    ]
+
+
+async def _live(shell: Shell, database: Database, id_: str, bars: bool) -> View:
+    """A frame that is drawn again; the last one stays."""
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    from .drawing import next_commands, status_lines
+
+    with Live(console=shell.out, auto_refresh=False, transient=False) as live:
+        async for view in _views(shell, database, id_, probe=True):
+            lines = status_lines(shell, view, shell.out.width, bars=bars)
+            latest = [line for entry in view.entries[-_LATEST:] for line in _changes(shell, id_, entry)][-_LATEST:]
+            live.update(Group(*lines, Text(), *(Text(f"  {line}", "dim") for line in latest)), refresh=True)
+    shell.hint(next_commands(view.told))
+    return view
