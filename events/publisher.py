@@ -9,6 +9,8 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from opentelemetry.trace import get_current_span
+
 from .clock import Clock, from_datetime, system_clock
 from .codec import Codec, to_record
 from .envelope import Envelope, Record
@@ -153,9 +155,10 @@ class Publisher:
         """
         spec = event.spec()
         key = event.key_text()
-        return to_record(
-            event, Envelope(id, spec.type, self.source, time, key, causation_id=causation_id), self._opened()
+        envelope = Envelope(
+            id, spec.type, self.source, time, key, causation_id=causation_id, traceparent=_current_traceparent()
         )
+        return to_record(event, envelope, self._opened())
 
     async def send(self, records: Sequence[Record]) -> None:
         """Send records that `record` made; on the embedded brokers missing topics are made.
@@ -176,6 +179,14 @@ class Publisher:
         if self._codec is None:
             raise ConfigurationError("the publisher is not open; write: async with Publisher(...) as publisher")
         return self._codec
+
+
+def _current_traceparent() -> str | None:
+    """Spell the caller's current span, so that its trace and the saga's lead to each other (W3C Trace Context §3.2)."""
+    context = get_current_span().get_span_context()
+    if not context.is_valid:
+        return None
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags) & 1:02x}"
 
 
 class BlockingPublisher:

@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 
 from choreo.events.codec import Codec, UnknownSchema
 from choreo.events.envelope import Delivery, read_envelope
@@ -214,6 +215,24 @@ def test_a_blocking_publisher_that_cannot_open_or_is_closed_says_so(tmp_path: Pa
     with pytest.raises(Exception), BlockingPublisher(f"local:{tmp_path / 'folder'}", source="shop") as broken:
         broken.publish(placed(1))
     assert "choreo-publisher" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_an_event_carries_the_trace_of_the_program_that_published_it() -> None:
+    context = SpanContext(0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331, False, TraceFlags(1))
+    with BlockingPublisher("memory:traced", source="shop") as publisher:
+        publisher.publish(placed(1))
+        with use_span(NonRecordingSpan(context)):
+            publisher.publish(placed(2))
+    records = asyncio.run(_read("memory:traced", "orders"))
+    assert [read_envelope(each).traceparent for each in sorted(records, key=lambda each: each.key or b"")] == [
+        None,
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    ]
+
+
+async def _read(url: str, topic: str) -> list[Delivery]:
+    async with connect(url, Settings()) as broker:
+        return await broker.snapshot(topic)
 
 
 @pytest.mark.kafka
