@@ -6,10 +6,11 @@ import asyncio
 import time
 
 import pytest
+from structlog.testing import capture_logs
 
 from choreo.events.catalog import read_catalog
 from choreo.events.envelope import Record, TopicPartition
-from choreo.events.errors import TopicMissing
+from choreo.events.errors import BrokerUnreachable, PositionLost, TopicMissing
 from choreo.events.ids import derived_id
 from choreo.events.memory import MemoryBroker
 from choreo.services.context import Context
@@ -375,3 +376,61 @@ async def _send_to_one_partition(rig: Rig, count: int) -> None:
     for start in range(0, len(records), 50):
         chunk = records[start : start + 50]
         await rig.broker.send([Record(r.topic, r.key, r.value, r.headers, partition=0) for r in chunk])
+
+
+async def test_a_connection_that_breaks_for_good_is_made_anew(rig: Rig, store):
+    broken = []
+
+    class Breaking:
+        def __init__(self, consumer):
+            self._consumer = consumer
+
+        def __getattr__(self, name):
+            return getattr(self._consumer, name)
+
+        async def poll(self, **options):
+            if not broken and self._consumer.assignment():
+                broken.append(True)
+                raise BrokerUnreachable("the connection is gone")
+            return await self._consumer.poll(**options)
+
+    real = rig.broker.subscribe
+
+    async def subscribe(*arguments, **options):
+        return Breaking(await real(*arguments, **options))
+
+    rig.broker.subscribe = subscribe  # type: ignore[method-assign]
+    await rig.publish(*(OrderPlaced(order_id=str(n)) for n in range(20)))
+    worker = await rig.run(_reserving(store))
+    assert broken
+    assert worker.counters.handled == 20
+    assert len(await rig.published("inventory")) == 20
+
+
+async def test_a_position_that_is_lost_stops_the_service_for_a_person_to_decide(rig: Rig, store):
+    """guarantees.md, fault 24: stop and alarm, no silent jump."""
+    await rig.publish(*(OrderPlaced(order_id="1") for _ in range(5)))
+    await rig.run(_reserving(store))
+    await rig.publish(*(OrderPlaced(order_id="1") for _ in range(5)))
+    ends = await rig.broker.end_offsets(["orders"])
+    rig.broker.delete_records(ends)
+    worker = rig.worker(_reserving(store))
+    await worker.start()
+    with pytest.raises(PositionLost):
+        await worker.wait()
+    await worker.stop()
+
+
+async def test_a_handlers_logger_knows_what_it_works_on(rig: Rig, store):
+    service = Service("inventory", store=store)
+
+    @service.on(OrderPlaced)
+    async def reserve(order: OrderPlaced, context: Context) -> None:
+        context.log.info("laid aside")
+
+    with capture_logs() as logs:
+        (sent,) = await rig.publish(OrderPlaced(order_id="1"), **command("reserve"))
+        await rig.run(service)
+    (line,) = [each for each in logs if each["event"] == "laid aside"]
+    assert (line["service"], line["handler"], line["event_id"]) == ("inventory", "reserve", sent)
+    assert line["saga_id"] == "fulfilment/1"
