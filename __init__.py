@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from .events.settings import Settings, load_settings
     from .events.source import Dated, in_time_order
     from .saga.coordinator import Coordinator
-    from .saga.saga import Saga, step
+    from .saga.saga import Saga
+    from .saga.step import step
     from .services.context import Context, Transaction
     from .services.retry import Retry
     from .services.service import Service
@@ -53,7 +54,6 @@ _HOME = {
     "Dated": "events.source",
     "in_time_order": "events.source",
     "publish_file": "events.source",
-    "in_time_order": "events.source",
     "Settings": "events.settings",
     "load_settings": "events.settings",
     "Service": "services.service",
@@ -61,7 +61,7 @@ _HOME = {
     "Context": "services.context",
     "Transaction": "services.context",
     "Saga": "saga.saga",
-    "step": "saga.saga",
+    "step": "saga.step",
     "Coordinator": "saga.coordinator",
 }
 
@@ -72,7 +72,6 @@ __all__ = [  # noqa: RUF022 - by use, errors last
     "Dated",
     "in_time_order",
     "publish_file",
-    "in_time_order",
     "Service",
     "Retry",
     "Context",

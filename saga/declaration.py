@@ -6,9 +6,8 @@ import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from ..events.clock import SECOND, duration
 from ..events.errors import DefinitionError
@@ -16,37 +15,7 @@ from ..events.event import Event
 from ..services.retry import Retry
 from .definition import RESEND_FIRST, RESEND_MOST, UNDO_RETRY, Definition, RetryPlan, StepPlan, Unmatched
 from .names import is_saga_type
-
-if TYPE_CHECKING:
-    from .saga import DeclaredStep
-
-Duration = str | int | float | timedelta
-Build = type[Event] | Callable[[Any], Event]
-"""An event class, filled by name from the saga's events, or a function of the saga that makes one."""
-
-
-class Unsaid:
-    """Marks an argument that was not given where None has a meaning of its own."""
-
-
-UNSAID = Unsaid()
-
-
-@dataclass(frozen=True, slots=True)
-class StepOptions:
-    """The arguments of `step()` as they were given."""
-
-    failed: tuple[type[Event], ...]
-    after: tuple[DeclaredStep[Any], ...]
-    within: Duration | None
-    undo: Build | Unsaid | None
-    undone: tuple[type[Event], ...]
-    send: Build | None
-    pivot: bool
-    optional: bool
-    retry: Retry | None
-    undo_retry: Retry | None
-    undo_within: Duration
+from .step import Build, DeclaredStep, Unsaid
 
 
 class Facts(Protocol):

@@ -10,7 +10,8 @@ pivot is commanded, because only who sees both branches knows that neither has f
 from __future__ import annotations
 
 from ...services.retry import Retry
-from ..saga import Saga, step
+from ..saga import Saga
+from ..step import step
 from .events import (
     CancelCarrier,
     CarrierBooked,

@@ -1,0 +1,136 @@
+"""`step()`: how one step of a saga is declared, and what its attribute gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Generic, Protocol, Self, TypeVar, overload
+
+from ..events.errors import NotYet
+from ..events.event import Event
+from ..services.retry import Retry
+from .definition import UNDO_WITHIN
+
+D = TypeVar("D", bound=Event)
+Duration = str | int | float | timedelta
+Build = type[Event] | Callable[[Any], Event]
+"""An event class, filled by name from the saga's events, or a function of the saga that makes one."""
+
+
+class Unsaid:
+    """Marks an argument that was not given where None has a meaning of its own."""
+
+
+UNSAID = Unsaid()
+
+
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """The arguments of `step()` as they were given."""
+
+    failed: tuple[type[Event], ...]
+    after: tuple[DeclaredStep[Any], ...]
+    within: Duration | None
+    undo: Build | Unsaid | None
+    undone: tuple[type[Event], ...]
+    send: Build | None
+    pivot: bool
+    optional: bool
+    retry: Retry | None
+    undo_retry: Retry | None
+    undo_within: Duration
+
+
+class Viewed(Protocol):
+    """A view on one saga's events: an instance of the saga class."""
+
+    def maybe(self, step: DeclaredStep[D]) -> D | None:
+        """Give the done event of a step, None before it is done."""
+
+
+class DeclaredStep(Generic[D]):
+    """A step of a saga class; on an instance the attribute gives the step's done event. Made by `step()`."""
+
+    def __init__(self, done: tuple[type[D], ...], options: StepOptions) -> None:
+        self.name = ""
+        self.done = done
+        self.options = options
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: Viewed, owner: type) -> D: ...
+    def __get__(self, instance: Viewed | None, owner: type) -> Self | D:
+        if instance is None:
+            return self
+        found = instance.maybe(self)
+        if found is None:
+            raise NotYet(
+                f"step {self.name} of {owner.__name__} is not done; "
+                f"ask saga.maybe({owner.__name__}.{self.name}) instead"
+            )
+        return found
+
+    def __repr__(self) -> str:
+        return f"<step {self.name}>"
+
+
+def step(
+    *,
+    done: type[D] | tuple[type[D], ...],
+    failed: type[Event] | tuple[type[Event], ...] = (),
+    after: DeclaredStep[Any] | tuple[DeclaredStep[Any], ...] = (),
+    within: Duration | None = None,
+    undo: Build | Unsaid | None = UNSAID,
+    undone: type[Event] | tuple[type[Event], ...] = (),
+    send: Build | None = None,
+    pivot: bool = False,
+    optional: bool = False,
+    retry: Retry | None = None,
+    undo_retry: Retry | None = None,
+    undo_within: Duration = UNDO_WITHIN / 1_000_000,
+) -> DeclaredStep[D]:
+    """Declare a step of a saga.
+
+    Args:
+        done: event class, or several, that tell its success.
+        failed: event classes that tell its failure.
+        after: the step, or all the steps, that come before it; none: it follows the start.
+        within: the longest wait from its turn to its outcome, e.g. `"30s"`, `"3d"`.
+        undo: the command that undoes it: an event class whose fields are filled by name from the saga's events (newest
+            step first, start event last), or a function of the saga with a return annotation. None says that there is
+            nothing to undo.
+        undone: event classes that answer the undo.
+        send: the command that the coordinator publishes when its turn comes; without it some service does the step by
+            itself and the saga watches.
+        pivot: once it is done there is no way back.
+        optional: its failure does not fail the saga.
+        retry: for a commanded step, after a known failure.
+        undo_retry, undo_within: after a failure of the undo, and the longest wait for its answer.
+
+    Raises:
+        DefinitionError: when the saga class is defined, naming step, field and remedy.
+    """
+    options = StepOptions(
+        failed=several(failed),
+        after=after if isinstance(after, tuple) else (after,),
+        within=within,
+        undo=undo,
+        undone=several(undone),
+        send=send,
+        pivot=pivot,
+        optional=optional,
+        retry=retry,
+        undo_retry=undo_retry,
+        undo_within=undo_within,
+    )
+    return DeclaredStep(done if isinstance(done, tuple) else (done,), options)
+
+
+def several(given: type[Event] | tuple[type[Event], ...]) -> tuple[type[Event], ...]:
+    """Give one class, or several, as several."""
+    return given if isinstance(given, tuple) else (given,)
