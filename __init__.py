@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .events.failures import HandlerFailed
     from .events.publisher import BlockingPublisher, Publisher
     from .events.settings import Settings, load_settings
-    from .events.source import Dated, in_time_order
+    from .events.source import Dated, in_time_order, publish_file
     from .saga.coordinator import Coordinator
     from .saga.saga import Saga
     from .saga.step import step
