@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks` from the checkout's root, or `make bench`."""

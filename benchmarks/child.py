@@ -1,0 +1,49 @@
+"""One measurement in a process of its own: nothing of the one before it is left in memory or on disk.
+
+`python -m benchmarks.child CASE BROKER HOME COUNT` prints what it measured as one line of JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from . import handlers, shop
+from .stopwatch import Measured
+
+CASES: dict[str, Callable[[str, Path, int], Awaitable[Measured]]] = {
+    "by-hand": partial(handlers.by_hand, headers=False),
+    "by-hand-headers": partial(handlers.by_hand, headers=True),
+    "stateless": partial(handlers.as_service, store=False),
+    "stored": partial(handlers.as_service, store=True),
+    "track": shop.track,
+    "catch-up": shop.catch_up,
+    "whole": shop.whole,
+}
+
+
+async def _measure(case: str, broker: str, home: Path, count: int) -> Measured:
+    return await CASES[case](broker, home, count)
+
+
+def main() -> None:
+    """Run the case that the arguments name."""
+    case, broker, home, count = sys.argv[1:]
+    logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    measured = asyncio.run(_measure(case, broker, Path(home), int(count)))
+    print(json.dumps(measured.to_json()))
+
+
+if __name__ == "__main__":
+    main()

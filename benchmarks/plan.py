@@ -1,0 +1,55 @@
+"""What is measured: the cases, in the order of the tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Group = Literal["handlers", "coordinator"]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One row of a table.
+
+    Args:
+        name: the key in results.json.
+        group: which table.
+        title: the row's text.
+        run: the case of `child`.
+        kafka: on Kafka; else on the embedded broker.
+        unit: what is counted.
+        topics: "one" puts all events of the shop on one topic.
+        against: the row that its ratio is taken to, within the same round.
+    """
+
+    name: str
+    group: Group
+    title: str
+    run: str
+    kafka: bool
+    unit: str
+    topics: Literal["one", "four"] = "four"
+    against: str | None = None
+
+
+CASES = (
+    Case("by-hand", "handlers", "loop by hand, no headers", "by-hand", True, "events/s", against="by-hand-headers"),
+    Case("by-hand-headers", "handlers", "loop by hand, 8 headers", "by-hand-headers", True, "events/s"),
+    Case("stateless", "handlers", "`Service`, `store=None`", "stateless", True, "events/s", against="by-hand-headers"),
+    Case(
+        "stored",
+        "handlers",
+        "`Service`, inbox and outbox on SQLite",
+        "stored",
+        True,
+        "events/s",
+        against="by-hand-headers",
+    ),
+    Case("track-local", "coordinator", "coordinator alone, embedded broker", "track", False, "events/s", "one"),
+    Case("track-kafka", "coordinator", "coordinator alone, Kafka", "track", True, "events/s", "one"),
+    Case("catch-up-local", "coordinator", "… four topics after an outage, embedded", "catch-up", False, "events/s"),
+    Case("catch-up-kafka", "coordinator", "… four topics after an outage, Kafka", "catch-up", True, "events/s"),
+    Case("whole-local", "coordinator", "services and coordinator, embedded broker", "whole", False, "sagas/s"),
+    Case("whole-kafka", "coordinator", "services and coordinator, Kafka", "whole", True, "sagas/s"),
+)

@@ -1,0 +1,341 @@
+"""The saga benchmarks: an order in three steps; every tenth is refused at the third, and two steps are undone.
+
+`track` is the coordinator alone: it reads what all services said from one full topic, where the events of an order
+stand in their order. `catch_up` is the same from four topics, as after an outage: there effects may be read before
+their causes, and no undo is answered yet. `whole` is coordinator and services in one process, as `saga run` has them,
+from the first order to the end of the last undo. Every store is SQLite with synchronous=FULL, and so is the embedded
+broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from sqlalchemy import text
+
+from choreo.events.clock import SECOND
+from choreo.events.codec import Codec, to_record
+from choreo.events.database import Database
+from choreo.events.envelope import Envelope, Record
+from choreo.events.event import Event
+from choreo.events.ids import derived_id
+from choreo.events.publisher import Publisher
+from choreo.events.registry import open_registry
+from choreo.events.settings import Settings, load_settings
+from choreo.events.transport import Transport
+from choreo.events.transports import connect
+from choreo.saga.coordinator import Coordinator, Options
+from choreo.saga.loading import Parts
+from choreo.saga.running import Process
+from choreo.saga.saga import Saga
+from choreo.saga.step import step
+from choreo.services.service import Service
+
+from .orders import RUN
+from .stopwatch import Measured, Stopwatch
+
+SECONDS = 240
+"""How long one measurement may take."""
+REFUSED = 10
+"""One order in so many is refused by the carrier."""
+_OPTIONS = Options(undo_rate=1_000_000)  # the brake on mass refunds is not what is measured
+_WINDOW = 500
+_ONE_TOPIC = os.environ.get("CHOREO_BENCH_TOPICS") == "one"
+
+
+def _topic(name: str) -> str:
+    return f"{RUN}.{'events' if _ONE_TOPIC else name}"
+
+
+class OrderPlaced(Event, topic=_topic("orders"), key="order_id"):
+    """A customer ordered."""
+
+    order_id: str
+    customer: str
+    total: int
+    articles: list[str]
+
+
+class StockReserved(Event, topic=_topic("stock"), key="order_id"):
+    """Step 1 is done."""
+
+    order_id: str
+    reservation: str
+    total: int
+
+
+class StockReleased(Event, topic=_topic("stock"), key="order_id"):
+    """Step 1 is undone."""
+
+    order_id: str
+
+
+class ReleaseStock(Event, topic=f"{RUN}.stock.commands", key="order_id"):
+    """Command: undo step 1."""
+
+    order_id: str
+
+
+class PaymentCaptured(Event, topic=_topic("payments"), key="order_id"):
+    """Step 2 is done."""
+
+    order_id: str
+    payment: str
+    total: int
+
+
+class PaymentRefunded(Event, topic=_topic("payments"), key="order_id"):
+    """Step 2 is undone."""
+
+    order_id: str
+
+
+class RefundPayment(Event, topic=f"{RUN}.payments.commands", key="order_id"):
+    """Command: undo step 2."""
+
+    order_id: str
+
+
+class OrderShipped(Event, topic=_topic("shipping"), key="order_id"):
+    """Step 3 is done."""
+
+    order_id: str
+    tracking: str
+
+
+class ShippingRefused(Event, topic=_topic("shipping"), key="order_id"):
+    """Step 3 failed."""
+
+    order_id: str
+
+
+class Order(Saga, start=OrderPlaced, key="order_id", type=f"order-{RUN}", deadline="2h", active_from="beginning"):
+    """Reserve, charge, ship."""
+
+    reserve = step(done=StockReserved, undo=ReleaseStock, undone=StockReleased, within="10m")
+    charge = step(after=reserve, done=PaymentCaptured, undo=RefundPayment, undone=PaymentRefunded, within="10m")
+    ship = step(after=charge, done=OrderShipped, failed=ShippingRefused, undo=None, within="10m")
+
+
+EVENTS = (
+    OrderPlaced,
+    StockReserved,
+    StockReleased,
+    PaymentCaptured,
+    PaymentRefunded,
+    OrderShipped,
+    ShippingRefused,
+)
+
+
+_ANSWERS = (PaymentRefunded.spec().type, StockReleased.spec().type)
+
+
+def services(home: Path) -> tuple[Service, ...]:
+    """Make the three services; their steps do nothing, so that everything around them is what is measured."""
+    stock = Service(f"{RUN}.stock", store=f"sqlite:{home / 'stock.db'}")
+    payments = Service(f"{RUN}.payments", store=f"sqlite:{home / 'payments.db'}")
+    shipping = Service(f"{RUN}.shipping", store=f"sqlite:{home / 'shipping.db'}")
+
+    @stock.on(OrderPlaced)
+    async def reserve(order: OrderPlaced) -> StockReserved:
+        return StockReserved(order_id=order.order_id, reservation=f"r-{order.order_id}", total=order.total)
+
+    @stock.on(ReleaseStock, undoes=reserve)
+    async def release(command: ReleaseStock) -> StockReleased:
+        return StockReleased(order_id=command.order_id)
+
+    @payments.on(StockReserved)
+    async def charge(reserved: StockReserved) -> PaymentCaptured:
+        return PaymentCaptured(order_id=reserved.order_id, payment=f"p-{reserved.order_id}", total=reserved.total)
+
+    @payments.on(RefundPayment, undoes=charge)
+    async def refund(command: RefundPayment) -> PaymentRefunded:
+        return PaymentRefunded(order_id=command.order_id)
+
+    @shipping.on(PaymentCaptured)
+    async def ship(captured: PaymentCaptured) -> OrderShipped | ShippingRefused:
+        if _refused(captured.order_id):
+            return ShippingRefused(order_id=captured.order_id)
+        return OrderShipped(order_id=captured.order_id, tracking=f"t-{captured.order_id}")
+
+    return stock, payments, shipping
+
+
+async def track(broker: str, home: Path, count: int) -> Measured:
+    """Measure the coordinator alone on one topic: events per second, until the last decision is published."""
+    assert _ONE_TOPIC
+    return await _track(broker, home, count, answered=True)
+
+
+async def catch_up(broker: str, home: Path, count: int) -> Measured:
+    """Measure the coordinator alone on four topics."""
+    assert not _ONE_TOPIC
+    return await _track(broker, home, count, answered=False)
+
+
+async def _track(broker: str, home: Path, count: int, *, answered: bool) -> Measured:
+    settings = load_settings(broker=broker, home=home, group=f"{RUN}.coordinator")
+    parts = Parts(services=services(home), sagas=(Order,))
+    watch = Stopwatch()
+    async with connect(broker, settings) as transport:
+        await transport.create_topics(parts.topics())
+        total = await _fill(transport, settings, count, answered)
+        database = await Database.open(settings.store_url)
+        try:
+            coordinator = Coordinator(
+                [Order], transport=transport, database=database, settings=settings, options=_OPTIONS
+            )
+            await coordinator.start()
+            try:
+                watch.start()
+                async with asyncio.timeout(SECONDS):
+                    while coordinator.events < total:
+                        await asyncio.sleep(0.005)
+                    while not await coordinator.caught_up():
+                        await asyncio.sleep(0.005)
+                watch.lap()
+            finally:
+                await coordinator.stop()
+            assert coordinator.events == total, f"{coordinator.events} of {total} events"
+            phases = await _phases(database)
+            early = await _early(database)
+        finally:
+            await database.close()
+        _check(phases, count, "COMPENSATED" if answered else "COMPENSATING")
+        commands = await transport.end_offsets([RefundPayment.spec().topic, ReleaseStock.spec().topic])
+        sent = sum(commands.values())
+        assert sent == 2 * _refusals(count) or (not answered and sent >= _refusals(count)), commands
+    return watch.measured(total, sagas=count, batches=coordinator.batches, early=early, phases=phases)
+
+
+async def whole(broker: str, home: Path, count: int) -> Measured:
+    """Measure everything together: sagas per second from the first order to the end of the last undo."""
+    settings = load_settings(broker=broker, home=home, group=f"{RUN}.coordinator")
+    parts = Parts(services=services(home), sagas=(Order,))
+    watch = Stopwatch()
+    async with connect(broker, settings) as transport:
+        await transport.create_topics(parts.topics())
+        async with Process(parts, transport, settings, options=_OPTIONS) as process:
+            await process.until_idle()
+            database = await Database.open(settings.store_url)
+            try:
+                publisher = Publisher(transport, source="shop", settings=settings)
+                async with publisher:
+                    await publisher.prepare([OrderPlaced])
+                    watch.start()
+                    for start in range(0, count, _WINDOW):
+                        numbers = range(start, min(start + _WINDOW, count))
+                        await publisher.publish(*[_placed(number) for number in numbers])
+                    async with asyncio.timeout(SECONDS):
+                        while sum((await _phases(database, ended=True)).values()) < count:
+                            await asyncio.sleep(0.02)
+                watch.lap()
+                await process.until_idle()
+                phases = await _phases(database)
+            finally:
+                await database.close()
+            assert process.coordinator is not None
+            handled = {worker.service.name: worker.counters.handled for worker in process.workers}
+            dead = sum(worker.counters.dead for worker in process.workers)
+            events = process.coordinator.events
+        _check(phases, count)
+        assert not dead, f"{dead} dead letters"
+        assert sum(handled.values()) == 3 * count + 2 * _refusals(count), handled
+        assert events == _events(count), f"{events} events"
+    return watch.measured(count, events=events, phases=phases)
+
+
+def _refused(order_id: str) -> bool:
+    return int(order_id.rpartition("-")[2]) % REFUSED == 0
+
+
+def _refusals(count: int) -> int:
+    return -(-count // REFUSED)
+
+
+def _events(count: int) -> int:
+    return 4 * count + 2 * _refusals(count)
+
+
+def _check(phases: dict[str, int], count: int, refused: str = "COMPENSATED") -> None:
+    wanted = {"COMPLETED": count - _refusals(count), refused: _refusals(count)}
+    assert phases == wanted, f"{phases}, not {wanted}"
+
+
+async def _phases(database: Database, *, ended: bool = False) -> dict[str, int]:
+    where = "WHERE phase IN ('COMPLETED', 'COMPENSATED', 'FAILED', 'CANCELLED')" if ended else ""
+    query = text(f"SELECT phase, count(*) FROM choreo_saga {where} GROUP BY phase")
+    rows = await database.read(lambda connection: connection.execute(query).all())
+    return {str(phase): int(number) for phase, number in rows}
+
+
+async def _early(database: Database) -> int:
+    """Count the events that came before their turn, or before their saga."""
+    query = text(
+        "SELECT count(*) FROM choreo_history WHERE EXISTS (SELECT 1 FROM choreo_saga WHERE id = saga_id AND "
+        "conditions LIKE '%OutOfOrder%') AND kind = 'event'"
+    )
+    return int(await database.read(lambda connection: connection.execute(query).scalar_one()))
+
+
+def _placed(number: int) -> OrderPlaced:
+    articles = [f"article-{(number + each) % 997:04d}" for each in range(3)]
+    return OrderPlaced(
+        order_id=f"order-{number:08d}", customer=f"customer-{number % 997}", total=100 + number % 900, articles=articles
+    )
+
+
+async def _fill(transport: Transport, settings: Settings, count: int, answered: bool) -> int:
+    """Publish what all services said about these orders, in the order of time; give the number of events."""
+    registry = open_registry(settings, transport)
+    codec = Codec(registry)
+    await codec.prepare(EVENTS)
+    now = time.time_ns() // 1_000 - 3_600 * SECOND
+    total = 0
+    chunk: list[Record] = []
+    for at, event, cause, id_ in _said(count):
+        spec = event.spec()
+        envelope = Envelope(id_, spec.type, spec.topic, now + at, event.key_text(), causation_id=cause)
+        if not answered and spec.type in _ANSWERS:
+            continue
+        chunk.append(replace(to_record(event, envelope, codec), timestamp=(now + at) // 1_000))
+        total += 1
+        if len(chunk) == 5_000:
+            await transport.send(chunk)
+            chunk = []
+    await transport.send(chunk)
+    await registry.close()
+    return total
+
+
+def _said(count: int) -> Iterator[tuple[int, Event, str | None, str]]:
+    """Tell the events of all orders by time: an order each millisecond, each event 50 ms after its cause."""
+    stories = [list(_story(number)) for number in range(count)]
+    timed = sorted(
+        (number * 1_000 + index * 50_000, number, index)
+        for number, story in enumerate(stories)
+        for index in range(len(story))
+    )
+    for at, number, index in timed:
+        ids = [derived_id("bench", str(number), str(each)) for each in (index - 1, index)]
+        yield at, stories[number][index], ids[0] if index else None, ids[1]
+
+
+def _story(number: int) -> Iterator[Event]:
+    placed = _placed(number)
+    order_id = placed.order_id
+    yield placed
+    yield StockReserved(order_id=order_id, reservation=f"r-{order_id}", total=placed.total)
+    yield PaymentCaptured(order_id=order_id, payment=f"p-{order_id}", total=placed.total)
+    if not _refused(order_id):
+        yield OrderShipped(order_id=order_id, tracking=f"t-{order_id}")
+        return
+    yield ShippingRefused(order_id=order_id)
+    yield PaymentRefunded(order_id=order_id)
+    yield StockReleased(order_id=order_id)
