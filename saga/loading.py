@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import pkgutil
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -66,7 +67,7 @@ def load_parts(targets: Iterable[str]) -> Parts:
     for target in targets:
         found = list(_parts_of(load_object(target), target))
         if not found:
-            raise ConfigurationError(f"{target} holds no service and no saga; name one, as in {target}:orders")
+            raise ConfigurationError(f"{target} holds no service and no saga{_within(target)}")
         for part in found:
             if not isinstance(part, Service):
                 sagas[part] = None
@@ -109,6 +110,13 @@ def _parts_of(found: Any, target: str) -> Iterator[Service | type[Saga]]:
         raise ConfigurationError(
             f"{target} is {kind}; a target is a Service, a Saga class, a list of these, or a module that holds some"
         )
+
+
+def _within(target: str) -> str:
+    """Name the modules of a package that was named instead of one of them."""
+    paths = getattr(sys.modules.get(target), "__path__", None)
+    names = sorted(found.name for found in pkgutil.iter_modules(paths)) if paths else []
+    return f"; it is a package of {', '.join(names)}: name one, as in {target}.{names[0]}" if names else ""
 
 
 def _is_saga(value: object) -> bool:

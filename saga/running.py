@@ -32,7 +32,7 @@ class Process:
         options: how the coordinator works.
         create_topics: make the missing topics first.
         partitions: of the topics that are made.
-        drain: how long the end may take, seconds; what is not finished by then comes again.
+        drain: how long the coordinator's end may take, seconds; a service has its own.
         clock: this process's clock.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _SHOWN = 10
 
 
-async def publish(
+def publish(
     mapping: str,
     file: Path | None = None,
     /,
@@ -58,8 +59,18 @@ async def publish(
     if file is not None:
         if id:
             raise ConfigurationError("--id is for one event; the events of a file get theirs from its rows")
-        return _preview(shell, found, file) if dry_run else await _publish_file(shell, found, file, source)
-    return await _publish_one(shell, _event(found, mapping, data), source, id, dry_run)
+        _readable(file)
+        return _preview(shell, found, file) if dry_run else asyncio.run(_publish_file(shell, found, file, source))
+    event = _event(found, mapping, data)
+    return _show_one(shell, event) if dry_run else asyncio.run(_publish_one(shell, event, source, id))
+
+
+def _readable(file: Path) -> None:
+    """Look before the broker is opened, which an embedded one would make."""
+    try:
+        file.open("rb").close()
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {file}: {error.strerror or error}") from None
 
 
 def _source_name(mapping: str) -> str:
@@ -86,14 +97,20 @@ def _event(found: Any, mapping: str, data: str) -> Event:
         raise ConfigurationError(f"--data: {found.__name__}{'.' if field else ''}{field}: {first['msg']}") from None
 
 
-async def _publish_one(shell: Shell, event: Event, source: str, id_: str, dry_run: bool) -> int:
+def _show_one(shell: Shell, event: Event) -> int:
+    if shell.machine:
+        shell.json(_shown(event))
+    else:
+        shell.lines([_line(event)])
+    shell.hint("nothing was published (--dry-run)")
+    return exits.OK
+
+
+async def _publish_one(shell: Shell, event: Event, source: str, id_: str) -> int:
     from ...events.publisher import Publisher
 
     spec, key = event.spec(), event.key_text()
     told = {"type": spec.type, "topic": spec.topic, "key": key}
-    if dry_run:
-        shell.json(_shown(event)) if shell.machine else shell.lines([_line(event)])
-        return exits.OK
     async with Publisher(source=source, settings=shell.settings) as publisher:
         [published] = await publisher.publish(event, id=id_ or None)
     if shell.machine:

@@ -14,17 +14,17 @@ from . import exits
 from .shell import Shell
 
 if TYPE_CHECKING:
+    from ..coordinator import Options
     from ..loading import Parts
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-async def run(
+def run(
     *targets: str,
     until_idle: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     create_topics: bool | None = None,
     on_gap: Literal["stop", "continue"] = "stop",
-    drain: float = 10.0,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
     """Run services and sagas in this process.
@@ -37,18 +37,22 @@ async def run(
         until_idle: end when nothing is left to do; sagas that are still open are listed.
         create_topics: make missing topics; by default on the embedded brokers, not on Kafka.
         on_gap: what to do about events that were deleted before they were read.
-        drain: how long the end may take, seconds.
     """
-    from ...events.transports import connect
     from ..coordinator import Options
     from ..loading import load_parts
-    from ..running import Process
 
     if not targets:
         raise ConfigurationError(
             "what shall run? name services and sagas, as in saga run shop.py:orders shop.py:Fulfilment"
         )
-    parts = load_parts(targets)
+    parts = load_parts(targets)  # before there is a loop: a module may do at its import what it likes
+    return asyncio.run(_run(shell, parts, until_idle, create_topics, Options(gap=on_gap)))
+
+
+async def _run(shell: Shell, parts: Parts, until_idle: bool, create_topics: bool | None, options: Options) -> int:
+    from ...events.transports import connect
+    from ..running import Process
+
     settings = shell.settings
     embedded = not settings.broker_url.startswith("kafka:")
     stopping = _stop_on_signal()
@@ -57,9 +61,8 @@ async def run(
             parts,
             transport,
             settings,
-            options=Options(gap=on_gap),
+            options=options,
             create_topics=embedded if create_topics is None else create_topics,
-            drain=drain,
         )
         async with process:
             _announce(shell, parts, transport.url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
@@ -11,7 +12,7 @@ from .shell import Shell
 from .tables import draw
 
 if TYPE_CHECKING:
-    from ...events.transport import Transport
+    from ...events.transport import TopicSpec, Transport
 
 topics = App(name="topics", help="List or create topics.", help_format="plaintext")
 
@@ -40,7 +41,7 @@ async def list_(*, shell: Annotated[Shell, Parameter(parse=False)]) -> None:
 
 
 @topics.command
-async def apply(
+def apply(
     *targets: str,
     partitions: int = 4,
     replication: int = 0,
@@ -57,7 +58,6 @@ async def apply(
         replication: replicas of each new topic; 0 leaves it to the broker.
         dry_run: only say what would be created.
     """
-    from ...events.transports import connect
     from ..loading import load_parts
 
     if not targets:
@@ -67,6 +67,12 @@ async def apply(
     if replication < 0:
         raise ConfigurationError(f"--replication {replication}: write 1 or more, or 0 for the broker's own default")
     wanted = load_parts(targets).topics(partitions=partitions, replication=replication)
+    asyncio.run(_apply(shell, wanted, partitions, dry_run))
+
+
+async def _apply(shell: Shell, wanted: list[TopicSpec], partitions: int, dry_run: bool) -> None:
+    from ...events.transports import connect
+
     settings = shell.settings
     async with connect(settings.broker_url, settings) as transport:
         there = await transport.topics()

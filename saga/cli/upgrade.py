@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +19,7 @@ store = App(name="store", help="Bring stores to this release.", help_format="pla
 
 
 @store.command
-async def upgrade(*targets: str, shell: Annotated[Shell, Parameter(parse=False)]) -> None:
+def upgrade(*targets: str, shell: Annotated[Shell, Parameter(parse=False)]) -> None:
     """Bring the tables of the coordinator's store and of the services' stores to this release.
 
     Each room of a store is upgraded in one transaction, forward only. Stop what writes to a SQLite file first.
@@ -26,13 +27,16 @@ async def upgrade(*targets: str, shell: Annotated[Shell, Parameter(parse=False)]
     Args:
         targets: also the stores of these services, named as for `saga run`; those in the home folder are found.
     """
+    asyncio.run(_upgrade(shell, _stores(shell.settings, targets)))
+
+
+async def _upgrade(shell: Shell, stores: dict[str, set[str]]) -> None:
     from ...events.database import Database, schema_version
     from ...events.migrate import ROOMS
     from ...events.migrate import upgrade as migrate
 
-    settings = shell.settings
     done: list[dict[str, Any]] = []
-    for url, rooms in _stores(settings, targets).items():
+    for url, rooms in stores.items():
         database = await Database.open(url)
         try:
             for room in ROOMS:
