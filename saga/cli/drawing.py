@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
@@ -19,15 +20,16 @@ if TYPE_CHECKING:
     from .status import View
 
 _LEAST_PAGE = 80
-_LEAST_BAR = 16
+_LEAST_BAR = 10
 _MOST_BAR = 60
 _GAP = 2
+_INDENT = 12
 
 
 def draw_status(shell: Shell, view: View, *, bars: bool) -> None:
     """Print everything about one saga."""
     for line in status_lines(shell, view, shell.page, bars=bars):
-        shell.out.print(line, soft_wrap=True)
+        shell.out.print(line, no_wrap=line.no_wrap, overflow=line.overflow)
 
 
 def status_lines(shell: Shell, view: View, width: int, *, bars: bool) -> list[Text]:
@@ -93,6 +95,7 @@ def _head(shell: Shell, view: View, width: int) -> list[Text]:
     room = min(width, 100) - title.cell_len - len(told["phase"])
     title.append(" " * max(2, room))
     title.append(told["phase"], f"bold {look.style}")
+    _one_line(title)
     style = shell.time or "local"
     started = show_time(instance.started_at, style, observed.at)
     took = span((instance.ended_at or observed.at) - instance.started_at)
@@ -104,16 +107,18 @@ def _head(shell: Shell, view: View, width: int) -> list[Text]:
         title,
         _pair("started", started, *running),
         _pair("version", version, *_progress(told)),
-        _field("trace", told["trace"]["url"] or told["trace"]["trace_id"]),
+        _one_line(Text.assemble("  ", (f"{'trace':<10}", "dim"), told["trace"]["url"] or told["trace"]["trace_id"])),
     ]
+    room = shell.out.width - _INDENT
     cause = told["cause"]
     if cause is not None:
-        lines.append(_field("because", _because(cause)))
+        lines += _field("because", _because(cause), room)
         if cause["first_error_at"] is not None and cause["step"]:
             later = from_rfc3339(cause["first_error_at"]) - from_rfc3339(told["started_at"])
-            lines.append(_field("", f"first error at +{span(later)}"))
+            lines += _field("", f"first error at +{span(later)}", room)
     awaited = [_awaited(step, view) for step in told["steps"] if step["note"] and step["state"] in _AWAITING]
-    lines += [_field("waiting" if number == 0 else "", text) for number, text in enumerate(awaited)]
+    for number, text in enumerate(awaited):
+        lines += _field("" if number else "waiting", text, room)
     return lines
 
 
@@ -159,11 +164,22 @@ def _deadline(view: View) -> str:
 
 
 def _pair(name: str, value: str, other: str, second: str) -> Text:
-    return Text.assemble("  ", (f"{name:<10}", "dim"), f"{value:<30}", (f"{other:<10}", "dim"), second)
+    return _one_line(Text.assemble("  ", (f"{name:<10}", "dim"), f"{value:<30}", (f"{other:<10}", "dim"), second))
 
 
-def _field(name: str, value: str) -> Text:
-    return Text.assemble("  ", (f"{name:<10}", "dim"), value)
+def _field(name: str, value: str, room: int) -> list[Text]:
+    """Lay out a sentence, its further lines indented below it."""
+    wrapped = wrap(value, max(room, 20)) or [""]
+    return [
+        Text.assemble("  ", ("" if number else f"{name:<10}", "dim"), " " * 10 if number else "", line)
+        for number, line in enumerate(wrapped)
+    ]
+
+
+def _one_line(line: Text) -> Text:
+    """Cut a line where the terminal ends, instead of breaking what stands in columns."""
+    line.no_wrap, line.overflow = True, "ellipsis"
+    return line
 
 
 # -- the steps --------------------------------------------------------------------------------------------------------
@@ -198,7 +214,7 @@ def _steps(view: View, width: int, *, bars: bool) -> list[Text]:
                 line.append(f"  ({step['note']})", "dim")
     for line in plain:
         line.rstrip()
-    return [Text("  ").append_text(line) for line in plain]
+    return [_one_line(Text("  ").append_text(line)) for line in plain]
 
 
 def _row(branch: str, step: report.StepReport | None) -> list[str | Text]:

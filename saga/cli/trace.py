@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..queries import Found
     from ..traces import Trace
 
-_LEAST_BAR = 16
+_LEAST_BAR = 10
 _MOST_BAR = 60
 _LEAST_PAGE = 80
 _GAP = 2
@@ -78,7 +78,7 @@ def show_trace(
         shell.lines([built.trace_id])
     else:
         for line in _lines(found, built, nodes, shell.page, bars=bars):
-            shell.out.print(line, soft_wrap=True)
+            shell.out.print(line, no_wrap=True, overflow="ellipsis")
         if url is not None:
             shell.show(f"Jaeger  {url}")
         _say_source(shell, built)
