@@ -46,7 +46,8 @@ async def status(
     from .drawing import draw_history, draw_status, next_commands
 
     async with shell.sagas() as database:
-        view = await look(database, shell.settings, await find(database, saga), probe=True)
+        id_ = await find(database, saga)
+        view = await look(database, shell.settings, id_, await probe(database, shell.settings))
     if shell.machine:
         if history:
             from ..report import history_entry
@@ -74,20 +75,24 @@ async def find(database: Database, saga: str) -> str:
     return await database.read(lambda connection: queries.resolve(connection, saga))
 
 
-async def look(database: Database, settings: Settings, id_: str, *, probe: bool) -> View:
-    """Read a saga and what surrounds it.
+async def probe(database: Database, settings: Settings) -> Observed:
+    """Look at what surrounds the store, for a few seconds at most."""
+    from .observing import observe
+
+    return await observe(settings, await database.read(database.now))
+
+
+async def look(database: Database, settings: Settings, id_: str, observed: Observed) -> View:
+    """Read a saga.
 
     Args:
         database: the store.
-        settings: where the broker is.
+        settings: the namespace, and where Jaeger is.
         id_: the saga's whole name.
-        probe: also look at the broker.
+        observed: what was seen beside the store.
     """
     from .. import queries, report
-    from .observing import observe
 
-    now = await database.read(database.now)
-    observed = await observe(settings, now) if probe else report.Observed(now)
     found, entries, brakes, queued = await database.read(
         lambda c: (
             queries.load(c, id_),

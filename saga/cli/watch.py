@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from ...events.errors import StoreUnreachable
 from . import exits
 from .shell import Shell
-from .status import View, find, look, outcome_of, waits_for_person
+from .status import View, find, look, outcome_of, probe, waits_for_person
 
 if TYPE_CHECKING:
     from ...events.database import Database
@@ -41,13 +41,15 @@ async def watch(
         timeout: give up after so many seconds, with exit code 6; default: never.
         bars: draw the steps on a scale of time, where there is room.
     """
+    from ..report import Observed
+
     async with shell.sagas() as database:
         id_ = await find(database, saga)
         try:
             async with asyncio.timeout(timeout):
                 view = await (_live if shell.interactive else _lines)(shell, database, id_, bars)
         except TimeoutError:
-            view = await look(database, shell.settings, id_, probe=False)
+            view = await look(database, shell.settings, id_, Observed(0))
             shell.complain(_still_open(view, timeout), kind="TimedOut", code=exits.TIMED_OUT)
             return exits.TIMED_OUT
     if shell.output == "json":
@@ -65,12 +67,21 @@ def _still_open(view: View, timeout: float | None) -> str:
     return f"{told['id']} is still {told['phase']} after {timeout:g}s{why}"
 
 
-async def _views(shell: Shell, database: Database, id_: str, *, probe: bool) -> AsyncIterator[View]:
-    """Look again and again until the saga has ended or waits for a person; a store that is away is asked again."""
-    looks = 0
+async def _views(shell: Shell, database: Database, id_: str, *, beside: bool) -> AsyncIterator[View]:
+    """Look again and again until the saga has ended or waits for a person; a store that is away is asked again.
+
+    Args:
+        shell, database, id_: what to look at.
+        beside: now and then also at what surrounds the store.
+    """
+    from ..report import Observed
+
+    looks, observed = 0, Observed(0)
     while True:
         try:
-            view = await look(database, shell.settings, id_, probe=probe and looks % _PROBE_EVERY == 0)
+            if beside and looks % _PROBE_EVERY == 0:
+                observed = await probe(database, shell.settings)
+            view = await look(database, shell.settings, id_, observed)
         except StoreUnreachable as error:
             shell.hint(f"waiting for the store: {error.message}")
             await asyncio.sleep(1.0)
@@ -85,7 +96,7 @@ async def _views(shell: Shell, database: Database, id_: str, *, probe: bool) -> 
 async def _lines(shell: Shell, database: Database, id_: str, bars: bool) -> View:
     """One line, or one object, for each change."""
     seen = 0
-    async for view in _views(shell, database, id_, probe=False):
+    async for view in _views(shell, database, id_, beside=False):
         for entry in view.entries:
             if entry.seq > seen and shell.output != "json":
                 shell.lines(_changes(shell, id_, entry))
@@ -118,7 +129,7 @@ async def _live(shell: Shell, database: Database, id_: str, bars: bool) -> View:
     from .drawing import next_commands, status_lines
 
     with Live(console=shell.out, auto_refresh=False, transient=False) as live:
-        async for view in _views(shell, database, id_, probe=True):
+        async for view in _views(shell, database, id_, beside=True):
             lines = status_lines(shell, view, shell.out.width, bars=bars)
             latest = [line for entry in view.entries[-_LATEST:] for line in _changes(shell, id_, entry)][-_LATEST:]
             live.update(Group(*lines, Text(), *(Text(f"  {line}", "dim") for line in latest)), refresh=True)
