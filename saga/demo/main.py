@@ -32,6 +32,7 @@ from .books import prove, read_books, read_sagas
 from .saga import Fulfilment
 from .shop import SERVICES
 from .traffic import Mix, Placed, load_mix, traffic
+from .webshop import SOURCE, place
 
 PARTS = Parts(SERVICES, (Fulfilment,))
 
@@ -45,7 +46,6 @@ _STATE = "demo.json"
 _LOG = "demo.log"
 _DATA = ("broker.db", "saga.db", "spans.db", *(f"{service.name}.db" for service in SERVICES))
 _LOOK = 0.2
-_BATCH = 20
 
 
 def run_demo(
@@ -113,16 +113,11 @@ async def _run(shell: Shell, settings: Settings, mix: Mix) -> int:
 
 
 async def _place(placed: Iterable[Placed], broker: Transport, settings: Settings, pace: float) -> None:
-    """Be the web shop: publish what was not published before, a little at a time."""
+    """Be the web shop: publish what was not published before."""
     known = await _known_orders(settings)
     fresh = [each for each in placed if each.event.order_id not in known]
-    async with Publisher(broker, source="web-shop", settings=settings) as publisher:
-        for start in range(0, len(fresh), _BATCH):
-            batch = fresh[start : start + _BATCH]
-            await asyncio.gather(
-                *(publisher.publish(each.event, id=each.event_id) for each in batch for _ in range(each.copies))
-            )
-            await asyncio.sleep(len(batch) / pace)
+    async with Publisher(broker, source=SOURCE, settings=settings) as publisher:
+        await place(fresh, publisher, pace)
 
 
 async def _known_orders(settings: Settings) -> set[str]:

@@ -24,7 +24,7 @@ from tests.support.postgres import PostgresServer
 
 pytestmark = pytest.mark.compose
 FOLDER = COMPOSE_FILE.parent
-ONCE = {"topics"}
+ONCE = {"topics", "orders"}
 """Services that end by themselves."""
 
 

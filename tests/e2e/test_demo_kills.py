@@ -12,7 +12,6 @@ from uuid import uuid4
 import pytest
 
 from choreo.events.envelope import Delivery
-from choreo.events.publisher import Publisher
 from choreo.events.settings import Settings
 from choreo.events.transport import Transport
 from choreo.events.transports import connect
@@ -25,6 +24,7 @@ from tests.support.commands import compose_commands
 pytestmark = pytest.mark.slow
 
 KILLS = 10
+MIX = Mix(orders=120, seed=99, pace=10)
 COMMANDS = ("inventory.commands", "payment.commands", "shipping.commands", "notification.commands")
 
 
@@ -59,7 +59,9 @@ async def test_the_demo_is_killed_ten_times_and_proves_itself(tmp_path: Path) ->
     home, seed = tmp_path / "demo", 20261121
     chance = random.Random(seed)
     env = environment(session=1)
-    demo = Program(["demo", "--orders", 150, "--seed", seed, "--home", home], env=env, folder=tmp_path, name="demo")
+    demo = Program(
+        ["saga", "demo", "--orders", 150, "--seed", seed, "--home", home], env=env, folder=tmp_path, name="demo"
+    )
     try:
         killed = 0
         while killed < KILLS:
@@ -81,31 +83,22 @@ async def test_the_demo_is_killed_ten_times_and_proves_itself(tmp_path: Path) ->
 
 @pytest.fixture
 def programs(tmp_path: Path, kafka_bootstrap: str) -> Iterator[tuple[Settings, dict[str, Program]]]:
-    """Each service and the coordinator as a process of its own on Kafka, by the very commands of the compose file."""
+    """The web shop, each service and the coordinator as processes of their own, by the commands of the compose file."""
     given = {
         "broker": f"kafka://{kafka_bootstrap}",
         "home": tmp_path / "home",
         "topic_prefix": f"kills-{uuid4().hex[:8]}.",
         "session": 2,
     }
-    env = environment(**given)
+    env = environment(**given, demo_orders=MIX.orders, demo_seed=MIX.seed, demo_pace=MIX.pace)
     commands = compose_commands()
     made = saga(*commands.pop("topics")[1:], env=env)
     assert made.returncode == 0, made.stderr
-    started = {
-        name: Program(command[1:], env=env, folder=tmp_path, name=name)
-        for name, command in commands.items()
-        if command[1] == "run"
-    }
-    assert len(started) == 6
+    all_ = {name: Program(command, env=env, folder=tmp_path, name=name) for name, command in commands.items()}
     try:
-        for program in started.values():
-            program.start()
-        for program in started.values():
-            program.until("running")
-        yield Settings.model_validate(given), started
+        yield Settings.model_validate(given), all_
     finally:
-        for program in started.values():
+        for program in all_.values():
             program.close()
 
 
@@ -113,34 +106,33 @@ def programs(tmp_path: Path, kafka_bootstrap: str) -> Iterator[tuple[Settings, d
 async def test_services_and_coordinator_are_killed_ten_times_on_kafka(
     programs: tuple[Settings, dict[str, Program]],
 ) -> None:
-    settings, started = programs
-    placed = list(traffic(Mix(orders=120, seed=99)))
+    settings, running = programs
+    shop = running.pop("orders")
+    assert len(running) == 6
+    for program in running.values():
+        program.start()
+    for program in running.values():
+        program.until("running")
+    shop.start()
+    placed = list(traffic(MIX))
+    chance = random.Random(7)
+    victims = [*running, *chance.choices([*running], k=KILLS - len(running))]
+    chance.shuffle(victims)
+    for name in victims:
+        await asyncio.sleep(chance.uniform(0.3, 3))
+        running[name].kill()
+        running[name].start()
+    assert shop.wait() == 0, shop.output
+
+    books = await _settled(settings, placed)
+    assert check(books, placed) == []
+    assert any(instance.phase is Phase.COMPLETED for instance in books.sagas.values())
     async with connect(settings.broker_url, settings) as broker:
-        shopping = asyncio.create_task(_place(broker, settings, placed))
-        chance = random.Random(7)
-        victims = [*started, *chance.choices([*started], k=KILLS - len(started))]
-        chance.shuffle(victims)
-        for name in victims:
-            await asyncio.sleep(chance.uniform(0.3, 3))
-            started[name].kill()
-            started[name].start()
-        await shopping
-        books = await _settled(settings, placed)
-        assert check(books, placed) == []
-        assert any(instance.phase is Phase.COMPLETED for instance in books.sagas.values())
         await check_commands(broker, books)
-    for program in started.values():
+    for program in running.values():
         assert program.stop() == 0, program.output[-3000:]
-    assert sum(program.lives for program in started.values()) == len(started) + KILLS
+    assert sum(program.lives for program in running.values()) == len(running) + KILLS
     assert check(await read_books(settings), placed) == []
-
-
-async def _place(broker: Transport, settings: Settings, placed: list[Placed]) -> None:
-    async with Publisher(broker, source="web-shop", settings=settings) as publisher:
-        for each in placed:
-            for _ in range(each.copies):
-                await publisher.publish(each.event, id=each.event_id)
-            await asyncio.sleep(0.1)
 
 
 async def _settled(settings: Settings, placed: list[Placed], seconds: float = 150) -> Books:

@@ -65,8 +65,10 @@ def kafka() -> Iterator[KafkaServer]:
 def test_an_order_on_kafka_and_its_status_after_kafka_is_gone(kafka: KafkaServer, tmp_path: Path) -> None:
     env = environment(home=tmp_path, broker=f"kafka://{kafka.bootstrap}")
     assert saga("topics", "apply", "choreo.saga.demo.shop", env=env).returncode == 0
-    services = Program(["run", "choreo.saga.demo.services"], env=env, folder=tmp_path, name="services")
-    coordinator = Program(["run", "choreo.saga.demo.saga:Fulfilment"], env=env, folder=tmp_path, name="coordinator")
+    services = Program(["saga", "run", "choreo.saga.demo.services"], env=env, folder=tmp_path, name="services")
+    coordinator = Program(
+        ["saga", "run", "choreo.saga.demo.saga:Fulfilment"], env=env, folder=tmp_path, name="coordinator"
+    )
     try:
         for program in (services, coordinator):
             program.start()
@@ -300,7 +302,7 @@ async def test_a_duplicate_an_unknown_and_an_undecodable_event_change_nothing_el
     env, settings = home
     assert saga("topics", "apply", "choreo.saga.demo.shop", env=env).returncode == 0
     publish = ("publish", PLACED, "--id", "order-4711", "--data", json.dumps(ORDER))
-    shop = Program(["run", "choreo.saga.demo.shop"], env=env, folder=tmp_path, name="shop")
+    shop = Program(["saga", "run", "choreo.saga.demo.shop"], env=env, folder=tmp_path, name="shop")
     try:
         shop.start()
         shop.until("running")
