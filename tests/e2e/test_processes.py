@@ -40,6 +40,7 @@ ORDER = {
     "total": "39.90",
     "card": "card-1",
 }
+EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "quickstart"
 PLACED = "choreo.saga.demo.events:OrderPlaced"
 
 
@@ -101,6 +102,25 @@ def _until(holds: Callable[[], bool], seconds: float = 60) -> None:
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.2)
+
+
+def test_the_quickstart_works_as_typed(tmp_path: Path) -> None:
+    env = environment(home=tmp_path, session=1)
+    shop = Program(["saga", "run", EXAMPLE / "shop.py"], env=env, folder=tmp_path, name="shop")
+    publish = ("publish", f"{EXAMPLE / 'shop.py'}:OrderPlaced", EXAMPLE / "orders.csv", "-o", "json")
+    try:
+        shop.start()
+        shop.until("running")
+        assert json.loads(saga(*publish, env=env).stdout)["published"] == 3
+        _until(lambda: _phases(env) == {"4711": "COMPLETED", "4712": "COMPENSATED", "4713": "COMPENSATED"})
+        assert json.loads(saga(*publish, env=env).stdout)["published"] == 0
+        for look in ("list", "status", "trace"):
+            shown = saga(look, *(["4712"] if look != "list" else []), env=env)
+            assert shown.returncode == 0, shown.stderr
+            assert "COMPENSATED" in shown.stdout
+        assert shop.stop() == 0, shop.output
+    finally:
+        shop.close()
 
 
 # ---- on every broker ----------------------------------------------------------------------------------------------
