@@ -3,6 +3,10 @@
 Who commits publishes (ruling R10): `Relay.publish` sends the rows that this process has just committed; a sweeper takes
 rows that nobody sent for a while, under a lease, so a process that died between commit and send loses nothing. A row is
 deleted only after the broker acknowledged it; so each is sent at least once, with the same id and the same bytes.
+
+Within a process the order of a topic's rows is kept, also over a restart. Where older rows of a topic are not in memory
+(the last process left them, memory could not hold them, the broker refuses the topic), the topic is *behind*: its newer
+rows wait in the outbox too, and are loaded in order. So one topic that takes no records holds up no other.
 """
 
 from __future__ import annotations
@@ -14,7 +18,9 @@ import os
 from base64 import b64decode, b64encode
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import (
@@ -25,12 +31,16 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Select,
     String,
     Table,
     Text,
+    and_,
     delete,
     event,
+    func,
     insert,
+    or_,
     select,
     update,
 )
@@ -68,6 +78,8 @@ _LEASE = 30 * SECOND
 _SWEEP = 500
 _DELETE_CHUNK = 500
 _MOST_PENDING = 20_000
+_LEFT_PAUSE = 0.2
+_REFUSED_PAUSE = 2.0
 
 
 class OutboxRow(NamedTuple):
@@ -75,6 +87,21 @@ class OutboxRow(NamedTuple):
 
     id: str
     record: Record
+
+
+@dataclass(slots=True)
+class _Behind:
+    """A topic whose rows have to be loaded.
+
+    Args:
+        left: id of the last row that another process had left when this one started; those before it go first.
+        due: when to load next, by the loop's clock.
+        missed: more was committed since the last load began.
+    """
+
+    left: str = ""
+    due: float = 0.0
+    missed: bool = False
 
 
 class Relay:
@@ -105,6 +132,7 @@ class Relay:
         self._held: set[str] = set()
         self._sent: list[str] = []  # acknowledged, their rows not deleted yet
         self._settling: set[str] = set()  # deleted by transactions that have not ended yet
+        self._behind: dict[str, _Behind] = {}
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -113,6 +141,8 @@ class Relay:
     async def start(self) -> None:
         """Create the table where it is missing and start publishing."""
         await self._database.ensure_schema("events", metadata, HEAD)
+        for topic, last in await self._database.read(_last_rows):
+            self._fall_behind(topic).left = last
         self._task = asyncio.create_task(self._run(), name="choreo-relay")
 
     async def close(self, *, drain: float = 5.0) -> None:
@@ -179,10 +209,15 @@ class Relay:
     def publish(self, rows: Sequence[OutboxRow]) -> None:
         """Send rows that are committed now, in this order, without waiting.
 
-        What memory cannot hold, because the broker is slow or away, is left to the sweeper.
+        What memory cannot hold, because the broker is slow or away, is loaded again later.
         """
-        if not rows or len(self._pending) + len(rows) > _MOST_PENDING:
+        if not rows:
             return
+        if len(self._pending) + len(rows) > _MOST_PENDING:
+            for row in rows:
+                self._fall_behind(row.record.topic)
+        if self._behind or not self._held.isdisjoint(row.id for row in rows):
+            rows = [row for row in rows if not self._misses(row)]
         self._pending.extend(rows)
         self._held.update(row.id for row in rows)
         self._idle.clear()
@@ -194,22 +229,35 @@ class Relay:
 
     async def depth(self) -> int:
         """Count the rows that are not acknowledged yet."""
+        acknowledged = {*self._sent, *self._settling}  # their rows may be gone by the time that this is read
         rows = await self._database.read(lambda connection: connection.execute(select(outbox.c.id)).scalars().all())
-        return len(set(rows).difference(self._sent, self._settling))
+        return len(set(rows).difference(acknowledged, self._sent, self._settling))
+
+    def _fall_behind(self, topic: str) -> _Behind:
+        self._idle.clear()
+        return self._behind.setdefault(topic, _Behind())
+
+    def _misses(self, row: OutboxRow) -> bool:
+        behind = self._behind.get(row.record.topic)
+        if behind is not None:
+            behind.missed = True
+        return behind is not None or row.id in self._held
 
     async def _run(self) -> None:
         next_sweep = 0
         while True:
             if not self._pending:
-                self._idle.set()
+                if not self._behind:
+                    self._idle.set()
                 if self._clock() < next_sweep:
                     try:
-                        await asyncio.wait_for(self._wake.wait(), 1.0)
+                        await asyncio.wait_for(self._wake.wait(), _LEFT_PAUSE if self._behind else 1.0)
                     except TimeoutError:
                         pass
             self._wake.clear()
             try:
                 await self._send_pending()
+                await self._catch_up()
                 now = self._clock()
                 if now >= next_sweep:
                     more = await self._sweep(now)
@@ -224,32 +272,101 @@ class Relay:
     async def _send_pending(self) -> None:
         while self._pending:
             batch = list(itertools.islice(self._pending, 0, 2_000))
-            records = [row.record for row in batch]
-            await self._transport.send(records)
-            for row in batch:
-                self._pending.popleft()
-                self._held.discard(row.id)
-                self._sent.append(row.id)
-            if self._acknowledged is not None:
-                self._acknowledged(records)
+            try:
+                await self._send(batch)
+            except ChoreoError as error:
+                if error.retryable:
+                    raise
+                await self._send_by_topic(batch)
+            else:
+                for _ in batch:
+                    self._pending.popleft()
+
+    async def _send(self, rows: Sequence[OutboxRow]) -> None:
+        records = [row.record for row in rows]
+        await self._transport.send(records)
+        for row in rows:
+            self._held.discard(row.id)
+            self._sent.append(row.id)
+        if self._acknowledged is not None:
+            self._acknowledged(records)
+
+    async def _send_by_topic(self, batch: Sequence[OutboxRow]) -> None:
+        """Find the topics that the broker refuses, and leave what is for them in the outbox."""
+        for topic in dict.fromkeys(row.record.topic for row in batch):
+            rows = [row for row in batch if row.record.topic == topic]
+            try:
+                await self._send(rows)
+            except ChoreoError as error:
+                if error.retryable:
+                    raise
+                log.error(
+                    "the broker refuses a topic, what is for it waits in the outbox", topic=topic, error=error.message
+                )
+                self._fall_behind(topic).due = asyncio.get_running_loop().time() + _REFUSED_PAUSE
+                rows = [row for row in self._pending if row.record.topic == topic]
+                self._held.difference_update(row.id for row in rows)
+            gone = {row.id for row in rows}
+            self._pending = deque(row for row in self._pending if row.id not in gone)
+
+    async def _catch_up(self) -> None:
+        """Load and send what topics are behind with, oldest first."""
+        loop = asyncio.get_running_loop()
+        for topic, behind in tuple(self._behind.items()):
+            while self._behind.get(topic) is behind and behind.due <= loop.time():
+                behind.missed = False
+                load = self._load_left if behind.left else self._load
+                rows, more = await self._database.write(partial(load, topic=topic, left=behind.left))
+                self._pending.extend(rows)
+                self._held.update(row.id for row in rows)
+                if more and not rows:
+                    behind.due = loop.time() + _LEFT_PAUSE  # another process has it, at most until its lease is over
+                elif behind.left and not rows:
+                    behind.left = ""
+                elif not (behind.left or more or behind.missed):
+                    del self._behind[topic]
+                await self._send_pending()
+
+    def _load_left(self, connection: Connection, topic: str, left: str) -> tuple[list[OutboxRow], bool]:
+        """Take what other processes left, but for what one of them may be sending; say whether there is more."""
+        self.settle(connection)
+        now = self._clock()
+        theirs = and_(outbox.c.topic == topic, outbox.c.id <= left, ~outbox.c.id.endswith(self._owner))
+        chosen = select(outbox.c.id, outbox.c.free_at).where(theirs).order_by(outbox.c.id).limit(_SWEEP)
+        found = connection.execute(chosen.with_for_update()).all()
+        free = [row.id for row in itertools.takewhile(lambda row: row.free_at <= now, found)]
+        return self._take(connection, free, now), bool(found)
+
+    def _load(self, connection: Connection, topic: str, left: str) -> tuple[list[OutboxRow], bool]:
+        """Take a topic's oldest rows that are ours or nobody's; say whether there may be more."""
+        self.settle(connection)
+        now = self._clock()
+        ours = or_(outbox.c.id.endswith(self._owner), outbox.c.free_at <= now)
+        chosen = select(outbox.c.id).where(outbox.c.topic == topic, ours).order_by(outbox.c.id).limit(_SWEEP)
+        found = connection.execute(chosen.with_for_update(skip_locked=True)).scalars().all()
+        return self._take(connection, found, now), len(found) == _SWEEP
 
     async def _sweep(self, now: int) -> bool:
         """Take rows that nobody has sent for a while; True when there may be more of them."""
         if self._sent:
             await self._database.write(self.settle)
-        if not await self._database.read(lambda connection: _any_free(connection, now)):
+        behind = tuple(self._behind)
+        if not await self._database.read(lambda connection: _any_free(connection, now, behind)):
             return False
-        rows = await self._database.write(lambda connection: self._claim(connection, now))
+        rows = await self._database.write(lambda connection: self._claim(connection, now, behind))
         fresh = [row for row in rows if row.id not in self._held]
         if fresh:
             log.info("sending what was left in the outbox", rows=len(fresh))
             self.publish(fresh)
         return len(rows) == _SWEEP
 
-    def _claim(self, connection: Connection, now: int) -> list[OutboxRow]:
+    def _claim(self, connection: Connection, now: int, behind: Sequence[str]) -> list[OutboxRow]:
         self.settle(connection)
-        free = select(outbox.c.id).where(outbox.c.free_at <= now).order_by(outbox.c.id).limit(_SWEEP)
-        ids = connection.execute(free.with_for_update(skip_locked=True)).scalars().all()
+        chosen = _free(now, behind).order_by(outbox.c.id).limit(_SWEEP)
+        return self._take(connection, connection.execute(chosen.with_for_update(skip_locked=True)).scalars().all(), now)
+
+    def _take(self, connection: Connection, ids: Sequence[str], now: int) -> list[OutboxRow]:
+        """Read rows, and keep others from them for a while."""
         if not ids:
             return []
         connection.execute(update(outbox).where(outbox.c.id.in_(ids)).values(free_at=now + _LEASE))
@@ -262,8 +379,18 @@ class Relay:
         ]
 
 
-def _any_free(connection: Connection, now: int) -> bool:
-    return connection.execute(select(outbox.c.id).where(outbox.c.free_at <= now).limit(1)).first() is not None
+def _last_rows(connection: Connection) -> Sequence[tuple[str, str]]:
+    last = connection.execute(select(outbox.c.topic, func.max(outbox.c.id)).group_by(outbox.c.topic)).all()
+    return [(topic, id_) for topic, id_ in last]
+
+
+def _free(now: int, behind: Sequence[str]) -> Select[Any]:
+    free = select(outbox.c.id).where(outbox.c.free_at <= now)
+    return free.where(outbox.c.topic.not_in(behind)) if behind else free
+
+
+def _any_free(connection: Connection, now: int, behind: Sequence[str]) -> bool:
+    return connection.execute(_free(now, behind).limit(1)).first() is not None
 
 
 def _to_columns(row: OutboxRow, free_at: int) -> dict[str, object]:

@@ -180,22 +180,21 @@ async def test_rows_that_are_being_sent_are_left_to_who_committed_them(
     time = Time()
     slow = Flaky(broker)
     slow.silent = True
-    async with _running(Relay(database, slow, clock=time), drain=0.01) as first:
+    async with (
+        _running(Relay(database, slow, clock=time), drain=0.01) as first,
+        _running(Relay(database, broker, clock=time)) as second,
+    ):
         first.publish(await database.write(lambda connection: first.put(connection, [_record(1)])))
-        async with _running(Relay(database, broker, clock=time)) as second:
-            second.publish(await database.write(lambda connection: second.put(connection, [_record(2)])))
-            await second.drained()
-            assert [delivery.value for delivery in await _read(broker)] == [b"event 2"]
+        second.publish(await database.write(lambda connection: second.put(connection, [_record(2)])))
+        await second.drained()
+        assert [delivery.value for delivery in await _read(broker)] == [b"event 2"]
 
 
-async def test_two_sweepers_share_what_was_left_and_a_dead_one_is_replaced(
-    database: Database, broker: MemoryBroker
-) -> None:
+async def test_a_lease_is_respected_and_a_dead_sweeper_is_replaced(database: Database, broker: MemoryBroker) -> None:
     time = Time()
     left = Relay(database, broker, clock=time)
     await database.write(lambda connection: left.put(connection, [_record(n) for n in range(10)]))
     time.now += 10 * SECOND
-
     stuck = Flaky(broker)
     stuck.silent = True
     async with _running(Relay(database, stuck, clock=time), drain=0.01):
@@ -205,16 +204,52 @@ async def test_two_sweepers_share_what_was_left_and_a_dead_one_is_replaced(
 
         await _until(taken)
         async with _running(Relay(database, broker, clock=time)) as other:
-            marker = await database.write(lambda connection: other.put(connection, [_record(99)]))
-            other.publish(marker)
-            await other.drained()
-            assert [delivery.value for delivery in await _read(broker)] == [b"event 99"], "the lease was not respected"
+            other.publish(await database.write(lambda connection: other.put(connection, [_record(10)])))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(other.drained(), 0.5)
+            assert await _read(broker) == [], "the lease was not respected"
             time.now += 60 * SECOND
+            await other.drained()
+    assert [delivery.value for delivery in await _read(broker)] == [b"event %d" % n for n in range(11)]
+    assert await _rows(database) == 0
 
-            async def swept() -> bool:
-                return len(await _read(broker)) == 11
 
-            await _until(swept)
+async def test_after_a_restart_the_last_process_s_rows_go_before_new_ones(
+    database: Database, broker: MemoryBroker
+) -> None:
+    time = Time()
+    dead = Relay(database, broker, clock=time)
+    await database.write(lambda connection: dead.put(connection, [_record(0), _record(1)]))
+    async with _running(Relay(database, broker, clock=time)) as relay:
+        relay.publish(await database.write(lambda connection: relay.put(connection, [_record(2)])))
+        time.now += 10 * SECOND
+        relay.publish(await database.write(lambda connection: relay.put(connection, [_record(3)])))
+        await relay.drained()
+    assert [delivery.value for delivery in await _read(broker)] == [b"event %d" % n for n in range(4)]
+
+
+async def test_a_topic_that_does_not_exist_holds_up_no_other_and_is_sent_in_order_once_it_is_made(
+    database: Database, broker: MemoryBroker
+) -> None:
+    """guarantees.md, fault 54."""
+    async with _running(Relay(database, broker)) as relay:
+        for number in range(4):
+            missing = Record("orders.dlq", b"4711", b"letter %d" % number)
+            relay.publish(
+                await database.write(lambda c, n=number, m=missing: relay.put(c, [m, _record(n)]))  # type: ignore[misc]
+            )
+
+        async def others() -> bool:
+            return len(await _read(broker)) == 4
+
+        await _until(others)
+        assert await relay.depth() == 4
+        await broker.create_topics([TopicSpec("orders.dlq")])
+        relay.publish(await database.write(lambda c: relay.put(c, [Record("orders.dlq", b"4711", b"letter 4")])))
+        await relay.drained()
+    assert [delivery.value for delivery in await _read(broker)] == [b"event %d" % n for n in range(4)]
+    letters = await broker.snapshot("orders.dlq")
+    assert [delivery.value for delivery in letters] == [b"letter %d" % n for n in range(5)]
     assert await _rows(database) == 0
 
 
@@ -266,16 +301,17 @@ async def test_while_the_broker_is_away_rows_wait_in_order_and_nobody_spins(
 
 async def test_who_deletes_acknowledged_rows_may_be_rolled_back(database: Database, broker: MemoryBroker) -> None:
     time = Time()
-    left = Relay(database, broker, clock=time)
-    await database.write(lambda connection: left.put(connection, [_record(0)]))
-    time.now += 10 * SECOND  # and stands still from here on: what finds that row is the only sweep
-
-    async def swept() -> bool:
-        return bool(await _read(broker))
-
     async with _running(Relay(database, broker, clock=time)) as relay:
+        relay.publish(await database.write(lambda connection: relay.put(connection, [_record(0)])))
+        await relay.drained()
+        time.now += 10 * SECOND  # and stands still from here on: this was the last sweep
+
+        async def swept() -> bool:
+            return await _rows(database) == 0
+
         await _until(swept)
-        relay.publish(await database.write(lambda connection: relay.put(connection, [_record(1)])))
+        for number in (1, 2):
+            relay.publish(await database.write(lambda c, n=number: relay.put(c, [_record(n)])))  # type: ignore[misc]
         await relay.drained()
 
         def fails(connection: object) -> None:
@@ -285,10 +321,10 @@ async def test_who_deletes_acknowledged_rows_may_be_rolled_back(database: Databa
         with pytest.raises(RuntimeError, match="the batch broke"):
             await database.write(fails)
         assert await _rows(database) == 2
-        assert await relay.depth() == 0, "it was acknowledged"
+        assert await relay.depth() == 0, "they were acknowledged"
         await database.write(relay.settle)
         assert await _rows(database) == 0
-    assert len(await _read(broker)) == 2
+    assert len(await _read(broker)) == 3
 
 
 async def test_closing_sends_what_is_pending(database: Database, broker: MemoryBroker) -> None:
@@ -300,16 +336,18 @@ async def test_closing_sends_what_is_pending(database: Database, broker: MemoryB
     assert await _rows(database) == 0
 
 
-async def test_more_than_memory_holds_is_left_to_the_sweeper(database: Database, broker: MemoryBroker) -> None:
-    time = Time()
-    async with _running(Relay(database, broker, clock=time)) as relay:
-        [row] = await database.write(lambda connection: relay.put(connection, [_record(1)]))
-        relay.publish([row] * 30_000)
+async def test_what_memory_cannot_hold_is_loaded_again_in_order(
+    database: Database, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("choreo.events.outbox._MOST_PENDING", 10)
+    away = Flaky(broker)
+    away.failures = 10**9
+    async with _running(Relay(database, away)) as relay:
+        for number in range(0, 1_200, 6):
+            batch = [_record(number + n) for n in range(6)]
+            relay.publish(await database.write(lambda c, b=batch: relay.put(c, b)))  # type: ignore[misc]
+        away.failures = 0
+        relay.publish(await database.write(lambda connection: relay.put(connection, [_record(1_200)])))
         await relay.drained()
-        assert await _read(broker) == []
-        time.now += 10 * SECOND
-
-        async def published() -> bool:
-            return len(await _read(broker)) == 1
-
-        await _until(published)
+    assert [delivery.value for delivery in await _read(broker)] == [b"event %d" % n for n in range(1_201)]
+    assert await _rows(database) == 0
