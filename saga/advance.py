@@ -265,7 +265,7 @@ class _Advance(Move):
         if input_.kind == "undo":
             self._undo_failed(plan, step, "Unbuildable", input_.message)
         else:
-            self._fail(plan, step, "Unbuildable", input_.message, certain=True, retry=False, event=None)
+            self._fail(plan, step, "Unbuildable", input_.message, certain=step.certain, retry=False, event=None)
 
     # ---- time --------------------------------------------------------------------------------------------------
 
@@ -303,7 +303,7 @@ class _Advance(Move):
     def _limit(self, plan: StepPlan, step: Step) -> None:
         message = f"no {' or '.join((*plan.done, *plan.failed))} within {format_duration(plan.within)}"
         self._remark(Condition.LATE, "Timeout", message, plan)
-        certain = step.state is StepState.RETRYING  # every attempt so far is known to have failed
+        certain = step.state is StepState.RETRYING and step.certain  # every attempt so far is known to have failed
         self._fail(plan, step, "Timeout", message, certain=certain, retry=False, event=None)
 
     def _send_due(self, plan: StepPlan, step: Step) -> None:

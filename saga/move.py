@@ -57,6 +57,7 @@ class Move:
         """A step failed or was given up: send it again, go on without it, wait for a person, or undo."""
         self._note_failure(step, error, message)
         if retry and plan.send is not None and len(step.failures) < plan.retry.attempts:
+            step.certain = certain
             step.send_at = self.now + plan.retry.pause(len(step.failures))
             self._enter(plan, StepState.RETRYING, error)
             self._resolve(plan)
@@ -88,8 +89,10 @@ class Move:
 
     def _may_go_back(self) -> bool:
         """Before the pivot everything can be undone; from the moment that it may have happened nothing can."""
-        pivot = self.definition.pivot
-        return pivot is None or self._step(pivot).state not in (*_IN_FLIGHT, StepState.DONE)
+        if self.definition.pivot is None:
+            return True
+        pivot = self._step(self.definition.pivot)
+        return pivot.certain and pivot.state not in (*_IN_FLIGHT, StepState.DONE)
 
     # ---- backward ----------------------------------------------------------------------------------------------
 
@@ -103,8 +106,9 @@ class Move:
             if step.state is StepState.PENDING:
                 self._enter(other, StepState.SKIPPED, "")
             elif step.state is StepState.RETRYING:
-                step.conclude(StepState.FAILED, self.now)
-                self._enter(other, StepState.FAILED, "not tried again")
+                state = StepState.FAILED if step.certain else StepState.UNKNOWN
+                step.conclude(state, self.now)
+                self._enter(other, state, "not tried again")
             elif step.state is StepState.WAITING:
                 step.certain = False
                 step.conclude(StepState.UNKNOWN, self.now)

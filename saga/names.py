@@ -10,6 +10,7 @@ from ..events.errors import ConfigurationError
 from ..tracing.ids import saga_name
 
 _TYPE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_RUN = re.compile(r"[0-9]{1,9}")
 
 
 class SagaName(NamedTuple):
@@ -48,6 +49,6 @@ def parse_saga_id(text: str) -> SagaName:
     """
     type_, separator, rest = text.partition("/")
     encoded, tilde, run = rest.partition("~")
-    if not separator or not encoded or not is_saga_type(type_) or (tilde and not run.isdigit()):
+    if not separator or not encoded or not is_saga_type(type_) or (tilde and not _RUN.fullmatch(run)):
         raise ConfigurationError(f"{text!r} is not the name of a saga; write type/key, for example fulfilment/4711")
     return SagaName(type_, unquote(encoded), int(run) if tilde else 1)

@@ -161,6 +161,44 @@ def test_row_16_a_failure_that_becomes_certain_needs_no_undo() -> None:
     assert play.phase == "COMPENSATED"
 
 
+COMMANDED = define(plan("reserve", 0), plan("ship", 1, "reserve", send="ship.do"))
+
+
+def test_row_16_an_attempt_that_may_have_happened_is_undone_although_another_was_planned() -> None:
+    play = Play(COMMANDED)
+    play.sees("reserve.done")
+    play.gave_up("ship.do", ("ship.done",))
+    assert play.states()["ship"] == "RETRYING"
+    play.person("cancel")
+    assert play.commands() == ["ship.do#1", "ship.undo#1"]
+
+
+def test_row_16_an_attempt_that_may_have_happened_is_undone_when_the_limit_passes_before_the_next() -> None:
+    play = Play(define(plan("reserve", 0), plan("ship", 1, "reserve", send="ship.do", within=3 * SECOND)))
+    play.sees("reserve.done")
+    play.gave_up("ship.do", ("ship.done",))
+    play.later(4)
+    assert play.commands() == ["ship.do#1", "ship.undo#1"]
+
+
+def test_row_16_an_attempt_that_surely_failed_needs_no_undo_when_another_was_planned() -> None:
+    play = Play(COMMANDED)
+    play.sees("reserve.done")
+    play.sees("ship.failed")
+    assert play.states()["ship"] == "RETRYING"
+    play.person("cancel")
+    assert play.commands() == ["ship.do#1", "reserve.undo#1"]
+
+
+def test_ruling_7_a_pivot_that_may_have_happened_blocks_compensation_while_it_is_retried() -> None:
+    play = Play(define(plan("reserve", 0), plan("ship", 1, "reserve", send="ship.do", pivot=True)))
+    play.sees("reserve.done")
+    play.gave_up("ship.do", ("ship.done",))
+    assert play.states()["ship"] == "RETRYING"
+    assert play.person("cancel").verdict == "ignored"
+    assert play.phase == "RUNNING"
+
+
 def test_row_17_an_undo_that_fails_for_good_ends_failed_and_waits_for_a_person() -> None:
     play = charged()
     play.sees("ship.failed")
