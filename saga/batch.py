@@ -17,9 +17,10 @@ from sqlalchemy import Connection
 from ..events.catalog import ServiceAnnouncement
 from ..events.codec import Codec, UnknownSchema, to_record
 from ..events.envelope import Envelope, Record
-from ..events.errors import DecodeError, EventError
+from ..events.errors import DecodeError, EventError, LimitExceeded
 from ..events.event import Event
 from ..events.ids import derived_id
+from ..events.outbox import MOST_RECORD_BYTES
 from . import store
 from .advance import advance, begin
 from .building import SagaFacts, build
@@ -61,6 +62,7 @@ class Knowledge:
         definitions: every definition in the store, by type and version.
         catalog: the services' announcements, by service.
         codec: prepared for everything that is sent.
+        unreadable: schema ids that the registry does not know: what they would read cannot be read.
         sampled: decides whether a new saga's trace is recorded, from its name and its origin's traceparent.
         sender: how what is sent is marked.
     """
@@ -72,6 +74,7 @@ class Knowledge:
     codec: Codec
     sampled: Callable[[str, str | None], bool]
     sender: Sender
+    unreadable: set[int] = field(default_factory=set)
 
 
 class Moved(NamedTuple):
@@ -146,8 +149,9 @@ class Batch:
             self._parked = store.take_parked(self.connection, fresh)
 
     def load_keys(self, keys: Iterable[tuple[str, str]]) -> None:
-        """Lock and load every run of these (type, key) pairs."""
-        for key, runs in store.lock_sagas(self.connection, keys).items():
+        """Lock and load every run of these (type, key) pairs; what is loaded stays as this batch has made it."""
+        wanted = [key for key in keys if key not in self._runs]
+        for key, runs in store.lock_sagas(self.connection, wanted).items():
             self._runs[key] = {run: _Work(instance, instance) for run, instance in runs.items()}
 
     # ---- applying ----------------------------------------------------------------------------------------------
@@ -308,7 +312,10 @@ class Batch:
         envelope = command_envelope(
             self.knowledge.sender, definition, instance, output, id_, cause, undoes, event, self.now
         )
-        return to_record(event, envelope, self.knowledge.codec)
+        record = to_record(event, envelope, self.knowledge.codec)
+        if record.size() > MOST_RECORD_BYTES:
+            raise LimitExceeded(f"{output.type} has {record.size()} bytes; at most {MOST_RECORD_BYTES} can be sent")
+        return record
 
     def _decoded(self, work: _Work, declaration: Declaration, fact: Fact) -> Event:
         found = work.values.get(fact.id)
@@ -317,7 +324,12 @@ class Batch:
         value, content_type = found
         if value is None:
             raise DecodeError(f"the payload of {fact.type} {fact.id} is not in the history")
-        return self.knowledge.codec.decode(declaration.events[fact.type], value, content_type)
+        try:
+            return self.knowledge.codec.decode(declaration.events[fact.type], value, content_type)
+        except UnknownSchema as error:
+            if error.schema_id not in self.knowledge.unreadable:
+                raise
+            raise DecodeError(f"{fact.type} {fact.id} was written with schema {error.schema_id}, which nobody knows") from None
 
     def _undoes(self, definition: Definition, instance: Instance, output: Send) -> tuple[str, ...]:
         if output.kind == "do":

@@ -312,7 +312,7 @@ class Coordinator:
                 rows, moves = await self._database.write(lambda connection: self._within(connection, work, ended))
                 break
             except UnknownSchema as error:
-                await self._codec.learn(error.schema_id)
+                await self._learn(error.schema_id)
             except store.LostRace:
                 continue
             except BaseException:
@@ -422,6 +422,13 @@ class Coordinator:
         """Where the history of a topic begins, microseconds: the earliest of the definitions that read it."""
         concerned = [d.definition for d in self._loaded.values() if topic in d.definition.consumed_topics]
         return min((self._begins[definition.type] for definition in concerned), default=0)
+
+    async def _learn(self, schema_id: int) -> None:
+        """Fetch a schema that a command needs; where there is none, that command cannot be built."""
+        try:
+            await self._codec.learn(schema_id)
+        except DecodeError:
+            self._knowledge.unreadable.add(schema_id)
 
     async def _refresh_catalog(self) -> None:
         self._knowledge = replace(self._knowledge, catalog=await read_catalog(self._transport))

@@ -11,8 +11,9 @@ from sqlalchemy import Connection, insert, select, update
 from ..events.clock import system_clock
 from ..events.codec import to_record
 from ..events.envelope import Envelope, Record
-from ..events.errors import EventError, Refused
+from ..events.errors import ConfigurationError, EventError, LimitExceeded, Refused
 from ..events.ids import derived_id, new_id
+from ..events.outbox import MOST_RECORD_BYTES
 from . import store, timers
 from .batch import Batch, Knowledge
 from .inputs import Operator
@@ -86,7 +87,7 @@ def apply(batch: Batch, asked: Asked) -> None:
     """Apply one command within a batch and write its answer."""
     try:
         answered = Answer(APPLIED, _apply(batch, asked))
-    except Refused as error:
+    except (Refused, ConfigurationError) as error:
         answered = Answer(REFUSED, error.message)
     batch.connection.execute(
         update(command)
@@ -143,10 +144,13 @@ def _start_record(knowledge: Knowledge, cls: Any, asked: Asked, now: int) -> Rec
     try:
         event = cls.model_validate(asked.arguments.get("data") or {})
         envelope = Envelope(derived_id("start", asked.id), cls.spec().type, "choreo/operator", now, event.key_text())
-        return to_record(event, envelope, knowledge.codec)
+        record = to_record(event, envelope, knowledge.codec)
+        if record.size() > MOST_RECORD_BYTES:
+            raise LimitExceeded(f"{cls.__name__} has {record.size()} bytes; at most {MOST_RECORD_BYTES} can be sent")
+        return record
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise Refused(f"{cls.__name__}.{field}: {first['msg']}") from None
+        place = ".".join([cls.__name__, *(str(part) for part in first["loc"])])
+        raise Refused(f"{place}: {first['msg']}") from None
     except EventError as error:
         raise Refused(error.message) from error
