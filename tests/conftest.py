@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import parts
+from tests.support.jaeger import JaegerServer, cached_jaeger
 from tests.support.kafka import KafkaServer, kafka_jars
 from tests.support.parts import Missing
 from tests.support.postgres import PostgresServer, postgres_programs
@@ -66,6 +67,20 @@ def kafka_server() -> Iterator[KafkaServer]:
 def kafka_bootstrap(kafka_server: KafkaServer) -> str:
     """The address of a real Apache Kafka, `host:port`; use fresh topic and group names."""
     return kafka_server.bootstrap
+
+
+@pytest.fixture(scope="session")
+def jaeger() -> Iterator[JaegerServer]:
+    """A real Jaeger, one for the whole run: use a saga key or a namespace that no other test uses."""
+    try:
+        server = JaegerServer(cached_jaeger())
+    except Missing as missing:
+        parts.missing("Jaeger", str(missing))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture(params=["memory", "local", pytest.param("kafka", marks=pytest.mark.kafka)])

@@ -8,29 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from choreo import Service
-from choreo.events.settings import load_settings
-from choreo.saga.coordinator import Coordinator
-from choreo.services.worker import Worker
-from choreo.tracing.export import open_tracing
 from choreo.tracing.ids import trace_id
 from choreo.tracing.tree import SpanRow, build_tree
-from tests.saga.stage import Declined, Order, Paid, Placed, Refused, Release, Released, Reserved, Stage
+from tests.saga.stage import Stage
+from tests.saga.traced import GOLDEN, run_order
 from tests.support.otlp import OtlpSink, outline
-
-GOLDEN = [
-    "saga order [choreo.coordinator] ERROR -> origin",
-    "  saga order started [choreo.coordinator] -> origin",
-    "  step reserve [choreo.coordinator] -> trigger",
-    "    process orders [inventory] -> message",
-    "      send inventory [inventory]",
-    "  step charge [choreo.coordinator] ERROR -> trigger",
-    "    process inventory [payment] -> message",
-    "      send payments [payment]",
-    "  compensate reserve [choreo.coordinator] -> trigger",
-    "    process inventory.commands [inventory] -> message",
-    "      send inventory [inventory]",
-]
 
 
 @pytest.fixture
@@ -47,51 +29,8 @@ async def live_stage(tmp_path: Path) -> AsyncIterator[Stage]:
         yield made
 
 
-def shop() -> list[Service]:
-    inventory = Service("inventory", store="sqlite::memory:")
-    payment = Service("payment", store="sqlite::memory:")
-
-    @inventory.on(Placed)
-    async def reserve(order: Placed) -> Reserved | Refused:
-        return Reserved(order_id=order.order_id)
-
-    @inventory.on(Release, undoes=reserve)
-    async def release(command: Release) -> Released:
-        return Released(order_id=command.order_id)
-
-    @payment.on(Reserved)
-    async def charge(order: Reserved) -> Paid | Declined:
-        return Declined(order_id=order.order_id)
-
-    return [inventory, payment]
-
-
 async def run_one_declined_order(stage: Stage, sink: OtlpSink) -> list[SpanRow]:
-    settings = load_settings(broker="memory:")
-    tracings = [open_tracing(settings, name) for name in ("inventory", "payment", "choreo.coordinator")]
-    workers = [
-        Worker(service, stage.broker, settings=settings, tracing=tracing)
-        for service, tracing in zip(shop(), tracings, strict=False)
-    ]
-    coordinator = Coordinator(
-        [Order],
-        transport=stage.broker,
-        database=stage.database,
-        settings=settings,
-        tracing=tracings[-1],
-        options=stage.options,
-    )
-    await coordinator.start()
-    for worker in workers:
-        await worker.start()
-    origin = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    await stage.publish(Placed(order_id="4711"), traceparent=origin)
-    await stage.until(lambda all_: bool(all_) and all_["order/4711"].phase == "COMPENSATED")
-    for worker in workers:
-        await worker.stop()
-    await coordinator.stop()
-    for tracing in tracings:
-        await tracing.aclose()
+    await run_order(stage)
     wanted = trace_id("", "order/4711")
     return sink.wait_for(lambda rows: sum(row.trace_id == f"{wanted:032x}" for row in rows) >= len(GOLDEN))
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .compose import compose_binary
+from .jaeger import jaeger_binary
 from .kafka import kafka_jars
 from .parts import Missing
 from .postgres import postgres_programs
@@ -21,6 +22,7 @@ PARTS: dict[str, Callable[[], Path]] = {
     "Apache Kafka": kafka_jars,
     "PostgreSQL": postgres_programs,
     "Docker Compose": compose_binary,
+    "Jaeger": jaeger_binary,
 }
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from .cache import cached
 from .parts import Missing
+from .ports import free_ports
 from .watchdog import Watchdog
 
 _POM = Path(__file__).with_name("kafka-pom.xml")
@@ -75,7 +76,7 @@ class KafkaServer:
     def __init__(self, jars: Path, **settings: object) -> None:
         self._jars = jars
         self.root = Path(tempfile.mkdtemp(prefix="choreo-kafka-"))
-        self.port, controller = _free_ports(2)
+        self.port, controller = free_ports(2)
         properties = {
             "process.roles": "broker,controller",
             "node.id": 1,
@@ -164,17 +165,6 @@ class KafkaServer:
         except OSError:
             return False
         return True
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def main() -> None:

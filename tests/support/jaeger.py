@@ -1,0 +1,226 @@
+"""A real Jaeger on loopback, built from its Go module, run with `compose/jaeger.yaml`, read by trace id.
+
+From the checkout's root, `python -m tests.support.jaeger` prints its addresses and runs until its input closes. A
+binary that is built so has no pages: the container image has them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from choreo.tracing.tree import AttributeValue, EventRow, LinkRow, Node, SpanRow, build_tree
+
+from .cache import cached
+from .go import build, go_version
+from .otlp import outline
+from .parts import Missing
+from .ports import free_ports
+from .watchdog import Watchdog
+
+VERSION = "v1.76.0"
+"""Of the Go module, which has no newer one: it is release 2.13.0."""
+
+CONFIG = Path(__file__).parent.parent.parent / "compose" / "jaeger.yaml"
+_MODULE = f"github.com/jaegertracing/jaeger@{VERSION}"
+_START_SECONDS = 30
+_KINDS = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
+_STATUS = ("UNSET", "OK", "ERROR")
+
+
+def jaeger_binary() -> Path:
+    """Give the program `jaeger`, built if it is not cached: five to ten minutes of a core, at low priority.
+
+    Raises:
+        Missing: Go is missing or too old.
+    """
+    return _binary(build_jaeger)
+
+
+def cached_jaeger() -> Path:
+    """Give the program `jaeger` if it was built before: a test must not take minutes.
+
+    Raises:
+        Missing: it was not, or Go is missing or too old.
+    """
+    return _binary(_refuse)
+
+
+def _binary(fill: Callable[[Path], None]) -> Path:
+    version = go_version("which builds Jaeger once")
+    return cached(f"jaeger-{VERSION}-{version}", fill) / "jaeger"
+
+
+def build_jaeger(folder: Path) -> None:
+    """Build the program `jaeger` in a folder."""
+    sys.stdout.write("Jaeger is being built, once: five to ten minutes\n")
+    sys.stdout.flush()
+    build(_MODULE, "./cmd/jaeger", folder / "jaeger", prefix=("nice", "-n", "10"))
+
+
+def _refuse(folder: Path) -> None:
+    raise Missing("it is not built yet; `make parts` builds it once, in five to ten minutes")
+
+
+class JaegerServer:
+    """One Jaeger that keeps its traces in memory.
+
+    Args:
+        program: what `jaeger_binary` gives.
+    """
+
+    def __init__(self, program: Path) -> None:
+        self._program = program
+        self._root = Path(tempfile.mkdtemp(prefix="choreo-jaeger-"))
+        self._query, self._otlp, self._otlp_grpc, self._query_grpc, self._health = free_ports(5)
+        self._client = httpx.Client(base_url=self.url, trust_env=False)
+        self.process: subprocess.Popen[bytes] | None = None
+        self._watchdog: Watchdog | None = None
+
+    @property
+    def url(self) -> str:
+        """Its page, for `CHOREO_JAEGER`."""
+        return f"http://127.0.0.1:{self._query}"
+
+    @property
+    def otlp(self) -> str:
+        """For `OTEL_EXPORTER_OTLP_ENDPOINT`, with the protocol `http/protobuf`."""
+        return f"http://127.0.0.1:{self._otlp}"
+
+    @property
+    def otlp_grpc(self) -> str:
+        """For `OTEL_EXPORTER_OTLP_ENDPOINT`, with the protocol `grpc`."""
+        return f"http://127.0.0.1:{self._otlp_grpc}"
+
+    def start(self) -> None:
+        """Start it; returns when it takes spans and answers."""
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "JAEGER_"))},
+            "JAEGER_LISTEN_HOST": "127.0.0.1",
+            "JAEGER_HTTP_PORT": str(self._query),
+            "JAEGER_GRPC_PORT": str(self._query_grpc),
+            "JAEGER_HEALTH_PORT": str(self._health),
+            "JAEGER_OTLP_HTTP_PORT": str(self._otlp),
+            "JAEGER_OTLP_GRPC_PORT": str(self._otlp_grpc),
+        }
+        with (self._root / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [self._program, "--config", CONFIG],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._root,
+                env=environment,
+                start_new_session=True,  # Ctrl-C ends the tests, and the tests end it
+            )
+        self._watchdog = Watchdog(self.process.pid, self._root)
+        end = time.monotonic() + _START_SECONDS
+        while not self._is_healthy():
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"Jaeger did not start:\n{(self._root / 'log').read_text()[-4000:]}")
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Kill it; its traces are gone."""
+        if self._watchdog is not None:
+            self._watchdog.dismiss()
+            self._watchdog = None
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+        self._client.close()
+        shutil.rmtree(self._root, ignore_errors=True)
+
+    def spans(self, trace_id: int | str) -> list[SpanRow]:
+        """Give every span that it shows of a trace, in its own order; none for a trace that it does not know."""
+        text = trace_id if isinstance(trace_id, str) else f"{trace_id:032x}"
+        answer = self._client.get(f"/api/v3/traces/{text}")
+        if answer.status_code == 404:
+            return []
+        answer.raise_for_status()
+        rows = []
+        for resource_spans in answer.json()["result"]["resourceSpans"]:
+            service = str(_attributes(resource_spans["resource"]).get("service.name", ""))
+            for scope_spans in resource_spans["scopeSpans"]:
+                # Where every span of a scope was a duplicate, there is no list.
+                rows += [_row(span, service) for span in scope_spans.get("spans", ())]
+        return rows
+
+    def tree(self, trace_id: int | str) -> list[Node]:
+        """Give a trace as a tree."""
+        return build_tree(self.spans(trace_id))
+
+    def outline(self, trace_id: int | str) -> list[str]:
+        """Give a trace as lines of text."""
+        return outline(self.tree(trace_id))
+
+    def _is_healthy(self) -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{self._health}/status", trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+def _row(span: Mapping[str, Any], service: str) -> SpanRow:
+    status = span.get("status", {})
+    return SpanRow(
+        span["traceId"],
+        span["spanId"],
+        span.get("parentSpanId") or None,
+        span["name"],
+        _KINDS[span.get("kind", 0)],
+        service,
+        int(span["startTimeUnixNano"]) // 1_000,
+        int(span["endTimeUnixNano"]) // 1_000,
+        _STATUS[status.get("code", 0)],
+        status.get("message", ""),
+        _attributes(span),
+        tuple(LinkRow(link["traceId"], link["spanId"], _attributes(link)) for link in span.get("links", ())),
+        tuple(
+            EventRow(event["name"], int(event["timeUnixNano"]) // 1_000, _attributes(event))
+            for event in span.get("events", ())
+        ),
+    )
+
+
+def _attributes(of: Mapping[str, Any]) -> dict[str, AttributeValue]:
+    return {pair["key"]: _value(pair["value"]) for pair in of.get("attributes", ())}
+
+
+def _value(value: Mapping[str, Any]) -> AttributeValue:
+    ((kind, content),) = value.items()
+    if kind == "arrayValue":
+        return [str(_value(each)) for each in content.get("values", ())]
+    number: AttributeValue = int(content) if kind == "intValue" else content
+    return number
+
+
+def main() -> None:
+    """Run a Jaeger until the input closes."""
+    server = JaegerServer(jaeger_binary())
+    try:
+        server.start()
+        print(f"OTEL_EXPORTER_OTLP_ENDPOINT={server.otlp} CHOREO_JAEGER={server.url}", flush=True)
+        sys.stdin.read()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        server.stop()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Missing as missing:
+        sys.exit(f"Jaeger is missing: {missing}")
