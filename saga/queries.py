@@ -127,7 +127,7 @@ def states(connection: Connection, ids: Sequence[str]) -> dict[str, Found]:
 def count_phases(connection: Connection, wanted: Filter) -> dict[str, int]:
     """Count the sagas of a filter by phase."""
     query = _where(select(saga.c.phase, func.count()), wanted).group_by(saga.c.phase)
-    return dict(connection.execute(query).tuples().all())
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def resolve(connection: Connection, text: str) -> str:

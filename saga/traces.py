@@ -148,11 +148,17 @@ def _still_open(definition: Definition, instance: Instance, namespace: str, now:
         step = instance.steps[plan.name]
         if step.ready_at and step.ended_at is None and step.open:
             rows.append(
-                row(_step_id(namespace, instance, plan), root, f"step {plan.name}", step.ready_at, _state(step))
+                row(
+                    _step_id(namespace, instance, plan),
+                    root,
+                    f"step {plan.name}",
+                    step.ready_at + plan.index + 1,
+                    _state(step),
+                )
             )
         if step.undo_ready_at and step.undo_ended_at is None:
             id_ = f"{span_id(namespace, instance.id, *compensation_path(plan.name)):016x}"
-            rows.append(row(id_, root, f"compensate {plan.name}", step.undo_ready_at, _state(step)))
+            rows.append(row(id_, root, f"compensate {plan.name}", step.undo_ready_at + plan.index + 1, _state(step)))
     return rows
 
 

@@ -41,7 +41,7 @@ def configure(shell: Shell) -> None:
         cache_logger_on_first_use=False,
     )
     # A broker that is away gives one line of ours; the client's own twenty come with -v.
-    logging.basicConfig(level=logging.CRITICAL if shell.verbose == 0 else level, stream=sys.stderr, force=True)
+    logging.basicConfig(level=logging.CRITICAL if shell.verbose == 0 else level, stream=sys.stderr)
 
 
 def as_json() -> bool:

@@ -207,7 +207,7 @@ def _preview(shell: Shell, mapping: Any, file: Path) -> int:
             continue
         line, event, time = found
         if shell.machine:
-            shown.append({"line": line, **_shown(event, time)})
+            shown.append({**_shown(event, time), "line": line})
         else:
             shell.lines([f"line {line}: {_line(event, time)}"])
     if shell.machine:
@@ -221,6 +221,7 @@ def _shown(event: Event, time: int | None = None) -> dict[str, Any]:
 
     spec = event.spec()
     return {
+        "schema": "saga.preview/v1",
         "type": spec.type,
         "topic": spec.topic,
         "key": event.key_text(),

@@ -14,6 +14,8 @@ from .tables import draw
 if TYPE_CHECKING:
     from ...events.transport import TopicSpec, Transport
 
+TOPIC = "saga.topic/v1"
+
 topics = App(name="topics", help="List or create topics.", help_format="plaintext")
 
 
@@ -27,7 +29,7 @@ async def list_(*, shell: Annotated[Shell, Parameter(parse=False)]) -> None:
         found = await transport.topics()
         ends = await _ends(transport, sorted(found)) if found else {}
     rows = [
-        {"topic": name, "partitions": info.partitions, "written": ends.get(name, 0)}
+        {"schema": TOPIC, "topic": name, "partitions": info.partitions, "written": ends.get(name, 0)}
         for name, info in sorted(found.items())
     ]
     if shell.machine:
@@ -82,6 +84,7 @@ async def _apply(shell: Shell, wanted: list[TopicSpec], partitions: int, dry_run
     new = {spec.name for spec in missing}
     rows = [
         {
+            "schema": TOPIC,
             "topic": spec.name,
             "partitions": spec.partitions if spec.name in new else there[spec.name].partitions,
             "compacted": spec.compacted,

@@ -44,7 +44,15 @@ async def _upgrade(shell: Shell, stores: dict[str, set[str]]) -> None:
                 if known is None and room not in rooms:
                     continue
                 applied = await migrate(database, room)
-                done.append({"store": database.url, "room": room, "from": known, "applied": applied})
+                done.append(
+                    {
+                        "schema": "saga.upgrade/v1",
+                        "store": database.url,
+                        "room": room,
+                        "from": known,
+                        "applied": applied,
+                    }
+                )
         finally:
             await database.close()
     if shell.machine:
