@@ -41,6 +41,7 @@ def _make() -> App:
         help_epilogue=_EPILOGUE,
         help_format="plaintext",
         version=_version,
+        suppress_keyboard_interrupt=False,
         group_parameters=Group("Options", sort_key=1),
     )
     run, look, act, keep = (
@@ -70,6 +71,7 @@ def _make() -> App:
     )
     for place, (group, name, path, help_) in enumerate(commands):
         app.command(f"{__package__}.{path}", name=name, help=help_, group=group, sort_key=place)
+    app.meta.suppress_keyboard_interrupt = False  # `call` gives the exit code
     app.meta.group_parameters = Group("Everywhere", sort_key=9)
     app.meta.default(_launch)
     return app
