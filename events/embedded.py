@@ -32,7 +32,7 @@ class Bell:
 
     def __init__(self) -> None:
         self.count = 0
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: dict[asyncio.Future[None], None] = {}  # in order, so that a run can be repeated
 
     def ring(self) -> None:
         """Wake all."""
@@ -51,19 +51,19 @@ class Bell:
             try:
                 loop.call_soon_threadsafe(_release, waiter)
             except RuntimeError:  # that loop is closed; its waiter will never look again
-                self._waiting.discard(waiter)
+                self._waiting.pop(waiter, None)
 
     async def wait(self, seen: int, timeout: float | None) -> None:
         """Wait until it has rung since `count` was `seen`, at most `timeout` seconds."""
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
-        self._waiting.add(waiter)
+        self._waiting[waiter] = None
         timer = None if timeout is None else loop.call_later(timeout, _release, waiter)
         try:
             if self.count == seen:
                 await waiter
         finally:
-            self._waiting.discard(waiter)
+            self._waiting.pop(waiter, None)
             if timer is not None:
                 timer.cancel()
 

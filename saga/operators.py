@@ -47,10 +47,27 @@ class Answer(NamedTuple):
 
 
 def ask(
-    connection: Connection, kind: str, *, saga_id: str | None = None, by: str, reason: str = "", **arguments: Any
+    connection: Connection,
+    kind: str,
+    *,
+    saga_id: str | None = None,
+    by: str,
+    reason: str = "",
+    id: str | None = None,  # noqa: A002 - the column's name
+    at: int | None = None,
+    **arguments: Any,
 ) -> str:
-    """Write a command row; give its id."""
-    id_ = new_id()
+    """Write a command row; give its id.
+
+    Args:
+        connection: within a write.
+        kind: what to do.
+        saga_id: the saga that it is about.
+        by, reason: who and why, for the record.
+        id, at: of the command; default: a fresh id, and this machine's clock in microseconds.
+        arguments: what the kind needs.
+    """
+    id_ = new_id() if id is None else id
     row = {
         "id": id_,
         "saga_id": saga_id,
@@ -58,7 +75,7 @@ def ask(
         "arguments": json.dumps(arguments),
         "by": by,
         "reason": reason,
-        "at": system_clock(),
+        "at": system_clock() if at is None else at,
         "state": PENDING,
     }
     connection.execute(insert(command), row)

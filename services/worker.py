@@ -19,7 +19,7 @@ from sqlalchemy import Connection, MetaData
 
 from ..events.clock import SECOND, Clock, system_clock
 from ..events.codec import Codec
-from ..events.database import Database, lock_schema
+from ..events.database import Database, first_line, lock_schema
 from ..events.envelope import Delivery, TopicPartition
 from ..events.errors import ChoreoError, CommitRefused, StoreError, TransportError
 from ..events.failpoints import failpoint
@@ -37,7 +37,7 @@ from .dispatcher import Dispatcher, of_places
 from .execution import Execution
 from .guard import judge_event
 from .inbox import Key, Row
-from .job import Job, Kind, Result, Stage
+from .job import Job, Kind, Result, Stage, lane_of
 from .partitions import Partitions
 from .reading import Reader, Reading
 from .service import Default, Service
@@ -84,6 +84,7 @@ class Worker:
         transport: an open broker.
         settings: default: from the environment.
         registry: of schemas; by default the settings', opened and closed here.
+        database: an open store in place of the service's own, not closed here.
         tracing: default: none.
         clock: gives event times, and due times on SQLite.
         randomness: gives numbers from 0 to 1, for jitter.
@@ -96,6 +97,7 @@ class Worker:
         *,
         settings: Settings | None = None,
         registry: SchemaRegistry | None = None,
+        database: Database | None = None,
         tracing: Tracing | None = None,
         clock: Clock = system_clock,
         randomness: Callable[[], float] = random.random,
@@ -112,10 +114,12 @@ class Worker:
         self._execution = Execution(service, self._codec, self._tracing, clock, randomness)
         self._reader = Reader(service)
         self._parking = [route.name for route in self._reader.routes if route.parks]
+        """Handlers for which something may be parked."""
         self._dispatcher = Dispatcher(self._execution, service.concurrency, self._finished)
         self._definitions = Definitions(transport)
         self._partitions = Partitions()
-        self._database: Database | None = None
+        self._own_database = database is None
+        self._database = database
         self._relay: Relay | None = None
         self._commit: StoreCommit | StatelessCommit | None = None
         self._consumer: Consumer | None = None
@@ -233,10 +237,14 @@ class Worker:
         service = self.service
         if service.store is None:
             return StatelessCommit(self._transport, self._tracing.acknowledged)
-        given = service.store
-        url = self._settings.service_store_url(service.name) if isinstance(given, Default) else given
-        database = self._database = await Database.open(url, clock=self._clock)
+        database = self._database
+        if database is None:
+            given = service.store
+            url = self._settings.service_store_url(service.name) if isinstance(given, Default) else given
+            database = self._database = await Database.open(url, clock=self._clock)
         await database.ensure_schema("services", inbox.metadata, inbox.HEAD)
+        left = await database.read(parking.handlers)  # it may not park any more: what it parked is not forgotten
+        self._parking = [route.name for route in self._reader.routes if route.parks or route.name in left]
         tables = service.tables
         if tables is not None:
             await database.write(lambda connection: _create(connection, tables))
@@ -255,7 +263,7 @@ class Worker:
             self._consumer = None
         if self._relay is not None:
             await self._relay.close()
-        if self._database is not None:
+        if self._database is not None and self._own_database:
             await self._database.close()
         if self._own_registry:
             await self._registry.close()
@@ -271,7 +279,7 @@ class Worker:
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() or (error := task.exception()) is None:
             return
-        log.error("service cannot go on", service=self.service.name, error=str(error))
+        log.error("service cannot go on", service=self.service.name, error=first_line(error))
         if self._ended is not None and not self._ended.done():
             self._ended.set_exception(error)
             self._ended.exception()  # told above, also where nobody waits
@@ -333,7 +341,13 @@ class Worker:
         database = self._database
         assert database is not None
         ids = [reading.envelope.id for reading in readings if reading.routes]
-        lanes = [(route.name, reading.envelope.key) for reading in readings for route in reading.routes if route.parks]
+        parking_ = self._parking
+        lanes = [
+            (route.name, lane_of(reading.envelope))
+            for reading in readings
+            for route in reading.routes
+            if route.name in parking_
+        ]
         pause = 0.1
         while not self._stopping:
             try:
