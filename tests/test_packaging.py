@@ -21,7 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 def _package_files() -> set[str]:
     """Every file of the package, as a path below the checkout's root."""
-    found = {"__init__.py", "py.typed"}
+    found = {"__init__.py", "__main__.py", "py.typed"}
     for room in ROOMS:
         for path in (ROOT / room).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
