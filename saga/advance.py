@@ -87,8 +87,10 @@ class _Advance(Move):
             self._failed(event)
         elif event.type in definition.undone_steps:
             self._undone(event)
-        else:
+        elif event.type in definition.start:
             self._ignore("SecondStart", f"{event.type} came again, but a run of this key exists")
+        else:
+            self._ignore("OtherVersion", f"version {definition.version} does not know {event.type}", quiet=True)
 
     def _done(self, plan: StepPlan, event: Observed) -> None:
         step = self._step(plan)

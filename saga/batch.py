@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import structlog
@@ -41,7 +41,7 @@ from .inputs import (
     input_id,
 )
 from .instance import Fact, Instance
-from .routing import Arrival, Target, triggers
+from .routing import MOST_ID, Arrival, Target, triggers
 
 log = structlog.get_logger("choreo.coordinator")
 
@@ -75,6 +75,25 @@ class Knowledge:
     sampled: Callable[[str, str | None], bool]
     sender: Sender
     unreadable: set[int] = field(default_factory=set)
+
+    def definition(self, instance: Instance) -> Definition:
+        """Give the definition that an instance runs under.
+
+        Raises:
+            UnknownDefinition: read the registered ones again.
+        """
+        found = self.definitions.get((instance.type, instance.version))
+        if found is None:
+            raise UnknownDefinition(instance.type, instance.version)
+        return found
+
+
+class UnknownDefinition(Exception):
+    """A saga runs under a version that another coordinator has registered since this one started."""
+
+    def __init__(self, type_: str, version: int) -> None:
+        super().__init__(f"saga {type_}: version {version} is not known here yet")
+        self.key = (type_, version)
 
 
 class Moved(NamedTuple):
@@ -177,7 +196,13 @@ class Batch:
     def _arrive_at(self, arrival: Arrival, target: Target) -> None:
         runs = self._runs.get((target.type, target.key), {})
         work = self._run_for(arrival, target, runs)
-        starts = isinstance(arrival.input, Observed) and self._starts(target.type, arrival.input.type)
+        starts = False
+        if isinstance(arrival.input, Observed):
+            starts = self._starts(target.type, arrival.input.type)
+            if not target.named and (arrival.input.step is not None or arrival.input.attempt is not None):
+                arrival = arrival._replace(input=replace(arrival.input, step=None, attempt=None))
+            if work is None and starts and runs:
+                work = runs[max(runs)]  # a run that does not exist is no way around `rerun`
         if work is None:
             if starts:
                 assert isinstance(arrival.input, Observed)
@@ -220,7 +245,8 @@ class Batch:
         self._runs.setdefault((target.type, target.key), {})[run] = work
         self._record(work, definition, transition, event, arrival)
         key = (target.type, target.key)
-        for early in (*self._parked.pop(key, ()), *self._to_park.pop(key, ())):
+        parked = self._parked if run == 1 else store.take_parked(self.connection, [key])
+        for early in (*parked.pop(key, ()), *self._to_park.pop(key, ())):
             envelope = Envelope(
                 early.input.id, early.input.type, early.input.source, early.input.time, target.key, early.content_type
             )
@@ -329,7 +355,9 @@ class Batch:
         except UnknownSchema as error:
             if error.schema_id not in self.knowledge.unreadable:
                 raise
-            raise DecodeError(f"{fact.type} {fact.id} was written with schema {error.schema_id}, which nobody knows") from None
+            raise DecodeError(
+                f"{fact.type} {fact.id} was written with schema {error.schema_id}, which nobody knows"
+            ) from None
 
     def _undoes(self, definition: Definition, instance: Instance, output: Send) -> tuple[str, ...]:
         if output.kind == "do":
@@ -390,8 +418,8 @@ class Batch:
         self._count(saga_type, arrival.delivery.topic, arrival.envelope.type, reason, arrival.input.id)
 
     def _count(self, saga_type: str, topic: str, type_: str, reason: str, id_: str) -> None:
-        key = (saga_type, topic, type_, reason)
-        self.ignored[key] = (self.ignored.get(key, (0, ""))[0] + 1, id_)
+        key = (saga_type, topic, _plain(type_), reason)
+        self.ignored[key] = (self.ignored.get(key, (0, ""))[0] + 1, _plain(id_))
 
     def _starts(self, saga_type: str, event_type: str) -> bool:
         return event_type in self._newest(saga_type).start
@@ -400,8 +428,12 @@ class Batch:
         return self.knowledge.newest[saga_type].definition
 
     def _pinned(self, instance: Instance) -> Definition:
-        loaded = self.knowledge.declarations.get((instance.type, instance.version))
-        return loaded.definition if loaded is not None else self.knowledge.definitions[instance.type, instance.version]
+        return self.knowledge.definition(instance)
+
+
+def _plain(text: str) -> str:
+    """Make a stranger's text fit a column: it is only shown."""
+    return text[:MOST_ID].replace("\x00", "")
 
 
 def _history_row(

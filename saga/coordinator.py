@@ -26,6 +26,7 @@ from ..events.errors import (
     EventError,
     PositionLost,
     RegistryUnreachable,
+    StoreError,
     StoreUnreachable,
 )
 from ..events.failpoints import failpoint
@@ -40,7 +41,7 @@ from ..tracing.headers import parse_traceparent
 from ..tracing.ids import trace_id
 from ..tracing.spans import Tracing
 from . import definitions, operators, store, timers
-from .batch import Batch, Knowledge, Moved, Refused
+from .batch import Batch, Knowledge, Moved, Refused, UnknownDefinition
 from .commands import Sender
 from .emission import Emission
 from .inputs import HandlerGaveUp, Observed
@@ -48,7 +49,7 @@ from .instance import Instance
 from .ordering import in_order
 from .positions import Gap, Positions
 from .rate import Rate
-from .routing import FAILURES, Arrival, Routes
+from .routing import FAILURES, UNKNOWN, Arrival, Routes
 from .saga import Saga
 from .tables import HEAD, metadata
 
@@ -159,10 +160,11 @@ class Coordinator:
             sampled=self._sampled,
             sender=Sender(self._settings.namespace),
         )
-        self._routes = Routes(self._loaded.values(), self._begins)
+        self._topics = sorted({FAILURES, *(t for d in own for t in d.consumed_topics)})
+        self._route()
         self._partitions = {name: info.partitions for name, info in (await self._transport.topics()).items()}
         self._consumer: Consumer = await self._transport.subscribe(
-            self.group, self._routes.topics, listener=self._positions, client="choreo-coordinator"
+            self.group, self._topics, listener=self._positions, client="choreo-coordinator"
         )
         self._positions.bind(self._consumer)
         left = await self._database.read(store.untraced)
@@ -240,7 +242,6 @@ class Coordinator:
     # ---- events ------------------------------------------------------------------------------------------------
 
     async def _process(self, deliveries: Sequence[Delivery]) -> None:
-        arrivals: list[Arrival] = []
         refused: list[Refused] = []
         readable: list[tuple[Delivery, Envelope]] = []
         for delivery in deliveries:
@@ -248,16 +249,27 @@ class Coordinator:
                 readable.append((delivery, read_structured(read_envelope(delivery), delivery.value or b"")))
             except EventError as error:
                 refused.append(_unreadable(delivery, error))
-        for delivery, envelope in in_order(readable):
-            try:
-                arrivals.append(await self._routed(delivery, envelope))
-            except EventError as error:
-                refused.append(_unreadable(delivery, error, envelope))
+        ordered = in_order(readable)
+        arrivals, unrouted = await self._routed_all(ordered)
+        # What nobody knew when this process started may belong to a version that another one has registered since.
+        if any(arrival.reason == UNKNOWN for arrival in arrivals) and await self._refresh_definitions():
+            arrivals, unrouted = await self._routed_all(ordered)
+        refused += unrouted
         if any(isinstance(arrival.input, HandlerGaveUp) for arrival in arrivals):
             await self._refresh_catalog()
         await self._apply_all(arrivals, refused, {d.place: d.offset + 1 for d in deliveries})
         self.events += len(deliveries)
         self._positions.advance(deliveries)
+
+    async def _routed_all(self, ordered: Iterable[tuple[Delivery, Envelope]]) -> tuple[list[Arrival], list[Refused]]:
+        arrivals: list[Arrival] = []
+        refused: list[Refused] = []
+        for delivery, envelope in ordered:
+            try:
+                arrivals.append(await self._routed(delivery, envelope))
+            except EventError as error:
+                refused.append(_unreadable(delivery, error, envelope))
+        return arrivals, refused
 
     async def _routed(self, delivery: Delivery, envelope: Envelope) -> Arrival:
         while True:
@@ -315,6 +327,10 @@ class Coordinator:
                 await self._learn(error.schema_id)
             except store.LostRace:
                 continue
+            except UnknownDefinition as error:
+                await self._refresh_definitions()
+                if error.key not in self._knowledge.definitions:
+                    raise StoreError(f"the store lacks the definition of a saga that it holds: {error}") from None
             except BaseException:
                 self._emission.ended[:0] = ended
                 raise
@@ -397,16 +413,15 @@ class Coordinator:
         """Until when each partition was read, by us or by another coordinator."""
         until = {place: read for place, (_, read) in store.load_positions(connection, self.group).items()}
         until.update({place: max(read, until.get(place, 0)) for place, read in self._barrier.until().items()})
-        topics = set(self._routes.topics)
         return {
             TopicPartition(topic, number): until.get(TopicPartition(topic, number), 0)
-            for topic in topics
+            for topic in self._topics
             for number in range(self._partitions.get(topic, 0))
         }
 
     def _read_until(self, instance: Instance, until: Mapping[TopicPartition, int]) -> int:
         """Until when every partition that can carry an answer for this saga was read."""
-        definition = self._knowledge.definitions[instance.type, instance.version]
+        definition = self._knowledge.definition(instance)
         key = instance.key.encode()
         least = until[TopicPartition(FAILURES, partition_for(key, self._partitions[FAILURES]))]
         foreign = {definition.topics[type_] for type_ in definition.correlate}
@@ -429,6 +444,21 @@ class Coordinator:
             await self._codec.learn(schema_id)
         except DecodeError:
             self._knowledge.unreadable.add(schema_id)
+
+    def _route(self) -> None:
+        types = {type_ for type_, _ in self._loaded}
+        known = self._knowledge.definitions.values()
+        self._routes = Routes([each for each in known if each.type in types], self._begins)
+
+    async def _refresh_definitions(self) -> bool:
+        """Learn of versions that other coordinators have registered; tell whether there are any."""
+        known = self._knowledge.definitions
+        found = await self._database.read(lambda connection: definitions.registered_since(connection, known))
+        if found is None:
+            return False
+        self._knowledge = replace(self._knowledge, definitions={**found, **known})
+        self._route()
+        return True
 
     async def _refresh_catalog(self) -> None:
         self._knowledge = replace(self._knowledge, catalog=await read_catalog(self._transport))

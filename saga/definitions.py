@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from ..events.catalog import DefinitionAnnouncement, StepAnnouncement
 from ..events.errors import DefinitionError
 from . import store
 from .declaration import Declaration
 from .definition import Definition
+from .tables import definition as definition_table
 
 Loaded = Mapping[tuple[str, int], Declaration]
 
@@ -59,6 +60,16 @@ def register(
     definitions = {key: definition for key, (definition, _, _) in known.items()}
     definitions.update({key: declaration.definition for key, declaration in loaded.items()})
     return definitions, begins
+
+
+def registered_since(
+    connection: Connection, known: Mapping[tuple[str, int], Definition]
+) -> dict[tuple[str, int], Definition] | None:
+    """Read the definitions that other coordinators have registered meanwhile; None where there is nothing new."""
+    keys = connection.execute(select(definition_table.c.type, definition_table.c.version)).all()
+    if all((type_, version) in known for type_, version in keys):
+        return None
+    return {key: definition for key, (definition, _, _) in store.stored_definitions(connection).items()}
 
 
 def announcements(definitions: Sequence[Definition], namespace: str) -> list[DefinitionAnnouncement]:

@@ -10,14 +10,16 @@ from typing import NamedTuple
 
 from ..events.catalog import ServiceAnnouncement
 from ..events.envelope import Delivery, Envelope
-from ..events.errors import ConfigurationError, DecodeError
+from ..events.errors import ConfigurationError, DecodeError, LimitExceeded
 from ..events.failures import HandlerFailed
-from .declaration import Declaration
 from .definition import Definition
 from .inputs import HandlerGaveUp, Observed
-from .names import parse_saga_id
+from .names import parse_saga_id, saga_id
 
 FAILURES = HandlerFailed.spec().topic
+UNKNOWN = "unknown"
+"""Why an event concerns nobody: no definition names its type."""
+
 UNDO_EMPTY = "undo-empty"
 """Header on the answer to an undo: the participant had nothing to undo."""
 
@@ -25,12 +27,21 @@ FieldReader = Callable[[Delivery, Envelope, str], str]
 """Reads one field of a payload as text; raises DecodeError."""
 
 
+MOST_ID = 500
+MOST_NAME = 1_500
+"""Characters of an event's id and of a saga's name: PostgreSQL's index entries hold 2,704 bytes, and one has both."""
+
+
 class Target(NamedTuple):
-    """A saga that an event concerns: the latest run of its key, unless the event names one."""
+    """A saga that an event concerns: the latest run of its key, unless the event names one.
+
+    `named` says that the event's saga headers are about this saga, its step and attempt included.
+    """
 
     type: str
     key: str
     run: int | None
+    named: bool = False
 
 
 class Arrival(NamedTuple):
@@ -47,31 +58,21 @@ class Routes:
     """The loaded definitions, by what they consume.
 
     Args:
-        declarations: of every saga type the newest version, and older ones that still have instances.
+        definitions: every version that may have instances: an event goes to a saga if any version consumes it.
         active_from: by saga type, microseconds: earlier events do not concern it (ruling R2).
     """
 
-    def __init__(self, declarations: Iterable[Declaration], active_from: Mapping[str, int]) -> None:
-        self.declarations: dict[str, Declaration] = {}
-        for declaration in declarations:
-            definition = declaration.definition
-            known = self.declarations.get(definition.type)
-            if known is None or known.definition.version < definition.version:
-                self.declarations[definition.type] = declaration
+    def __init__(self, definitions: Iterable[Definition], active_from: Mapping[str, int]) -> None:
         self._active_from = active_from
-        self._consumers: dict[str, list[Definition]] = {}
-        self._concerned: dict[str, list[Definition]] = {}
-        for declaration in self.declarations.values():
-            definition = declaration.definition
+        consumers: dict[str, dict[str, Definition]] = {}
+        concerned: dict[str, dict[str, Definition]] = {}
+        for definition in sorted(definitions, key=lambda each: each.version):
             for type_ in definition.consumed:
-                self._consumers.setdefault(type_, []).append(definition)
+                consumers.setdefault(type_, {})[definition.type] = definition  # the newest that names it
             for type_ in definition.topics:
-                self._concerned.setdefault(type_, []).append(definition)
-
-    @property
-    def topics(self) -> list[str]:
-        """Every topic that must be read."""
-        return sorted({FAILURES, *(t for d in self.declarations.values() for t in d.definition.consumed_topics)})
+                concerned.setdefault(type_, {})[definition.type] = definition
+        self._consumers = {type_: tuple(found.values()) for type_, found in consumers.items()}
+        self._concerned = {type_: tuple(found.values()) for type_, found in concerned.items()}
 
     def observe(self, delivery: Delivery, envelope: Envelope, read: FieldReader) -> Arrival:
         """Say which sagas an event concerns.
@@ -80,7 +81,7 @@ class Routes:
             DecodeError: the payload had to be read for its key, and cannot be.
         """
         targets: list[Target] = []
-        reason = "unknown" if envelope.type not in self._concerned else "produced by choreo"
+        reason = UNKNOWN if envelope.type not in self._concerned else "produced by choreo"
         for definition in self._consumers.get(envelope.type, ()):
             if delivery.timestamp * 1_000 < self._active_from.get(definition.type, 0):
                 reason = "before the definition"
@@ -92,6 +93,7 @@ class Routes:
                 if not key:
                     raise DecodeError(f"an event of type {envelope.type} has no key, so it belongs to no saga")
                 target = Target(definition.type, key, None)
+            _check_storable(envelope, target)
             targets.append(target)
         observed = Observed(
             id=envelope.id,
@@ -119,6 +121,7 @@ class Routes:
         for definition in self._concerned.get(report.event_type, ()):
             target = self._named(definition, envelope) or Target(definition.type, report.key, None)
             if target.key and delivery.timestamp * 1_000 >= self._active_from.get(definition.type, 0):
+                _check_storable(envelope, target)
                 targets.append(target)
         gave_up = HandlerGaveUp(
             id=envelope.id,
@@ -145,7 +148,18 @@ class Routes:
             return None
         if name.type != definition.type:
             return None
-        return Target(name.type, name.key, envelope.saga_run or name.run)
+        return Target(name.type, name.key, envelope.saga_run or name.run, named=True)
+
+
+def _check_storable(envelope: Envelope, target: Target) -> None:
+    """Refuse what no store can keep, before it spoils the transaction of a whole batch."""
+    for text in (envelope.id, envelope.content_type, envelope.causation_id or "", target.key):
+        if "\x00" in text:
+            raise DecodeError("its id, its key or a header holds a NUL character, which no store keeps")
+    if len(envelope.id) > MOST_ID:
+        raise LimitExceeded(f"its id has {len(envelope.id)} characters, at most {MOST_ID} are read")
+    if len(target.key) > MOST_ID // 5 and len(saga_id(target.type, target.key)) > MOST_NAME:
+        raise LimitExceeded(f"its key makes a saga's name of more than {MOST_NAME} characters")
 
 
 def triggers(
