@@ -33,6 +33,8 @@ Work = Callable[[Connection], T]
 
 _WRITE = "choreo_write"
 _RETRIED_STATES = {"40001", "40P01"}  # serialization_failure, deadlock_detected (PostgreSQL, appendix A)
+# connection exception, insufficient resources, operator intervention, system error, read-only (a standby by now)
+_WAITED_STATES = ("08", "53", "57", "58", "25006")
 _ATTEMPTS = 6
 
 
@@ -78,10 +80,10 @@ class Database:
                 await connection.execute(text("SELECT 1"))
         except (DBAPIError, sqlite3.Error, OSError) as error:
             await engine.dispose()
-            raise StoreUnreachable(f"cannot open the store {redacted(url)}: {_first_line(error)}") from error
+            raise StoreUnreachable(f"cannot open the store {redacted(url)}: {first_line(error)}") from error
         except TypeError as error:  # an option in the URL's query goes to the driver as a keyword
             await engine.dispose()
-            raise ConfigurationError(f"cannot open the store {redacted(url)}: {_first_line(error)}") from error
+            raise ConfigurationError(f"cannot open the store {redacted(url)}: {first_line(error)}") from error
         return cls(engine, clock)
 
     @property
@@ -112,8 +114,8 @@ class Database:
             async with self._connect() as connection:
                 return await connection.run_sync(work)
         except DBAPIError as error:
-            if _unreachable(error):
-                raise StoreUnreachable(f"the store {self.url} does not answer: {_first_line(error)}") from error
+            if unreachable(error):
+                raise StoreUnreachable(f"the store {self.url} does not answer: {first_line(error)}") from error
             raise
 
     async def write(self, work: Work[T]) -> T:
@@ -130,11 +132,11 @@ class Database:
                 async with self.transaction() as connection:
                     return await connection.run_sync(work)
             except DBAPIError as error:
-                if getattr(error.orig, "sqlstate", None) in _RETRIED_STATES and attempt < _ATTEMPTS - 1:
+                if conflicting(error) and attempt < _ATTEMPTS - 1:
                     await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))
                     continue
-                if _unreachable(error):
-                    raise StoreUnreachable(f"the store {self.url} does not answer: {_first_line(error)}") from error
+                if unreachable(error):
+                    raise StoreUnreachable(f"the store {self.url} does not answer: {first_line(error)}") from error
                 raise
         raise AssertionError("unreachable")
 
@@ -165,7 +167,7 @@ class Database:
         except (DBAPIError, PoolTimeout, OSError) as error:
             if connected:  # the work's own, an OSError of a handler among them
                 raise
-            raise StoreUnreachable(f"the store {self.url} does not answer: {_first_line(error)}") from error
+            raise StoreUnreachable(f"the store {self.url} does not answer: {first_line(error)}") from error
 
     def now(self, connection: Connection) -> int:
         """Read the store's clock, in microseconds: the database's own on PostgreSQL, the injected one on SQLite."""
@@ -279,7 +281,7 @@ def redacted(url: str) -> str:
 
 
 def _sqlite_engine(url: URL, must_exist: bool) -> AsyncEngine:
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"hide_parameters": True}  # values of events must not show in errors
     if url.database in (None, "", ":memory:"):
         options["poolclass"] = StaticPool
     else:
@@ -291,7 +293,7 @@ def _sqlite_engine(url: URL, must_exist: bool) -> AsyncEngine:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreUnreachable(f"cannot open the store {path}: {_first_line(error)}") from error
+            raise StoreUnreachable(f"cannot open the store {path}: {first_line(error)}") from error
     engine = create_async_engine(url, **options)
 
     @event.listens_for(engine.sync_engine, "connect")
@@ -333,15 +335,21 @@ def _postgres_engine(url: URL) -> AsyncEngine:
             max_overflow=5,
             pool_timeout=30,
             pool_pre_ping=True,
+            hide_parameters=True,
             connect_args={"server_settings": {"idle_in_transaction_session_timeout": "60000"}},
         )
     except (ModuleNotFoundError, NoSuchModuleError):
         raise ConfigurationError("PostgreSQL needs the extra: pip install 'choreo[postgres]'") from None
 
 
-def _unreachable(error: DBAPIError) -> bool:
-    """Whether asking again may help: the connection broke, or SQLite is busy, full or cannot read."""
-    if error.connection_invalidated:
+def conflicting(error: BaseException) -> bool:
+    """Say whether transactions met, so that the same one may succeed when it runs again at once."""
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _RETRIED_STATES
+
+
+def unreachable(error: DBAPIError) -> bool:
+    """Say whether asking again later may help: the connection broke, or the database is busy, full or only reads."""
+    if error.connection_invalidated or str(getattr(error.orig, "sqlstate", "")).startswith(_WAITED_STATES):
         return True
     # SQLITE_ERROR, e.g. "no such table", is a mistake in a statement and stays one.
     if getattr(error.orig, "sqlite_errorname", None) == "SQLITE_ERROR":
@@ -349,7 +357,8 @@ def _unreachable(error: DBAPIError) -> bool:
     return isinstance(error, (OperationalError, InterfaceError))
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Give the first line of an error's text, the driver's own where there is one."""
     original = getattr(error, "orig", None) or error
     lines = str(original).splitlines()
     return lines[0] if lines else type(original).__name__

@@ -109,11 +109,12 @@ class Board:
             job.stage = Stage.LOOK if job.route.stage is Stage.RUN else job.route.stage
             return self.decide(job)
         row = self.rows.get(job.key)
-        if row is not None:
-            return self._met(job, row, judge_event(row, None) == "refused")
+        verdict = judge_event(row, None, replayed=job.replayed)
+        if verdict != "run":
+            return self._met(job, row, verdict == "refused")
         waiting = ParkedRow(*job.key, job.lane[1], self._position(self.now), self.now, 0, None, job.delivery)
         self.park.append(waiting)
-        self._write(job.key, "parked")
+        self._write(job.key, "parked", row.until if row is not None else None)
         return Finished("parked")
 
     def _look(self, job: Job) -> Finished | None:

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ..events.database import Database
+from ..events.database import Database, conflicting, first_line, unreachable
 from ..events.envelope import Record
 from ..events.errors import ChoreoError, EventError, StoreUnreachable
 from ..events.failpoints import failpoint
@@ -37,7 +37,6 @@ Followers = Callable[[Job], Sequence[Job]]
 
 _MOST_FOLLOWERS = 500
 _CONFLICTS = 5  # another process inserting the same rows; more in a row is a fault to be found by halving
-_RETRIED_STATES = {"40001", "40P01"}  # serialization_failure, deadlock_detected (PostgreSQL, appendix A)
 
 
 class StoreCommit:
@@ -78,11 +77,11 @@ class StoreCommit:
             except Exception as error:
                 # Whether it committed is unknown, or another process was first: look everything up before the next try.
                 careful = True
-                if _retried(error):
+                if conflicting(error):
                     await asyncio.sleep(0.01)
-                elif _unreachable(error):
+                elif _away(error):
                     unreachable += 1
-                    log.warning("the store does not answer, work waits for it", error=_first_line(error))
+                    log.warning("the store does not answer, work waits for it", error=first_line(error))
                     await asyncio.sleep(min(0.1 * 2**unreachable, 5.0))
                 elif isinstance(error, IntegrityError) and conflicts < _CONFLICTS:
                     conflicts += 1
@@ -222,7 +221,7 @@ class StoreCommit:
                 try:
                     outcomes, rows = await self._transact([job], careful=state is not None, with_followers=False)
                 except Exception as again:
-                    log.warning("its dead letter is refused too", event_id=job.envelope.id, error=_first_line(again))
+                    log.warning("its dead letter is refused too", event_id=job.envelope.id, error=first_line(again))
                     continue
                 self.transactions += 1
                 self._relay.publish(rows)
@@ -260,7 +259,8 @@ class StatelessCommit:
         if records:
             self._acknowledged(records)
         failpoint("service.after_publish")
-        return [(job, Finished(job.result.kind)) for job in jobs if job.result is not None]
+        # A copy of an event in flight has no result: there is no inbox to look in, so it runs, under the same ids.
+        return [(job, Go.RUN if job.result is None else Finished(job.result.kind)) for job in jobs]
 
 
 class _Saved:
@@ -288,16 +288,5 @@ def _goes_on(following: Next) -> bool:
     return isinstance(following, Finished) and following.kind != "parked"
 
 
-def _retried(error: Exception) -> bool:
-    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _RETRIED_STATES
-
-
-def _unreachable(error: Exception) -> bool:
-    if isinstance(error, DBAPIError):
-        return error.connection_invalidated or isinstance(error, (OperationalError, InterfaceError))
-    return isinstance(error, (StoreUnreachable, OSError))
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+def _away(error: Exception) -> bool:
+    return unreachable(error) if isinstance(error, DBAPIError) else isinstance(error, (StoreUnreachable, OSError))

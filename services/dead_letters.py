@@ -16,6 +16,7 @@ REPLAY = "replay-id"
 """Header of a dead letter that a person sent again: the inbox lets a failed event with it run once more."""
 
 _MOST_MESSAGE = 300
+_LONGEST_KEY = 10_000  # a longer one, twice in the news and escaped, might not fit a record
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,8 @@ def dead_letter(delivery: Delivery, failure: Failure) -> Record:
 def handler_failed(delivery: Delivery, envelope: Envelope, failure: Failure, codec: Codec) -> Record:
     """Build the `HandlerFailed` event, keyed like the handler's input (ruling R14), of the same saga.
 
+    An input without a key, or with one of more than 10,000 characters, lends its id.
+
     Args:
         delivery: the handler's input.
         envelope: its envelope.
@@ -86,7 +89,7 @@ def handler_failed(delivery: Delivery, envelope: Envelope, failure: Failure, cod
         codec: prepared for `HandlerFailed`.
     """
     event = HandlerFailed(
-        key=envelope.key or envelope.id,
+        key=envelope.key if 0 < len(envelope.key) <= _LONGEST_KEY else envelope.id,
         service=failure.service,
         handler=failure.handler,
         event_id=envelope.id,

@@ -63,7 +63,6 @@ class Dispatcher:
         self._runners: set[asyncio.Task[None]] = set()
         self._learners: set[asyncio.Task[None]] = set()
         self._pumping: asyncio.Task[None] | None = None
-        self._closing = False
         self.jobs: set[Job] = set()
         """All that are admitted and not at their end."""
         self.met: dict[Key, Job] = {}
@@ -142,7 +141,6 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Cancel what still runs; it counts as never begun."""
-        self._closing = True
         for handle in self._timers.values():
             handle.cancel()
         tasks: list[asyncio.Task[None]] = [*self._runners, *self._learners]
@@ -215,13 +213,7 @@ class Dispatcher:
         while self._ready:
             job = self._ready.popleft()
             job.active = True
-            try:
-                result = await self._execution.run(job)
-            except asyncio.CancelledError:
-                if self._closing:
-                    raise
-                # The handler let a cancellation of its own escape; this task must go on with the others.
-                result = self._execution.failed(job, RuntimeError("the handler was cancelled from inside"))
+            result = await self._execution.run(job)
             if isinstance(result, Later):
                 self.retries += 1
                 job.stage = job.route.stage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +83,9 @@ class Execution:
         value = job.delivery.value
         if value is None:
             raise DecodeError("the record has no value")
-        cls = self._classes[job.route.name, job.envelope.type]
+        cls = self._classes.get((job.route.name, job.envelope.type))
+        if cls is None:  # parked before the handler was changed
+            raise DecodeError(f"{job.route.name} does not take {job.envelope.type} any more")
         job.event = self._codec.decode(cls, value, job.envelope.content_type)
 
     async def learn(self, schema_id: int) -> None:
@@ -129,6 +132,12 @@ class Execution:
                 return Result("handled", "done", answered=job.command)
             events = _events_of(job, returned)
             return Result("handled", "done", self._records(job, events, span, place), answered=job.command)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # The handler let a cancellation of its own escape; whoever runs it must go on with the others.
+            return self.failed(job, RuntimeError("the handler was cancelled from inside"))
         except Exception as error:
             return self.failed(job, error)
 

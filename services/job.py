@@ -105,6 +105,12 @@ class Later:
     delay: int
 
 
+def lane_of(envelope: Envelope) -> str:
+    """Name what an event is serialized by: its key, or itself; a NUL, which no database takes, is replaced."""
+    name = envelope.key or envelope.id
+    return name.replace("\0", "\N{REPLACEMENT CHARACTER}") if "\0" in name else name
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """One event for one handler.
@@ -157,7 +163,7 @@ class Job:
     @property
     def lane(self) -> Key:
         """What it is serialized with: the handler's events of one key; an event without a key is alone."""
-        return (self.route.name, self.envelope.key or self.envelope.id)
+        return (self.route.name, lane_of(self.envelope))
 
     @property
     def command(self) -> bool:

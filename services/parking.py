@@ -92,6 +92,11 @@ def count(connection: Connection, handlers: Sequence[str]) -> int:
     return int(connection.execute(chosen).scalar_one())
 
 
+def handlers(connection: Connection) -> set[str]:
+    """Name the handlers for which something waits."""
+    return set(connection.execute(select(parked.c.handler).distinct()).scalars())
+
+
 def _due(handlers: Sequence[str], now: int) -> ColumnElement[bool]:
     ahead = parked.alias()
     first = ~exists().where(

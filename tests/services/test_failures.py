@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from sqlalchemy import select
+import structlog
+from sqlalchemy import select, text
 
 from choreo.events.database import Database
 from choreo.events.envelope import Delivery, Record
@@ -20,6 +21,7 @@ from tests.services.shop import (
     NOW,
     Charge,
     Charged,
+    OrderChanged,
     OrderPlaced,
     Refund,
     Refunded,
@@ -203,17 +205,56 @@ async def test_a_handler_that_returns_what_it_never_declared_is_told_so(rig: Rig
     assert "returned Charged, which its return annotation does not name" in letter.header("dlq-message")
 
 
-async def test_a_handler_that_lets_its_own_cancellation_escape_fails_alone(rig: Rig, store):
+@pytest.mark.parametrize("inside", ["nothing", "transaction"])
+async def test_a_handler_that_lets_its_own_cancellation_escape_fails_alone(rig: Rig, store, inside):
     service = Service("inventory", store=store)
 
-    @service.on(OrderPlaced, retry=Retry(attempts=1))
-    async def reserve(order: OrderPlaced) -> None:
-        if order.order_id == "bad":
-            raise asyncio.CancelledError
+    if inside == "transaction":
+
+        @service.on(OrderPlaced, retry=Retry(attempts=1))
+        async def reserve(order: OrderPlaced, tx: Transaction) -> None:
+            if order.order_id == "bad":
+                raise asyncio.CancelledError
+    else:
+
+        @service.on(OrderPlaced, retry=Retry(attempts=1))
+        async def reserve(order: OrderPlaced) -> None:
+            if order.order_id == "bad":
+                raise asyncio.CancelledError
 
     await rig.publish(*(OrderPlaced(order_id=key) for key in ("1", "bad", "2", "3")))
     worker = await rig.run(service)
     assert (worker.counters.handled, worker.counters.dead) == (3, 1)
+
+
+@pytest.mark.parametrize("stateless", [False, True])
+async def test_an_unreadable_record_with_a_huge_key_stops_nothing(rig: Rig, store, stateless):
+    service, _ = _failing(None if stateless else store, OSError())
+    good = rig.record(OrderPlaced(order_id="good"))
+    await rig.broker.send([Record("orders", b"k" * 600_000, b"no avro", good.headers), good])
+    worker = await rig.run(service)
+    assert (worker.counters.dead, worker.counters.handled + worker.counters.duplicates) == (1, 1)
+    assert len(await rig.deliveries("orders.dlq")) == 1
+    (news,) = await rig.published("choreo.failures")
+    assert news.envelope.causation_id == dict(good.headers)["ce_id"].decode()
+
+
+async def test_a_key_that_no_database_takes_is_parked_all_the_same(rig: Rig, store_url):
+    """PostgreSQL's text holds no NUL, and Kafka's keys may: numbers of eight bytes, say."""
+    service = Service("inventory", store=store_url)
+    may = asyncio.Event()
+
+    @service.on(OrderPlaced, retry=Retry(attempts=1, first="1ms", most="2ms"), exhausted="park")
+    async def reserve(order: OrderPlaced) -> None:
+        if not may.is_set():
+            raise OSError("warehouse away")
+
+    given = rig.record(OrderPlaced(order_id="1"))
+    async with rig.running(service) as worker:
+        await rig.broker.send([Record("orders", b"\0\0\0\0\0\0\0\x07", given.value, given.headers)])
+        await until(lambda: worker.counters.parked >= 1)
+        may.set()
+        await until(lambda: worker.counters.handled == 1)
 
 
 async def test_an_outage_of_the_registry_is_waited_for(rig: Rig, store):
@@ -291,6 +332,98 @@ async def test_a_parked_event_survives_a_restart_and_a_duplicate_of_it_changes_n
     await worker.stop()
     await rig.broker.send([bad])
     await rig.run(service, clock=_ahead(60))  # past the lease of the try that the stop may have cut off
+    assert len(await rig.published("inventory")) == 1
+    assert await _rows(store, inbox.parked) == []
+
+
+async def test_a_replayed_dead_letter_waits_behind_what_is_parked_of_its_key(rig: Rig, store):
+    service = Service("inventory", store=store)
+    may, seen = asyncio.Event(), []
+
+    @service.on(OrderPlaced, retry=Retry(attempts=1, first="1ms", most="2ms"), exhausted="park")
+    async def reserve(order: OrderPlaced) -> None:
+        if not may.is_set():
+            raise Permanent("no such item") if order.number == 0 else OSError("warehouse away")
+        seen.append(order.number)
+
+    dead = rig.record(OrderPlaced(order_id="1", number=0))
+    async with rig.running(service) as worker:
+        await rig.broker.send([dead])
+        await until(lambda: worker.counters.dead == 1)
+        await rig.publish(OrderPlaced(order_id="1", number=1))
+        await until(lambda: worker.counters.parked >= 1)
+        again = Record(dead.topic, dead.key, dead.value, (*dead.headers, ("replay-id", b"r-1")))
+        await rig.broker.send([again])
+        await until(lambda: rig.all_committed("inventory", "orders"))
+        may.set()
+        await until(lambda: len(seen) == 2)
+    assert seen == [1, 0]
+
+
+async def test_an_event_whose_claim_was_cut_off_waits_behind_what_is_parked_of_its_key(rig: Rig, store):
+    service = Service("payment", store=store)
+    may, charged = asyncio.Event(), []
+
+    @service.on(Charge, retry=Retry(attempts=1, first="1ms", most="2ms"), exhausted="park")
+    async def charge(command: Charge, context: Context) -> None:
+        if not may.is_set():
+            raise OSError("bank away")
+        charged.append(context.event_id)
+
+    @service.on(Refund, undoes=charge)
+    async def refund(command: Refund) -> Refunded:
+        return Refunded(order_id=command.order_id)
+
+    async with rig.running(service) as worker:
+        await rig.publish(Charge(order_id="1"), id="c1")
+        await until(lambda: worker.counters.parked >= 1)
+        database = await Database.open(store)
+        await database.write(lambda c: inbox.write(c, [inbox.Entry("payment.charge", "c2", "claimed", NOW)], (), NOW))
+        await database.close()
+        await rig.publish(Charge(order_id="1"), id="c2")
+        await until(lambda: rig.all_committed("payment", "payment.commands"))
+        may.set()
+        await until(lambda: len(charged) == 2)
+    assert charged == ["c1", "c2"]
+
+
+async def test_a_parked_event_that_its_handler_no_longer_takes_is_a_dead_letter(rig: Rig, store):
+    def service(*events):
+        found = Service("inventory", store=store)
+
+        @found.on(*events, retry=Retry(attempts=1, first="1ms"), exhausted="park")
+        async def reserve(order: events[0] if len(events) == 1 else events[0] | events[1]) -> None:
+            raise OSError("away")
+
+        return found
+
+    worker = rig.worker(service(OrderPlaced, OrderChanged))
+    async with worker:
+        await rig.publish(OrderChanged(order_id="1"))
+        await until(lambda: worker.counters.parked == 1)
+    worker = await rig.run(service(OrderPlaced), clock=_ahead(60))
+    assert worker.counters.dead == 1
+    (letter,) = await rig.published("orders.dlq")
+    assert letter.header("dlq-error") == "DecodeError"
+
+
+async def test_parked_events_are_tried_on_though_their_handler_no_longer_parks(rig: Rig, store):
+    def service(exhausted):
+        found = Service("inventory", store=store)
+
+        @found.on(OrderPlaced, retry=Retry(attempts=1, first="1ms"), exhausted=exhausted)
+        async def reserve(order: OrderPlaced) -> StockReserved:
+            if exhausted == "park":
+                raise OSError("away")
+            return StockReserved(order_id=order.order_id)
+
+        return found
+
+    worker = rig.worker(service("park"))
+    async with worker:
+        await rig.publish(OrderPlaced(order_id="1"))
+        await until(lambda: worker.counters.parked == 1)
+    await rig.run(service("dead"), clock=_ahead(60))
     assert len(await rig.published("inventory")) == 1
     assert await _rows(store, inbox.parked) == []
 
@@ -391,3 +524,37 @@ async def test_a_store_that_is_away_stops_nothing_for_good(rig: Rig, store, monk
     worker = await rig.run(service)
     assert (worker.counters.handled, len(tries)) == (2, 2)
     assert len(await rig.published("inventory")) == 2
+
+
+async def test_a_store_that_only_reads_for_a_while_makes_no_dead_letters(rig: Rig, postgres_url):
+    """guarantees.md, faults 36 and 40: after a fail-over, or with a full disk, the database refuses every write."""
+    service, _ = _failing(postgres_url, OSError())
+    await rig.run(service)
+    async with rig.worker(service) as worker:
+        await _only_reads(postgres_url, True)
+        await rig.publish(OrderPlaced(order_id="1"))
+        with structlog.testing.capture_logs() as logs:
+            await until(lambda: any("does not answer, work waits" in entry["event"] for entry in logs))
+        assert worker.counters.dead == 0
+        await _only_reads(postgres_url, False)
+        await idle(worker)
+    assert (worker.counters.handled, worker.counters.dead) == (1, 0)
+
+
+async def _only_reads(url: str, switch: bool) -> None:
+    """Switch a database, and end its connections, so that all of them know."""
+    database = await Database.open(url)
+    try:
+        async with database.transaction() as connection:
+            await connection.execute(text("SET TRANSACTION READ WRITE"))
+            name = (await connection.execute(text("SELECT current_database()"))).scalar_one()
+            word = "on" if switch else "off"
+            await connection.execute(text(f'ALTER DATABASE "{name}" SET default_transaction_read_only = {word}'))
+            await connection.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            )
+    finally:
+        await database.close()
