@@ -22,14 +22,7 @@ SUMMARY = "saga.summary/v1"
 CHANGE = "saga.change/v1"
 ENTRY = "saga.history/v1"
 
-_UNDO_ANSWERED = frozenset((StepState.COMPENSATED, StepState.UNDO_FAILED))
-_ANSWERED = _UNDO_ANSWERED | {
-    StepState.DONE,
-    StepState.DEGRADED,
-    StepState.FAILED,
-    StepState.RETRYING,
-    StepState.UNKNOWN,
-}
+_UNDOING = frozenset((StepState.COMPENSATING, StepState.UNDO_FAILED))
 
 LAGGING_AFTER = 2 * SECOND
 """How long a timer may be due before a saga says that its coordinator lags."""
@@ -204,7 +197,7 @@ def step_reports(
     definition: Definition, instance: Instance, entries: Sequence[Entry], observed: Observed
 ) -> list[StepReport]:
     """Tell every step in the order of declaration, then every undo in the order in which it runs."""
-    who = _answerers(entries)
+    who = _answerers(definition, entries)
     reports = [_action(plan, instance.steps[plan.name], who, observed) for plan in definition.steps]
     if instance.phase in (Phase.RUNNING, Phase.COMPLETED):
         return reports
@@ -258,13 +251,22 @@ def _why_late(instance: Instance, observed: Observed, brakes: Brakes) -> tuple[s
     return "Unread", "held until every answer before it has been read"
 
 
-def _answerers(entries: Sequence[Entry]) -> dict[tuple[str, bool], str]:
-    """Find who answered each step, and (True) who answered its undo: the source of what changed it last."""
+def _answerers(definition: Definition, entries: Sequence[Entry]) -> dict[tuple[str, bool], str]:
+    """Find who answered each step, and (True) who answered its undo: whose event or report changed it last."""
     found: dict[tuple[str, bool], str] = {}
     for entry in entries:
-        for change in entry.changes if entry.kind in ("event", "failure") and entry.source else ():
-            if change.step is not None and change.state in _ANSWERED:
-                found[change.step, change.state in _UNDO_ANSWERED] = entry.source
+        changed = [change for change in entry.changes if change.step is not None]
+        if not entry.source:
+            continue
+        if entry.kind == "failure" and changed:
+            # A report is about one step, which it changes first; what follows from it is not its sender's doing.
+            found[str(changed[0].step), changed[0].state in _UNDOING] = entry.source
+        for change in changed if entry.kind == "event" else ():
+            plan = definition.by_name[str(change.step)]
+            if entry.type in (*plan.done, *plan.failed):
+                found[plan.name, False] = entry.source
+            elif entry.type in plan.undone:
+                found[plan.name, True] = entry.source
     return found
 
 

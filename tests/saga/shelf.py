@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from choreo import Event, Saga, step
@@ -40,7 +41,7 @@ async def fill(home: Path) -> None:
     """Make the store `home/saga.db`."""
     async with Stage(f"sqlite:{home / 'saga.db'}", sagas=(Order, Parcel), now=system_clock() - 3_600 * SECOND) as stage:
         await stage.codec.prepare([Packed, Carried])
-        await stage.start()
+        coordinator = await stage.start()
         await stage.publish(Placed(order_id="4715"), Reserved(order_id="4715"), Declined(order_id="4715"))
         await stage.until(lambda found: found[FAILED].phase is Phase.COMPENSATING if FAILED in found else False)
         stage.now += 1_801 * SECOND
@@ -70,3 +71,5 @@ async def fill(home: Path) -> None:
         await stage.ask("cancel", saga_id=CANCELLED, reason="the customer asked")
         await stage.publish(Released(order_id="4714"))
         await stage.until(lambda found: found[CANCELLED].phase is Phase.CANCELLED)
+        while not await coordinator.idle():  # it reads what it has published itself, too
+            await asyncio.sleep(0.02)
