@@ -167,8 +167,7 @@ class Coordinator:
             self.group, self._topics, listener=self._positions, client="choreo-coordinator"
         )
         self._positions.bind(self._consumer)
-        left = await self._database.read(store.untraced)
-        self._emission.emit_again((known[each.type, each.version], each) for each in left)
+        await self._emission.emit_left_over(self._database, known)
         self._task = asyncio.create_task(self._run(), name="choreo-coordinator")
 
     async def wait(self) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping
+from functools import partial
 
+from ..events.database import Database
 from ..tracing.saga_spans import SagaStory, end_spans, started_spans, step_spans
 from ..tracing.spans import Tracing
+from . import store
 from .batch import Moved
 from .definition import Definition
 from .instance import Instance
 from .stories import newly_told, story_of
 
 _REMEMBERED = 50_000
+_PAGE = 200
 
 
 class Emission:
@@ -23,35 +28,69 @@ class Emission:
 
     Args:
         tracing: where spans go.
+
+    Attributes:
+        ended: sagas whose end was emitted and has left this process.
     """
 
     def __init__(self, tracing: Tracing) -> None:
         self._tracing = tracing
         self._complete: OrderedDict[str, int] = OrderedDict()
+        self._leaving: deque[tuple[tuple[int, ...], list[str]]] = deque()
         self.ended: list[str] = []
 
     def emit(self, moves: Iterable[Moved]) -> None:
-        """Emit what these moves ended; sagas whose end was emitted are added to `ended`."""
+        """Emit what these moves ended."""
+        sagas = []
         for definition, before, after in moves:
             ended = after.phase.ended and (before is None or not before.phase.ended or before.epoch != after.epoch)
             if self._tracing.emits:
                 self._emit_one(definition, before, after, ended)
             if ended:
-                self.ended.append(after.id)
+                sagas.append(after.id)
+        self._leave(sagas)
 
-    def emit_again(self, ended: Iterable[tuple[Definition, Instance]]) -> None:
-        """Emit whole sagas whose end was committed by a process that may not have emitted it."""
-        for definition, instance in ended:
+    async def emit_left_over(self, database: Database, definitions: Mapping[tuple[str, int], Definition]) -> None:
+        """Emit whole sagas whose end was committed by a process that may not have emitted it.
+
+        Where they are many it waits for the exporter, so that the queue does not overflow; if that one is away, the
+        rest is left to the next start.
+
+        Args:
+            database: the store.
+            definitions: all that are stored, by type and version.
+        """
+        while left := await database.read(store.untraced):
+            for start in range(0, len(left), _PAGE):
+                page = left[start : start + _PAGE]
+                self._emit_again((definitions[each.type, each.version], each) for each in page)
+                if len(left) <= _PAGE or not await asyncio.to_thread(self._tracing.flush):
+                    return
+            await database.write(partial(store.mark_traced, ids=self.take_ended()))
+
+    def _emit_again(self, sagas: Iterable[tuple[Definition, Instance]]) -> None:
+        ended = []
+        for definition, instance in sagas:
             if self._tracing.emits:
                 story = story_of(definition, instance, self._tracing.namespace)
                 self._whole(story)
                 self._tracing.emit(end_spans(story, self._tracing.resource))
-            self.ended.append(instance.id)
+            ended.append(instance.id)
+        self._leave(ended)
 
     def take_ended(self) -> list[str]:
-        """Give the sagas whose spans were all emitted since the last call."""
+        """Give the sagas whose spans have all left this process since the last call.
+
+        What still waits to be exported would die with the process: nobody may take it for emitted.
+        """
+        while self._leaving and self._tracing.has_left(self._leaving[0][0]):
+            self.ended += self._leaving.popleft()[1]
         ended, self.ended = self.ended, []
         return ended
+
+    def _leave(self, sagas: list[str]) -> None:
+        if sagas:
+            self._leaving.append((self._tracing.mark(), sagas))
 
     def _emit_one(self, definition: Definition, before: Instance | None, after: Instance, ended: bool) -> None:
         tracing, resource = self._tracing, self._tracing.resource

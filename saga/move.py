@@ -104,6 +104,8 @@ class Move:
             step = self._step(other)
             self._clear(step)
             if step.state is StepState.PENDING:
+                if self._may_run_unasked(other):
+                    step.conclude(StepState.SKIPPED, self.now)  # the parent of what its handler does all the same
                 self._enter(other, StepState.SKIPPED, "")
             elif step.state is StepState.RETRYING:
                 state = StepState.FAILED if step.certain else StepState.UNKNOWN
@@ -114,6 +116,16 @@ class Move:
                 step.conclude(StepState.UNKNOWN, self.now)
                 self._enter(other, StepState.UNKNOWN, "given up while in flight")
         self._continue_undo()
+
+    def _may_run_unasked(self, plan: StepPlan) -> bool:
+        """Whether a step's trigger may be out though the saga gives it up: nobody stops what is choreographed."""
+        before = [self.instance.steps[name] for name in plan.after]
+        return plan.send is None and any(
+            step.done is not None
+            or step.state in (StepState.WAITING, StepState.UNKNOWN)
+            or step.outcome is StepState.SKIPPED
+            for step in before
+        )
 
     def _needs_undo(self, plan: StepPlan) -> bool:
         step = self._step(plan)

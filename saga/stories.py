@@ -43,11 +43,17 @@ def step_stories(definition: Definition, instance: Instance) -> list[StepStory]:
     told = []
     for plan in definition.steps:
         step = instance.steps[plan.name]
-        if step.ended_at is not None and step.ready_at and step.ended_at >= instance.opened_at:
+        if step.ended_at is not None and step.ended_at >= instance.opened_at:
             told.append(_action(plan, step))
-        if step.undo_ended_at is not None and step.undo_ready_at >= instance.opened_at:
+        if _is_undone_for_good(instance, step) and step.undo_ready_at >= instance.opened_at:
             told.append(_compensation(plan, step, 2 * len(definition.steps) - plan.index))
     return told
+
+
+def _is_undone_for_good(instance: Instance, step: Step) -> bool:
+    """Whether its undo cannot begin again in this epoch: until the end a failed one may, and an empty one."""
+    final = step.undo_outcome is StepState.COMPENSATED and step.done is not None
+    return step.undo_ended_at is not None and (final or instance.phase.ended)
 
 
 def newly_told(definition: Definition, before: Instance | None, after: Instance) -> list[StepStory]:
@@ -65,12 +71,13 @@ def newly_told(definition: Definition, before: Instance | None, after: Instance)
 def _action(plan: StepPlan, step: Step) -> StepStory:
     outcome = step.outcome or step.state
     ended_at = step.ended_at or step.ready_at
+    ready_at = step.ready_at or ended_at  # it ended before its turn
     failures = tuple((failure.at, failure.error) for failure in step.failures if failure.at <= ended_at)
     return StepStory(
         name=plan.name,
         index=plan.index + 1,
         kind="action",
-        trigger_at=step.ready_at,
+        trigger_at=ready_at,
         ended_at=ended_at,
         outcome=outcome.value,
         trigger=step.trace,

@@ -60,6 +60,7 @@ class CountedProcessor(SpanProcessor):
         self._queue = queue
         self._lock = threading.Lock()
         self._waiting = 0
+        self._accepted = 0
         self._dropped = 0
         self._closed = False
         self._exporter = _CountingExporter(name, exporter, self._taken)
@@ -87,7 +88,18 @@ class CountedProcessor(SpanProcessor):
                     log.warning("span queue is full; spans are dropped and counted", exporter=self._name)
                 return
             self._waiting += 1
-        self._batch.on_end(span)
+            self._accepted += 1
+            self._batch.on_end(span)  # within the lock: the queue's order is that of the count
+
+    def accepted(self) -> int:
+        """Count the spans that were queued so far."""
+        with self._lock:
+            return self._accepted
+
+    def left(self) -> int:
+        """Count those of them that have left, in their order: exported, or lost and counted."""
+        with self._lock:
+            return self._accepted - self._waiting
 
     def flush(self, timeout: float) -> bool:
         """Wait at most `timeout` seconds until what is queued now was exported."""

@@ -242,7 +242,8 @@ def _root(story: SagaStory, resource: Resource) -> ReadableSpan:
     attributes["saga.epoch"] = story.epoch
     if story.failed_step is not None:
         attributes["saga.failed_step"] = story.failed_step
-    bounds = [_bounds(step) for step in story.steps]
+    # What was answered after the end does not change the end: the root may have been emitted before.
+    bounds = [_bounds(step) for step in story.steps if story.ended_at is None or step.ended_at <= story.ended_at]
     failed = is_failure(story.status)
     description = f"{story.status.lower()} after {story.failed_step}" if failed and story.failed_step else None
     return derived_span(

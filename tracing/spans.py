@@ -75,6 +75,12 @@ class Pipeline(Protocol):
     def on_end(self, span: ReadableSpan) -> None:
         """Queue a span; never waits, never raises."""
 
+    def accepted(self) -> int:
+        """Count the spans that were queued so far."""
+
+    def left(self) -> int:
+        """Count those of them that have left, in their order: exported, or lost and counted."""
+
     def flush(self, timeout: float) -> bool:
         """Wait at most `timeout` seconds until the queue is empty."""
 
@@ -225,6 +231,14 @@ class Tracing:
         for span in spans:
             for pipeline in self._pipelines:
                 pipeline.on_end(span)
+
+    def mark(self) -> tuple[int, ...]:
+        """Note how much was handed over so far, for `has_left`."""
+        return tuple(pipeline.accepted() for pipeline in self._pipelines)
+
+    def has_left(self, mark: tuple[int, ...]) -> bool:
+        """Tell whether everything up to a mark has left this process: exported, or lost and counted."""
+        return all(pipeline.left() >= number for pipeline, number in zip(self._pipelines, mark, strict=True))
 
     @property
     def losses(self) -> tuple[Losses, ...]:

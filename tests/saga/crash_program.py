@@ -10,12 +10,14 @@ from choreo.events.database import Database
 from choreo.events.local import LocalBroker
 from choreo.events.settings import Settings
 from choreo.saga.coordinator import Coordinator, Options
+from choreo.tracing.export import open_tracing
 from tests.saga.stage import Past, Undoing
 
 
 async def main(broker_path: str, store: str) -> None:
     """Run until nothing is left to do."""
-    settings = Settings(home=Path(broker_path).parent)
+    settings = Settings(home=Path(broker_path).parent, broker="memory:")  # the open broker counts; this: no span file
+    tracing = open_tracing(settings, "choreo.coordinator")
     database = await Database.open(store)
     async with LocalBroker(Path(broker_path), session=1) as broker:
         coordinator = Coordinator(
@@ -23,6 +25,7 @@ async def main(broker_path: str, store: str) -> None:
             transport=broker,
             database=database,
             settings=settings,
+            tracing=tracing,
             options=Options(batch=50, poll=0.02, tick=0.02),
         )
         await coordinator.start()
@@ -30,6 +33,7 @@ async def main(broker_path: str, store: str) -> None:
             await asyncio.sleep(0.02)
         await coordinator.stop()
     await database.close()
+    assert await tracing.aclose(), tracing.losses
 
 
 if __name__ == "__main__":

@@ -7,10 +7,15 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
+from choreo.saga import store
+from choreo.saga.coordinator import Coordinator
+from choreo.saga.tables import saga
+from choreo.tracing.export import open_tracing
 from choreo.tracing.ids import trace_id
 from choreo.tracing.tree import SpanRow, build_tree
-from tests.saga.stage import Stage
+from tests.saga.stage import Order, Placed, Refused, Stage
 from tests.saga.traced import GOLDEN, run_order
 from tests.support.otlp import OtlpSink, outline
 
@@ -57,3 +62,31 @@ async def test_the_origins_trace_leads_to_the_saga(live_stage: Stage, sink: Otlp
     assert anchor.name == "saga start order"
     assert anchor.attributes["saga.trace_id"] == f"{trace_id('', 'order/4711'):032x}"
     assert anchor.start == anchor.end
+
+
+async def test_what_a_dead_coordinator_left_is_emitted_at_the_next_start_however_much_it_is(
+    live_stage: Stage, sink: OtlpSink
+) -> None:
+    orders = [str(number) for number in range(450)]
+    await live_stage.start()
+    await live_stage.publish(*(Placed(order_id=order) for order in orders))
+    await live_stage.publish(*(Refused(order_id=order) for order in orders))
+    await live_stage.until(lambda all_: len(all_) == 450 and all(each.phase.ended for each in all_.values()))
+    await live_stage.stop()
+    await live_stage.database.write(lambda connection: connection.execute(update(saga).values(traced=False)))
+
+    tracing = open_tracing(live_stage.settings, "choreo.coordinator")
+    again = Coordinator(
+        [Order],
+        transport=live_stage.broker,
+        database=live_stage.database,
+        settings=live_stage.settings,
+        tracing=tracing,
+        options=live_stage.options,
+    )
+    await again.start()
+    assert await tracing.aclose()
+    await again.stop()
+    roots = [row for row in sink.spans() if row.name == "saga order"]
+    assert {row.attributes["saga.id"] for row in roots} == {f"order/{order}" for order in orders}
+    assert await live_stage.database.read(store.untraced) == []
