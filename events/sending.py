@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from .envelope import Record
-from .errors import ConfigurationError, EncodeError, LimitExceeded, TopicMissing, TransportError
+from .errors import ChoreoError, ConfigurationError, EncodeError, LimitExceeded, TopicMissing, TransportError
 from .transport import TopicSpec
 
 MOST_RECORD_BYTES = 1_000_000
@@ -77,11 +77,15 @@ def topic_missing(missing: Sequence[str]) -> TopicMissing:
     )
 
 
+_Call = tuple[Sequence[Record], "asyncio.Future[None]"]
+
+
 class Joiner:
     """Joins sends that wait for one another: while one write is under way, the next ones gather into the following.
 
-    Order is kept: records go out in the order of the calls. A failed write fails every call that took part in it; each
-    may be sent again with the same ids.
+    Order is kept: records go out in the order of the calls. A failed write fails every call that took part in it, and
+    each may be sent again with the same ids; but where the broker refuses something for good, the calls are tried one
+    by one, so that only the one at fault fails.
 
     Args:
         write: writes records durably, in order.
@@ -89,7 +93,8 @@ class Joiner:
 
     def __init__(self, write: Callable[[Sequence[Record]], Awaitable[None]]) -> None:
         self._write = write
-        self._waiting: list[tuple[Sequence[Record], asyncio.Future[None]]] = []
+        self._waiting: list[_Call] = []
+        self._alone = 0  # how many of the next calls are tried one by one
         self._task: asyncio.Task[None] | None = None
 
     async def send(self, records: Sequence[Record]) -> None:
@@ -108,29 +113,36 @@ class Joiner:
     async def _run(self) -> None:
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting, []
+                count = 1 if self._alone else len(self._waiting)
+                batch, self._waiting = self._waiting[:count], self._waiting[count:]
+                self._alone = max(0, self._alone - 1)
                 await self._write_joined(batch)
         finally:
             self._task = None
-            for _, done in self._waiting:
-                if not done.done():
-                    done.set_exception(TransportError("the transport was closed before the records were sent"))
+            _end(self._waiting, TransportError("the transport was closed before the records were sent"))
             self._waiting = []
 
-    async def _write_joined(self, batch: list[tuple[Sequence[Record], asyncio.Future[None]]]) -> None:
+    async def _write_joined(self, batch: list[_Call]) -> None:
         records = batch[0][0] if len(batch) == 1 else [record for part, _ in batch for record in part]
-        failure: BaseException | None = None
         try:
             await self._write(records)
         except Exception as error:
-            failure = error
+            if len(batch) > 1 and isinstance(error, ChoreoError) and not error.retryable:
+                self._waiting, self._alone = [*batch, *self._waiting], len(batch)
+                return
+            _end(batch, error)
         except BaseException:
-            failure = TransportError("the send was cancelled; whether it was written is unknown")
+            _end(batch, TransportError("the send was cancelled; whether it was written is unknown"))
             raise
-        finally:
-            for _, done in batch:
-                if not done.done():
-                    if failure is None:
-                        done.set_result(None)
-                    else:
-                        done.set_exception(failure)
+        else:
+            _end(batch, None)
+
+
+def _end(calls: Iterable[_Call], failure: Exception | None) -> None:
+    for _, done in calls:
+        if done.done():
+            continue
+        if failure is None:
+            done.set_result(None)
+        else:
+            done.set_exception(failure)

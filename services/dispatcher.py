@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 import structlog
@@ -24,6 +24,9 @@ from .job import Job, Kind, Later, Stage
 from .lanes import Lanes
 
 log = structlog.get_logger("choreo.services")
+
+FAREWELL = 5.0
+"""Seconds that a cancelled handler has for its clean-up."""
 
 _MOST_COMMITTED = 1_000
 _REGISTRY_PAUSE = SECOND // 2
@@ -146,9 +149,7 @@ class Dispatcher:
         tasks: list[asyncio.Task[None]] = [*self._runners, *self._learners]
         if self._pumping is not None:
             tasks.append(self._pumping)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await farewell(tasks)
 
     # -- a job's way --------------------------------------------------------------------------------------------------
 
@@ -286,6 +287,16 @@ class Dispatcher:
             following.holds = True
         else:
             self._turn(following)
+
+
+async def farewell(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait for their end, but not for ever: a handler may swallow its cancellation."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        _, left = await asyncio.wait(tasks, timeout=FAREWELL)
+        if left:
+            log.error("handlers do not end though they are cancelled; the stop goes on without them", tasks=len(left))
 
 
 def of_places(places: Iterable[object]) -> Callable[[Job], bool]:

@@ -33,7 +33,7 @@ from . import inbox, parking
 from .announce import Definitions, announce
 from .commit import StatelessCommit, StoreCommit
 from .dead_letters import REPLAY
-from .dispatcher import Dispatcher, of_places
+from .dispatcher import Dispatcher, farewell, of_places
 from .execution import Execution
 from .guard import judge_event
 from .inbox import Key, Row
@@ -188,9 +188,7 @@ class Worker:
                 handlers=sorted({job.route.name for job in self._dispatcher.jobs}),
             )
         await self._dispatcher.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await farewell(self._tasks)
         try:
             if self._consumer is not None:
                 await self._partitions.commit(self._consumer)
@@ -312,6 +310,7 @@ class Worker:
     async def _admit(self, records: Sequence[Delivery]) -> None:
         receipts = self._partitions.read(records)
         readings = [self._reader.read(record) for record in records]
+        flying = set(self._dispatcher.met)  # what ends while the inbox is asked may be missing in its answer
         known = await self._look_up(readings) if self._database is not None else {}
         for receipt, reading in zip(receipts, readings, strict=True):
             if self._stopping or not self._partitions.ours(receipt):
@@ -322,6 +321,8 @@ class Worker:
                 self._partitions.finish(receipt)
             for route in reading.routes:
                 job = Job(route, reading.envelope, receipt.delivery, receipt, route.stage)
+                if job.key in flying and job.stage is Stage.RUN:
+                    job.stage = Stage.LOOK
                 self._admit_job(job, reading, known.get(job.key))
 
     def _admit_job(self, job: Job, reading: Reading, row: Row | None) -> None:

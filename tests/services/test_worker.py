@@ -125,6 +125,43 @@ async def test_a_duplicate_is_dropped_whenever_it_comes(any_rig: Rig, store):
     assert len(await rig.published("inventory")) == 2
 
 
+async def test_without_a_store_copies_of_an_event_run_under_the_same_ids_and_stop_nothing(rig: Rig):
+    first = rig.record(OrderPlaced(order_id="1"))
+    await rig.broker.send([first, first, rig.record(OrderPlaced(order_id="1", number=2)), first])
+    worker = await rig.run(_reserving(None))
+    assert worker.counters.handled == 4
+    assert len({each.envelope.id for each in await rig.published("inventory")}) == 2
+    assert await rig.all_committed("inventory", "orders")
+
+
+async def test_a_copy_that_is_looked_up_while_the_first_one_ends_does_not_run(rig: Rig, store, monkeypatch):
+    service = Service("inventory", store=store)
+    may, seen = asyncio.Event(), []
+
+    @service.on(OrderPlaced)
+    async def reserve(order: OrderPlaced) -> None:
+        await may.wait()
+        seen.append(order.order_id)
+
+    record = rig.record(OrderPlaced(order_id="1"))
+    async with rig.running(service) as worker:
+        await rig.broker.send([record])
+        await until(lambda: len(worker._dispatcher.jobs) == 1)
+        real = worker._database.read
+
+        async def slow(work):
+            found = await real(work)
+            may.set()
+            await until(lambda: worker.counters.handled == 1)
+            return found
+
+        monkeypatch.setattr(worker._database, "read", slow)
+        await rig.broker.send([record])
+        await until(lambda: worker.counters.duplicates == 1)
+        monkeypatch.undo()
+    assert seen == ["1"]
+
+
 async def test_two_handlers_of_one_event_have_an_inbox_each(rig: Rig, store):
     service = _reserving(store)
     seen = []
@@ -279,6 +316,33 @@ async def test_a_stop_ends_within_its_deadline_though_a_handler_hangs(rig: Rig, 
     await worker.stop()
     assert time.monotonic() - began < 5
     assert cancelled == [4]
+    assert sum((await rig.broker.group("inventory")).committed.values()) == 0
+
+
+async def test_a_stop_does_not_wait_for_a_handler_that_swallows_its_cancellation(rig: Rig, store, monkeypatch):
+    monkeypatch.setattr("choreo.services.dispatcher.FAREWELL", 0.1)
+    service = Service("inventory", store=store, drain="50ms")
+    begun, may = asyncio.Event(), asyncio.Event()
+
+    @service.on(OrderPlaced)
+    async def reserve(order: OrderPlaced) -> None:
+        begun.set()
+        while not may.is_set():
+            try:
+                await may.wait()
+            except asyncio.CancelledError:
+                continue
+
+    worker = rig.worker(service)
+    await worker.start()
+    await rig.publish(OrderPlaced(order_id="1"))
+    await begun.wait()
+    try:
+        async with asyncio.timeout(15):
+            await worker.stop()
+    finally:
+        may.set()
+        await asyncio.sleep(0.1)
     assert sum((await rig.broker.group("inventory")).committed.values()) == 0
 
 
