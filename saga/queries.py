@@ -304,8 +304,8 @@ def _by_key(connection: Connection, key: str, run: int | None = None) -> str | N
 
 def _near(connection: Connection, text: str) -> str:
     """Name sagas whose key begins like this one."""
-    key = unquote(text.partition("/")[2] or text).partition("~")[0]
-    while len(key) > 1:
+    key = whole = unquote(text.partition("/")[2] or text).partition("~")[0]
+    while key == whole != "" or len(key) > 1:
         within = and_(saga.c.key >= key, saga.c.key < key + "\U0010ffff")
         found = connection.execute(select(saga.c.id, saga.c.key).where(within).order_by(saga.c.key).limit(_NEAR)).all()
         ids = [id_ for id_, known in found if known.startswith(key)]

@@ -20,7 +20,9 @@ from choreo.events.transports import connect
 from choreo.saga.cli import exits
 from choreo.saga.cli.shell import as_broker
 from choreo.saga.tables import HEAD, metadata
-from tests.support.console import Console, Done, validate
+from tests.support.console import SCHEMAS, Console, Done, validate
+
+ROOT = SCHEMAS.parent.parent
 
 SHOP = """
 from choreo import Event, Saga, Service, step
@@ -414,3 +416,14 @@ def test_a_store_without_sagas_is_no_store_of_sagas(saga: Console) -> None:
     saga("store", "upgrade", "shop.py:packing")
     done = saga("list", "--store", f"sqlite:{saga.home / 'packing.db'}")
     assert "holds no sagas" in _one_line(done)
+
+
+def test_the_documentation_lists_the_exit_codes_the_shapes_and_the_commands() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text()
+    for line in exits.TABLE.splitlines():
+        code, meaning = line.split(maxsplit=1)
+        assert re.search(rf"^\| {code} \| {re.escape(meaning)}", page, re.M), line
+    shapes = {path.name.removesuffix(".json").replace(".v", "/v") for path in SCHEMAS.glob("*.json")}
+    assert shapes == set(re.findall(r"`(saga\.[a-z-]+/v\d+)`", page))
+    for command in COMMANDS:
+        assert f"`saga {command}" in page
