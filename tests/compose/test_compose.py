@@ -19,6 +19,7 @@ from choreo.events.transports import connect
 from tests.support import parts
 from tests.support.commands import COMPOSE_FILE, compose_commands
 from tests.support.compose import compose_binary
+from tests.support.jaeger import CONFIG, VERSION
 from tests.support.kafka import KafkaServer, kafka_jars
 from tests.support.postgres import PostgresServer
 
@@ -107,6 +108,28 @@ def test_each_service_has_a_database_of_its_own(config: dict[str, Any]) -> None:
     services = {name for name, argv in compose_commands().items() if argv[1] == "run" and name != "coordinator"}
     assert services <= made
     assert config["services"]["postgres"]["environment"]["POSTGRES_DB"] == "saga"
+
+
+def test_jaeger_runs_as_in_the_tests_and_is_where_spans_are_sent(config: dict[str, Any]) -> None:
+    jaeger = config["services"]["jaeger"]
+    (volume,) = jaeger["volumes"]
+    assert (Path(volume["source"]), volume["read_only"]) == (CONFIG, True)
+    assert jaeger["command"] == ["--config", volume["target"]]
+    assert jaeger["image"].endswith(":2.13.0"), f"it is the release that the module {VERSION} is"
+    assert VERSION == "v1.76.0"
+    ports = set(re.findall(r":-(\d+)}", CONFIG.read_text()))
+    assert {str(port["target"]) for port in jaeger["ports"]} <= ports
+    sent_to = {
+        (service["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"], service["environment"]["OTEL_EXPORTER_OTLP_PROTOCOL"])
+        for name, service in config["services"].items()
+        if name in compose_commands()
+    }
+    assert sent_to == {("http://jaeger:4317", "grpc")}
+    assert (
+        'grpc: {endpoint: "${env:JAEGER_LISTEN_HOST:-127.0.0.1}:${env:JAEGER_OTLP_GRPC_PORT:-4317}"}'
+        in CONFIG.read_text()
+    )
+    assert jaeger["healthcheck"]["test"][-1] == "http://127.0.0.1:13133/status"
 
 
 def test_without_a_password_it_stops_in_one_line(docker_compose: Path) -> None:
