@@ -199,8 +199,8 @@ def _short(filename: str) -> str:
 
 def _missing(where: str, name: str, within: object) -> str:
     names = [each for each in dir(within) if not each.startswith("_")]
-    close = get_close_matches(name, names, n=1)
+    useful = [each for each in names if isinstance(getattr(within, each), Service) or _is_saga(getattr(within, each))]
+    close = get_close_matches(name, useful, n=1) or get_close_matches(name, names, n=1)
     if close:
         return f"{where} has no {name!r}; did you mean {close[0]!r}?"
-    useful = [each for each in names if isinstance(getattr(within, each), Service) or _is_saga(getattr(within, each))]
     return f"{where} has no {name!r}" + (f"; it has {', '.join(useful)}" if useful else f"; {_FORMS}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -56,7 +57,7 @@ async def _unreachable(url: str) -> str | None:
         except TimeoutError:
             reason = f"{host}:{port} did not answer within {_CONNECT:.0f}s"
         except OSError as error:
-            reason = f"{host}:{port}: {error.strerror or error}"
+            reason = f"{host}:{port}: {os.strerror(error.errno) if error.errno else error}"
     return reason
 
 
