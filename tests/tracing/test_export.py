@@ -185,6 +185,33 @@ def test_a_full_queue_refuses_the_newest_and_counts_them() -> None:
     assert [line["log_level"] for line in logs] == ["warning", "info"]
 
 
+def test_what_waits_to_be_exported_has_not_left() -> None:
+    """A process that is killed now takes it along, so nobody may count on it."""
+    exporter = Slow()
+    processor = CountedProcessor("slow", exporter, delay=0.01, batch=1)
+    tracing = Tracing(pipelines=[processor, CountedProcessor("quick", InMemorySpanExporter(), delay=0.01)])
+    nothing = tracing.mark()
+    assert tracing.has_left(nothing)
+    tracing.emit(spans(2))
+    before = tracing.mark()
+    tracing.emit(spans(2))
+    assert not tracing.has_left(before)
+    exporter.gate.set()
+    assert tracing.flush(10)
+    assert tracing.has_left(before)
+    assert tracing.has_left(tracing.mark())
+    assert tracing.close(10)
+
+
+def test_what_is_lost_and_counted_has_left_too() -> None:
+    tracing = Tracing(pipelines=[CountedProcessor("raising", Raising(), delay=0.01)])
+    tracing.emit(spans(3))
+    mark = tracing.mark()
+    assert tracing.flush(10)
+    assert tracing.has_left(mark)
+    assert not tracing.close(10)
+
+
 def test_an_exporter_that_raises_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> None:
     processor = CountedProcessor("raising", Raising(), delay=0.01)
     with capture_logs() as logs:
