@@ -57,8 +57,13 @@ async def _unreachable(url: str) -> str | None:
         except TimeoutError:
             reason = f"{host}:{port} did not answer within {_CONNECT:.0f}s"
         except OSError as error:
-            reason = f"{host}:{port}: {os.strerror(error.errno) if error.errno else error}"
+            reason = f"{host}:{port}: {_reason(error)}"
     return reason
+
+
+def _reason(error: OSError) -> str:
+    # A failed look-up has numbers of its own, below zero; asyncio puts the address into the other ones' text.
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
 
 
 def _missing(path: Path) -> str | None:
