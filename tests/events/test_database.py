@@ -114,7 +114,7 @@ asyncio.run(main())
 """
 
 
-async def test_two_processes_that_read_then_write_neither_fail_nor_overwrite(
+async def test_ruling_15_two_processes_that_read_then_write_neither_fail_nor_overwrite(
     database: Database, store_url: str
 ) -> None:
     await database.write(lambda connection: connection.execute(insert(notes), {"id": 0, "said": "0"}))

@@ -94,7 +94,7 @@ async def _until(condition: object) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_what_is_committed_is_published_in_order_and_then_forgotten(
+async def test_ruling_10_what_is_committed_is_published_in_order_and_then_forgotten(
     database: Database, broker: MemoryBroker
 ) -> None:
     async with _running(Relay(database, broker)) as relay:
@@ -107,7 +107,7 @@ async def test_what_is_committed_is_published_in_order_and_then_forgotten(
     assert await _rows(database) == 0
 
 
-async def test_what_is_rolled_back_is_never_published(database: Database, broker: MemoryBroker) -> None:
+async def test_row_9_what_is_rolled_back_is_never_published(database: Database, broker: MemoryBroker) -> None:
     time = Time()
     async with _running(Relay(database, broker, clock=time)) as relay:
 
@@ -150,7 +150,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_process_that_dies_between_commit_and_publish_loses_nothing(
+async def test_row_10_a_process_that_dies_between_commit_and_publish_loses_nothing(
     database: Database, store_url: str, broker: MemoryBroker
 ) -> None:
     time = Time()
@@ -174,7 +174,7 @@ async def test_a_process_that_dies_between_commit_and_publish_loses_nothing(
     assert await _rows(database) == 0
 
 
-async def test_rows_that_are_being_sent_are_left_to_who_committed_them(
+async def test_ruling_10_rows_that_are_being_sent_are_left_to_who_committed_them(
     database: Database, broker: MemoryBroker
 ) -> None:
     time = Time()
@@ -190,7 +190,9 @@ async def test_rows_that_are_being_sent_are_left_to_who_committed_them(
         assert [delivery.value for delivery in await _read(broker)] == [b"event 2"]
 
 
-async def test_a_lease_is_respected_and_a_dead_sweeper_is_replaced(database: Database, broker: MemoryBroker) -> None:
+async def test_row_11_a_lease_is_respected_and_a_dead_sweeper_is_replaced(
+    database: Database, broker: MemoryBroker
+) -> None:
     time = Time()
     left = Relay(database, broker, clock=time)
     await database.write(lambda connection: left.put(connection, [_record(n) for n in range(10)]))

@@ -127,13 +127,13 @@ async def test_more_than_can_be_sorted_is_refused(publish: Publish, monkeypatch:
         await publish(HEADER + ROWS, in_time_order(lambda row: orders(row)))
 
 
-async def test_ids_come_from_source_name_row_content_and_index(broker: Market, publish: Publish) -> None:
+async def test_ruling_18_ids_come_from_source_name_row_content_and_index(broker: Market, publish: Publish) -> None:
     await publish(HEADER + "b,2,1,\n")
     content = '{"day":"1","id":"b","paid":"","total":"2"}'
     assert [each.id for each in await seen(broker)] == [derived_id("source", "orders", content, "0")]
 
 
-async def test_the_same_file_again_publishes_nothing_new(broker: Market, publish: Publish) -> None:
+async def test_ruling_18_the_same_file_again_publishes_nothing_new(broker: Market, publish: Publish) -> None:
     await publish(HEADER + ROWS)
     again = await publish(HEADER + ROWS)
     assert (again.published, again.already) == (0, 5)

@@ -14,6 +14,12 @@ from choreo.events.transport import Transport
 from tests.services.shop import Rig
 
 
+@pytest.fixture(autouse=True)
+def _short_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop waits for the poll under way, and hundreds of tests stop a worker."""
+    monkeypatch.setattr("choreo.services.worker._POLL", 0.03)
+
+
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     """A rig on a memory broker."""

@@ -1,4 +1,7 @@
-"""A process of its own for the crash tests, `python crash_program.py BROKER STORE KIND`: it runs until it is idle."""
+"""A process of its own for the crash tests, `python crash_program.py BROKER STORE KIND SECONDS`.
+
+It runs until it is idle, with its clock ahead by that many seconds.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 
 from sqlalchemy import Column, Integer, MetaData, String, Table, insert, update
 
+from choreo.events.clock import SECOND, system_clock
 from choreo.events.event import Event
 from choreo.events.local import LocalBroker
 from choreo.events.settings import Settings
@@ -69,16 +73,17 @@ def service(store: str, kind: str) -> Service:
     return found
 
 
-async def main(broker_path: str, store: str, kind: str) -> None:
+async def main(broker_path: str, store: str, kind: str, ahead: str) -> None:
     """Run until nothing is left to do."""
+    clock = lambda: system_clock() + int(ahead) * SECOND  # noqa: E731
     settings = Settings(home=Path(broker_path).parent)
     async with (
         LocalBroker(Path(broker_path), session=1) as broker,
-        Worker(service(store, kind), broker, settings=settings) as worker,
+        Worker(service(store, kind), broker, settings=settings, clock=clock) as worker,
     ):
         while not await worker.idle():
             await asyncio.sleep(0.02)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:4]))
+    asyncio.run(main(*sys.argv[1:5]))

@@ -140,7 +140,7 @@ def test_two_handlers_of_one_name_are_refused():
         service.on(OrderChanged)(_narrow)
 
 
-def test_undoes_without_a_store_is_refused_at_definition():
+def test_ruling_4_undoes_without_a_store_is_refused_at_definition():
     """Ruling R4."""
     service = Service("inventory", store=None)
 

@@ -74,7 +74,7 @@ async def test_an_event_that_fails_for_good_becomes_a_dead_letter_with_its_reaso
     assert letter.header("dlq-time") == "2026-09-21T14:13:20.000000Z"
 
 
-async def test_the_saga_hears_of_a_dead_letter_under_the_key_of_the_input(rig: Rig, store):
+async def test_ruling_14_the_saga_hears_of_a_dead_letter_under_the_key_of_the_input(rig: Rig, store):
     """Ruling R14."""
     service, _ = _failing(store, Permanent("no stock system"))
     (sent,) = await rig.publish(OrderPlaced(order_id="bad"), saga_id="fulfilment/bad", saga_type="fulfilment")
@@ -121,7 +121,7 @@ async def test_an_error_text_goes_no_further_than_its_first_line(rig: Rig, store
     ],
 )
 @pytest.mark.parametrize("stateless", [False, True])
-async def test_what_cannot_be_read_is_a_dead_letter_at_once_and_nothing_else_changes(
+async def test_row_27_what_cannot_be_read_is_a_dead_letter_at_once_and_nothing_else_changes(
     rig: Rig, store, value, headers, error, stateless
 ):
     """Semantics, row 27."""
@@ -159,7 +159,7 @@ async def test_a_dead_letter_is_written_once_though_its_record_is_delivered_agai
     assert len(await rig.deliveries("orders.dlq")) == 1
 
 
-async def test_a_dead_letter_that_a_person_sends_again_runs_once_more(rig: Rig, store):
+async def test_row_27_a_dead_letter_that_a_person_sends_again_runs_once_more(rig: Rig, store):
     """guarantees.md, 2.6: the same id, a `replay-id` header, and a failed event is not a duplicate."""
     service, tries = _failing(store, Permanent("no"), times=1)
     bad = rig.record(OrderPlaced(order_id="bad"))
@@ -291,7 +291,7 @@ async def _rows(store: str, table):
         await database.close()
 
 
-async def test_a_parked_event_holds_its_key_and_nothing_else_and_order_is_kept(rig: Rig, store_url):
+async def test_ruling_6_a_parked_event_holds_its_key_and_nothing_else_and_order_is_kept(rig: Rig, store_url):
     """Ruling R6: the partition moves on, what follows of the key waits in the store."""
     service = Service("inventory", store=store_url)
     may, seen = asyncio.Event(), []
@@ -336,7 +336,7 @@ async def test_a_parked_event_survives_a_restart_and_a_duplicate_of_it_changes_n
     assert await _rows(store, inbox.parked) == []
 
 
-async def test_a_replayed_dead_letter_waits_behind_what_is_parked_of_its_key(rig: Rig, store):
+async def test_row_27_a_replayed_dead_letter_waits_behind_what_is_parked_of_its_key(rig: Rig, store):
     service = Service("inventory", store=store)
     may, seen = asyncio.Event(), []
 
@@ -435,7 +435,7 @@ def _ahead(seconds: int):
 
 
 @pytest.mark.parametrize("claims", [True, False])
-async def test_an_undo_supersedes_the_parked_event_that_it_undoes(rig: Rig, store, claims):
+async def test_ruling_6_an_undo_supersedes_the_parked_event_that_it_undoes(rig: Rig, store, claims):
     """Ruling R6: an undo never waits behind what it undoes."""
     service = Service("payment", store=store)
     refunded, charged = [], []

@@ -27,7 +27,7 @@ NOW = 1_000
         (None, Row("done"), "run"),
     ],
 )
-def test_an_event_runs_once_and_never_after_its_undo(row, step, verdict):
+def test_ruling_5_an_event_runs_once_and_never_after_its_undo(row, step, verdict):
     assert judge_event(row, step) == verdict
 
 
@@ -52,7 +52,7 @@ def test_a_replayed_dead_letter_runs_again_and_a_parked_event_runs_from_its_plac
         ({"e1": Row("refused"), "e2": Row("refused"), "s": Row("refused")}, "empty", {}),
     ],
 )
-def test_only_absence_means_that_there_is_nothing_to_undo(rows, verdict, marks):
+def test_ruling_4_only_absence_means_that_there_is_nothing_to_undo(rows, verdict, marks):
     found = judge_undo("reserve", ("e1", "e2"), "s", {("reserve", id_): row for id_, row in rows.items()}, NOW)
     assert (found.verdict, found.marks) == (verdict, marks)
     assert found.known == frozenset(marks) & rows.keys()

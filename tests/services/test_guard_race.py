@@ -61,7 +61,7 @@ async def _process(rig: Rig, url: str, released: list[str]) -> AsyncIterator[tup
         await database.close()
 
 
-async def test_step_and_undo_at_the_same_moment_leave_nothing_behind(rig: Rig, store_url):
+async def test_row_14_step_and_undo_at_the_same_moment_leave_nothing_behind(rig: Rig, store_url):
     released: list[str] = []
     count = 30
     async with (

@@ -56,7 +56,7 @@ async def test_every_event_is_handled_once_in_order_and_committed(kafka: Rig, st
     assert await kafka.all_committed("inventory", "orders")
 
 
-async def test_workers_that_come_and_go_lose_nothing_and_repeat_nothing(kafka: Rig, store):
+async def test_row_31_workers_that_come_and_go_lose_nothing_and_repeat_nothing(kafka: Rig, store):
     seen: list[int] = []
     first = kafka.worker(_service(store, seen))
     await first.start()
@@ -73,7 +73,7 @@ async def test_workers_that_come_and_go_lose_nothing_and_repeat_nothing(kafka: R
     assert sorted(numbers) == list(range(400))
 
 
-async def test_an_undo_that_overtakes_its_step_is_answered_and_the_step_refused(kafka: Rig, store):
+async def test_row_15_an_undo_that_overtakes_its_step_is_answered_and_the_step_refused(kafka: Rig, store):
     service = Service("inventory", store=store)
 
     @service.on(OrderPlaced)

@@ -48,7 +48,7 @@ def test_waiting_items_can_be_dropped_and_the_running_one_stays():
 
 
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=60), st.randoms(use_true_random=False))
-def test_only_the_contiguous_finished_offset_is_committable(gaps, random):
+def test_row_12_only_the_contiguous_finished_offset_is_committable(gaps, random):
     """Whatever the order of finishing, all below the committed offset is finished, and no more can be committed."""
     offsets, at = [], 0
     for gap in gaps:  # gaps stand for transaction markers and compacted records

@@ -23,7 +23,7 @@ def _service(store, seen, name="inventory", pause=0.001):
     return service
 
 
-async def test_workers_that_come_and_go_handle_every_event_once(any_rig: Rig, store):
+async def test_row_31_workers_that_come_and_go_handle_every_event_once(any_rig: Rig, store):
     seen: list[int] = []
     rig, number = any_rig, 0
     first = rig.worker(_service(store, seen))
@@ -49,7 +49,7 @@ async def test_workers_that_come_and_go_handle_every_event_once(any_rig: Rig, st
     assert all(numbers == sorted(numbers) for numbers in by_key.values())
 
 
-async def test_an_event_that_waits_for_its_retry_goes_to_the_new_owner_at_once(rig: Rig, store):
+async def test_row_31_an_event_that_waits_for_its_retry_goes_to_the_new_owner_at_once(rig: Rig, store):
     service = Service("inventory", store=store)
     tries = []
 
@@ -68,7 +68,7 @@ async def test_an_event_that_waits_for_its_retry_goes_to_the_new_owner_at_once(r
         await first.stop()
 
 
-async def test_a_member_that_is_gone_without_a_word_loses_nothing(store, tmp_path):
+async def test_row_13_a_member_that_is_gone_without_a_word_loses_nothing(store, tmp_path):
     """A zombie: its session expires while it still works; another takes over, and only one result counts."""
     seconds = [0]
     async with MemoryBroker(clock=lambda: 1_000_000_000 + seconds[0] * 1_000_000, session=5) as broker:

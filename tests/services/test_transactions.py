@@ -6,12 +6,13 @@ import asyncio
 
 import pytest
 from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select, update
+from structlog.testing import capture_logs
 
 from choreo.events.database import Database
 from choreo.services.context import Transaction
 from choreo.services.retry import Retry
 from choreo.services.service import Service
-from tests.services.shop import OrderChanged, OrderPlaced, Rig, StockReserved, until
+from tests.services.shop import NOW, OrderChanged, OrderPlaced, Rig, StockReserved, until
 
 QUICK = Retry(attempts=3, first="1ms", most="2ms")
 tables = MetaData()
@@ -55,7 +56,7 @@ async def test_a_handlers_writes_and_its_outputs_commit_together_and_its_failure
     assert len(await rig.published("inventory")) == 19
 
 
-async def test_handlers_with_a_transaction_share_one_also_for_one_key(rig: Rig, store_url):
+async def test_ruling_15_handlers_with_a_transaction_share_one_also_for_one_key(rig: Rig, store_url):
     """Ruling R15: one after another within one batch transaction, each in a savepoint."""
     service, _ = _taking(store_url)
     await rig.publish(*(OrderPlaced(order_id="same", number=n) for n in range(50)))
@@ -67,7 +68,7 @@ async def test_handlers_with_a_transaction_share_one_also_for_one_key(rig: Rig, 
     assert out == list(range(50))
 
 
-async def test_a_failing_event_of_a_key_holds_back_what_follows_it_in_the_batch(rig: Rig, store):
+async def test_ruling_15_a_failing_event_of_a_key_holds_back_what_follows_it_in_the_batch(rig: Rig, store):
     service, _ = _taking(store, lambda order, tries: order.number == 3 and tries < 3)
     await rig.publish(*(OrderPlaced(order_id="same", number=n) for n in range(8)))
     worker = await rig.run(service)
@@ -158,7 +159,7 @@ async def test_handlers_with_and_without_a_transaction_live_in_one_service(rig: 
     assert sorted(seen) == sorted(str(n) for n in range(10))
 
 
-async def test_two_workers_on_one_store_apply_an_event_once(rig: Rig, store_url):
+async def test_row_4_two_workers_on_one_store_apply_an_event_once(rig: Rig, store_url):
     """guarantees.md, 2.4: whoever inserts second is rolled back, looks again and finds a duplicate."""
     first, tries = _taking(store_url)
     second, _ = _taking(store_url)
@@ -171,3 +172,18 @@ async def test_two_workers_on_one_store_apply_an_event_once(rig: Rig, store_url)
     assert one.counters.handled + two.counters.handled == 20
     assert await _read(store_url, select(stock.c.left)) == [(980,)]
     assert len({each.envelope.id for each in await rig.published("inventory")}) == 20
+
+
+async def test_ruling_15_a_handler_that_holds_the_transaction_for_long_is_warned_of(rig: Rig, store):
+    service, now = Service("inventory", store=store), [NOW]
+
+    @service.on(OrderPlaced)
+    async def reserve(order: OrderPlaced, tx: Transaction) -> None:
+        now[0] += 3_000_000 if order.number else 1_000
+
+    await rig.publish(OrderPlaced(order_id="1"), OrderPlaced(order_id="2", number=1))
+    with capture_logs() as logs:
+        worker = await rig.run(service, clock=lambda: now[0])
+    assert worker.counters.handled == 2
+    (warned,) = [entry for entry in logs if "took long" in entry["event"]]
+    assert (warned["handler"], warned["seconds"]) == ("inventory.reserve", 3.0)

@@ -59,7 +59,7 @@ class Inventory:
             await database.close()
 
 
-async def test_an_undo_after_its_step_undoes_it_once(rig: Rig, store_url):
+async def test_row_14_an_undo_after_its_step_undoes_it_once(rig: Rig, store_url):
     shop = Inventory(store_url)
     (order,) = await rig.publish(OrderPlaced(order_id="1"))
     await rig.run(shop.service)
@@ -73,7 +73,9 @@ async def test_an_undo_after_its_step_undoes_it_once(rig: Rig, store_url):
     assert answer.envelope.saga_id == "fulfilment/1"
 
 
-async def test_an_undo_that_overtakes_its_step_is_answered_and_the_late_step_leaves_no_trace(rig: Rig, store_url):
+async def test_row_15_an_undo_that_overtakes_its_step_is_answered_and_the_late_step_leaves_no_trace(
+    rig: Rig, store_url
+):
     shop = Inventory(store_url)
     late = rig.record(OrderPlaced(order_id="1"), id="order-1")
     await rig.publish(ReleaseStock(order_id="1"), **command("reserve", undoes=["order-1"]))
@@ -88,7 +90,7 @@ async def test_an_undo_that_overtakes_its_step_is_answered_and_the_late_step_lea
     assert len(await rig.published("inventory")) == 1
 
 
-async def test_step_and_undo_in_one_batch_keep_their_order(rig: Rig, store_url):
+async def test_row_14_step_and_undo_in_one_batch_keep_their_order(rig: Rig, store_url):
     shop = Inventory(store_url)
     async with rig.running(shop.service):
         for number in range(20):
@@ -172,7 +174,7 @@ async def _states(store: str) -> dict[tuple[str, str], str]:
     return {(handler, event_id): state for handler, event_id, state in rows}
 
 
-async def test_a_claim_is_committed_before_the_handler_runs(rig: Rig, store):
+async def test_ruling_4_a_claim_is_committed_before_the_handler_runs(rig: Rig, store):
     """Ruling R4."""
     shop = Payment(store)
     async with rig.running(shop.service):
@@ -183,7 +185,7 @@ async def test_a_claim_is_committed_before_the_handler_runs(rig: Rig, store):
     assert (await _states(store))["payment.charge", sent] == "done"
 
 
-async def test_claims_are_committed_many_at_once(rig: Rig, store):
+async def test_ruling_4_claims_are_committed_many_at_once(rig: Rig, store):
     shop = Payment(store)
     shop.may.set()
     await rig.publish(*(Charge(order_id=str(n)) for n in range(100)))
@@ -192,7 +194,7 @@ async def test_claims_are_committed_many_at_once(rig: Rig, store):
     assert worker.counters.transactions <= 6
 
 
-async def test_an_undo_that_finds_a_live_claim_waits_and_other_keys_go_on(rig: Rig, store):
+async def test_ruling_4_an_undo_that_finds_a_live_claim_waits_and_other_keys_go_on(rig: Rig, store):
     """Ruling R4."""
     shop = Payment(store)
     async with rig.running(shop.service):
@@ -215,7 +217,7 @@ async def _has(rig: Rig, topic: str, key: str) -> bool:
     return any(each.event["order_id"] == key for each in await rig.published(topic))
 
 
-async def test_an_undo_that_finds_an_expired_claim_runs_since_the_outcome_is_unknown(rig: Rig, store):
+async def test_ruling_4_an_undo_that_finds_an_expired_claim_runs_since_the_outcome_is_unknown(rig: Rig, store):
     """Ruling R4: only absence means that nothing happened. What the step says when it ends after all is dropped."""
     shop = Payment(store, service={"claim": "50ms"})
     async with rig.running(shop.service) as worker:
@@ -256,7 +258,7 @@ async def test_an_undo_of_a_step_that_failed_in_its_transaction_is_empty(rig: Ri
     assert answer.header("undo-empty") == "1"
 
 
-async def test_a_late_command_of_an_undone_step_is_refused_whatever_its_id(rig: Rig, store):
+async def test_ruling_5_a_late_command_of_an_undone_step_is_refused_whatever_its_id(rig: Rig, store):
     """Ruling R5: the guard also knows handler, saga with run, step and occurrence."""
     shop = Payment(store)
     shop.may.set()
@@ -270,7 +272,7 @@ async def test_a_late_command_of_an_undone_step_is_refused_whatever_its_id(rig: 
     assert (await _states(store))["payment.charge", "second-attempt"] == "refused"
 
 
-async def test_a_step_done_under_an_id_that_the_undo_does_not_name_is_found_by_the_sagas_step(rig: Rig, store):
+async def test_ruling_5_a_step_done_under_an_id_that_the_undo_does_not_name_is_found_by_the_sagas_step(rig: Rig, store):
     shop = Payment(store)
     shop.may.set()
     await rig.publish(Charge(order_id="1"), **command("charge", 2))

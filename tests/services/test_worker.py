@@ -54,7 +54,7 @@ async def test_every_event_is_handled_and_its_offset_committed(any_rig: Rig, sto
     assert (await any_rig.broker.group("inventory")).members == ()
 
 
-async def test_an_output_says_who_when_and_why_and_stays_in_its_saga(rig: Rig, store):
+async def test_ruling_12_an_output_says_who_when_and_why_and_stays_in_its_saga(rig: Rig, store):
     headers = command("reserve", key="7", run=2) | {"saga_traceparent": "00-" + "1" * 32 + "-" + "2" * 16 + "-01"}
     (sent,) = await rig.publish(OrderPlaced(order_id="7"), **headers)
     await rig.run(_reserving(store, concurrency=1), clock=lambda: NOW + 5)
@@ -113,7 +113,7 @@ async def test_a_batch_is_one_transaction(rig: Rig, store):
     assert worker.counters.transactions == 1
 
 
-async def test_a_duplicate_is_dropped_whenever_it_comes(any_rig: Rig, store):
+async def test_row_4_a_duplicate_is_dropped_whenever_it_comes(any_rig: Rig, store):
     rig = any_rig
     first = rig.record(OrderPlaced(order_id="1"))
     await rig.broker.send([first, first, rig.record(OrderPlaced(order_id="2")), first])
@@ -200,7 +200,7 @@ async def test_a_retried_handler_publishes_under_the_same_ids(rig: Rig):
     assert len(set(ids[0])) == 2
 
 
-async def test_a_key_that_waits_for_its_retry_holds_up_no_other_and_no_offset_passes_it(rig: Rig, store):
+async def test_row_12_a_key_that_waits_for_its_retry_holds_up_no_other_and_no_offset_passes_it(rig: Rig, store):
     service = Service("inventory", store=store)
     may, seen = asyncio.Event(), []
 
@@ -253,7 +253,7 @@ async def test_a_foreign_producers_plain_json_is_understood(rig: Rig, store):
     assert sorted(seen) == [("10", "shop"), ("9", "legacy")]
 
 
-async def test_a_service_whose_topics_are_missing_does_not_start(store):
+async def test_row_32_a_service_whose_topics_are_missing_does_not_start(store):
     """Semantics, row 32: a service that reads nothing must not look healthy."""
     async with MemoryBroker() as broker:
         from choreo.events.settings import Settings
@@ -319,6 +319,32 @@ async def test_a_stop_ends_within_its_deadline_though_a_handler_hangs(rig: Rig, 
     assert sum((await rig.broker.group("inventory")).committed.values()) == 0
 
 
+async def test_ruling_18_idle_means_read_handled_committed_and_sent(rig: Rig, store):
+    service = Service("inventory", store=store)
+    may, begun, away = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    @service.on(OrderPlaced, retry=Retry(attempts=1, first="900ms"), exhausted="park")
+    async def reserve(order: OrderPlaced) -> StockReserved:
+        begun.set()
+        await may.wait()
+        if order.number == 1 and not away.is_set():
+            raise OSError("warehouse away")
+        return StockReserved(order_id=order.order_id)
+
+    async with rig.worker(service) as worker:
+        await until(worker.idle)
+        await rig.publish(OrderPlaced(order_id="1", number=1))
+        assert not await worker.idle(), "there is something to read"
+        await begun.wait()
+        assert not await worker.idle(), "a handler runs"
+        may.set()
+        await until(lambda: worker.counters.parked == 1)
+        assert not await worker.idle(), "what is parked is due within a second"
+        away.set()
+        await until(worker.idle)
+    assert len(await rig.published("inventory")) == 1
+
+
 async def test_a_stop_does_not_wait_for_a_handler_that_swallows_its_cancellation(rig: Rig, store, monkeypatch):
     monkeypatch.setattr("choreo.services.dispatcher.FAREWELL", 0.1)
     service = Service("inventory", store=store, drain="50ms")
@@ -346,7 +372,7 @@ async def test_a_stop_does_not_wait_for_a_handler_that_swallows_its_cancellation
     assert sum((await rig.broker.group("inventory")).committed.values()) == 0
 
 
-async def test_a_command_that_comes_again_is_answered_again_with_the_same_bytes(any_rig: Rig, store):
+async def test_ruling_3_a_command_that_comes_again_is_answered_again_with_the_same_bytes(any_rig: Rig, store):
     """Semantics, row 4; design, section 6: silence resends the same id, and the recorded answer goes out again."""
     rig = any_rig
     runs = []
@@ -369,7 +395,7 @@ async def test_a_command_that_comes_again_is_answered_again_with_the_same_bytes(
     assert len({(each.key, each.value, each.headers) for each in answers}) == 1
 
 
-async def test_another_attempt_of_a_command_runs_again_under_the_same_idempotency_key(rig: Rig, store):
+async def test_ruling_3_another_attempt_of_a_command_runs_again_under_the_same_idempotency_key(rig: Rig, store):
     """Ruling R3: a higher attempt follows a known failure; what the outside world sees is the same work."""
     keys = []
     service = Service("payment", store=store)

@@ -115,7 +115,7 @@ def test_an_unannounced_saga_is_placed_by_its_headers_alone() -> None:
     assert place(event("TripBooked", saga_id="travel/7", saga_step="book"), ()) == Place("mine", "travel/7", "travel")
 
 
-def test_r12_other_sagas_of_the_same_run_are_linked() -> None:
+def test_ruling_12_other_sagas_of_the_same_run_are_linked() -> None:
     found = place(event("OrderPlaced", saga_id="fulfilment/4711"), ("StockReserved",), FULFILMENT, LOYALTY)
     assert found is not None
     assert (found.saga_id, found.step) == ("fulfilment/4711", "reserve")
@@ -132,7 +132,7 @@ def test_without_a_header_the_order_of_definitions_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("more", [{"rerun": True}, {"correlate": {"OrderPlaced": "ref"}}])
-def test_r13_without_a_header_nothing_is_assumed_of_an_uncertain_run_or_key(more: dict[str, Any]) -> None:
+def test_ruling_13_without_a_header_nothing_is_assumed_of_an_uncertain_run_or_key(more: dict[str, Any]) -> None:
     uncertain = FULFILMENT.model_copy(update=more)
     assert place(event("OrderPlaced"), ("StockReserved",), uncertain) is None
     by_header = place(event("OrderPlaced", saga_id="fulfilment/4711", saga_run=3), ("StockReserved",), uncertain)

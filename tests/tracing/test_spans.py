@@ -174,7 +174,7 @@ async def test_the_users_own_spans_nest_across_awaits_and_tasks_do_not_mix(rig: 
         assert query.parent.span_id == process.context.span_id
 
 
-def test_r12_other_sagas_of_the_run_are_linked(rig: Rig) -> None:
+def test_ruling_12_other_sagas_of_the_run_are_linked(rig: Rig) -> None:
     other = Place("shop", "loyalty/4711", "loyalty", "points", "step")
     with rig.tracing.process(DELIVERY, envelope(), group="g", place=replace(PLACE, others=(other,))):
         pass
