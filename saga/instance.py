@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter
 
 from .definition import Definition
 from .names import saga_id
@@ -157,7 +160,7 @@ class Instance:
     @property
     def id(self) -> str:
         """Its public name."""
-        return saga_id(self.type, self.key, self.run)
+        return _name(self.type, self.key, self.run)
 
     @property
     def next_due(self) -> int | None:
@@ -189,28 +192,23 @@ class Instance:
 
     def copy(self) -> Instance:
         """Copy it, so that the original stays what it was."""
-        steps = {name: _copy_step(step) for name, step in self.steps.items()}
-        values = {f: getattr(self, f) for f in _INSTANCE_FIELDS}
-        values["steps"] = steps
-        values["conditions"] = dict(self.conditions)
-        return Instance(**values)
+        copy = Instance(*_INSTANCE_VALUES(self))
+        copy.steps = {name: _copy_step(step) for name, step in self.steps.items()}
+        copy.conditions = dict(self.conditions)
+        return copy
 
     def to_json(self) -> str:
         """Write it compactly: fields that have their default are left out."""
-        data = {f: value for f in _INSTANCE_FIELDS if (value := getattr(self, f)) != _INSTANCE_DEFAULTS[f]}
-        data["steps"] = {name: _step_values(step) for name, step in self.steps.items()}
-        return json.dumps(data, separators=(",", ":"))
+        return _JSON.dump_json(self, exclude_defaults=True).decode()
 
     @classmethod
     def from_json(cls, text: str) -> Instance:
         """Read what `to_json` wrote."""
-        data = json.loads(text)
-        data["steps"] = {name: _read_step(values) for name, values in data["steps"].items()}
-        data["conditions"] = {name: Remark(*values) for name, values in data.get("conditions", {}).items()}
-        data["phase"] = Phase(data.get("phase", Phase.RUNNING))
-        if (started_by := data.get("started_by")) is not None:
-            data["started_by"] = Fact(*started_by)
-        return cls(**data)
+        return _JSON.validate_json(text)
+
+
+_JSON = TypeAdapter(Instance)
+_name = lru_cache(maxsize=4_096)(saga_id)  # asked for several times with each input
 
 
 def new_instance(definition: Definition, key: str, run: int) -> Instance:
@@ -225,31 +223,13 @@ def new_instance(definition: Definition, key: str, run: int) -> Instance:
     )
 
 
-_INSTANCE_FIELDS = tuple(f.name for f in fields(Instance))
-_INSTANCE_DEFAULTS: dict[str, Any] = {f: getattr(Instance("", "", 0, 0, ""), f) for f in _INSTANCE_FIELDS}
-_INSTANCE_DEFAULTS.update(type=None, key=None, run=None, version=None, hash=None)  # these are always written
-_STEP_FIELDS = tuple(f.name for f in fields(Step))
-_STEP_DEFAULTS: dict[str, Any] = {f: getattr(Step(), f) for f in _STEP_FIELDS}
+# Every event copies an instance: `attrgetter` takes all fields in one call.
+_INSTANCE_VALUES = attrgetter(*(f.name for f in fields(Instance)))
+_STEP_VALUES = attrgetter(*(f.name for f in fields(Step)))
 
 
 def _copy_step(step: Step) -> Step:
-    copy = Step(*[getattr(step, f) for f in _STEP_FIELDS])
+    copy = Step(*_STEP_VALUES(step))
     copy.failures = list(step.failures)
     copy.undo_failures = list(step.undo_failures)
     return copy
-
-
-def _step_values(step: Step) -> dict[str, Any]:
-    return {f: value for f in _STEP_FIELDS if (value := getattr(step, f)) != _STEP_DEFAULTS[f]}
-
-
-def _read_step(values: dict[str, Any]) -> Step:
-    step = Step(**values)
-    step.state = StepState(step.state)
-    step.outcome = None if step.outcome is None else StepState(step.outcome)
-    step.undo_outcome = None if step.undo_outcome is None else StepState(step.undo_outcome)
-    if step.done is not None:
-        step.done = Fact(*step.done)
-    step.failures = [Failure(*failure) for failure in step.failures]
-    step.undo_failures = [Failure(*failure) for failure in step.undo_failures]
-    return step

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, tuple_, update
+from pydantic_core import from_json, to_json
+from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, text, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ..events.envelope import Delivery, Record, TopicPartition
@@ -18,8 +21,8 @@ from .instance import Instance
 from .tables import control, definition, history, ignored, parked, position, saga, sent
 from .words import Phase
 
-CHUNK = 300
-"""Rows a statement: SQLite caps bind parameters near 32k (ruling R15), PostgreSQL at 65,535."""
+CHUNK = 1_000
+"""Rows a statement: SQLite caps bind parameters near 32k (ruling R15), PostgreSQL's driver as well."""
 
 PER_ROW_LIMIT = 2_000
 
@@ -70,26 +73,36 @@ class Held(NamedTuple):
 def lock_sagas(connection: Connection, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], dict[int, Instance]]:
     """Load and lock every run of these (type, key) pairs, in the order of their names (ruling R9)."""
     found: dict[tuple[str, str], dict[int, Instance]] = {}
-    for chunk in _chunks(sorted(set(keys))):
-        query = (
-            select(saga.c.type, saga.c.key, saga.c.run, saga.c.state)
-            .where(tuple_(saga.c.type, saga.c.key).in_(chunk))
-            .order_by(saga.c.id)
-            .with_for_update()
-        )
-        for type_, key, run, state in connection.execute(query):
-            found.setdefault((type_, key), {})[run] = Instance.from_json(state)
+    # The keys of one type at a time: a list of pairs would cost SQLite and the compiler seven times as much.
+    for type_, pairs in groupby(sorted(set(keys)), key=itemgetter(0)):
+        for chunk in _chunks([key for _, key in pairs]):
+            query = (
+                select(saga.c.key, saga.c.run, saga.c.state)
+                .where(saga.c.type == type_, saga.c.key.in_(chunk))
+                .order_by(saga.c.id)
+                .with_for_update()
+            )
+            for key, run, state in connection.execute(query):
+                found.setdefault((type_, key), {})[run] = Instance.from_json(state)
     return found
 
 
 def seen_events(connection: Connection, pairs: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
     """Tell which of these (saga id, event id) pairs the history has already."""
-    found: set[tuple[str, str]] = set()
-    for chunk in _chunks(sorted(set(pairs))):
-        query = select(history.c.saga_id, history.c.event_id)
-        query = query.where(tuple_(history.c.saga_id, history.c.event_id).in_(chunk))
-        found.update((saga_id, event_id) for saga_id, event_id in connection.execute(query))
-    return found
+    query = _SEEN_POSTGRES if connection.dialect.name == "postgresql" else _SEEN_SQLITE
+    rows = connection.execute(query, {"pairs": to_json(sorted(set(pairs))).decode()})
+    return {(saga_id, event_id) for saga_id, event_id in rows}
+
+
+# One parameter for the whole list: one for each id would have the statement compiled anew for each length.
+_SEEN_SQLITE = text(
+    "SELECT saga_id, event_id FROM choreo_history WHERE (saga_id, event_id) IN "
+    "(SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:pairs))"
+)
+_SEEN_POSTGRES = text(
+    "SELECT saga_id, event_id FROM choreo_history WHERE (saga_id, event_id) IN "
+    "(SELECT pair ->> 0, pair ->> 1 FROM json_array_elements(CAST(:pairs AS json)) AS pair)"
+)
 
 
 def run_of_cause(connection: Connection, saga_ids: Sequence[str], event_id: str) -> str | None:
@@ -162,7 +175,9 @@ def update_sagas(connection: Connection, changed: Sequence[tuple[int, Instance]]
     """
     if not changed:
         return
-    rows = [{"the_id": instance.id, "the_seq": before, **_saga_columns(instance, now)} for before, instance in changed]
+    rows = [
+        {"the_id": instance.id, "the_seq": before, **_changing_columns(instance, now)} for before, instance in changed
+    ]
     same = and_(saga.c.id == bindparam("the_id"), saga.c.seq == bindparam("the_seq"))
     result = connection.execute(update(saga).where(same), rows)
     # PostgreSQL's driver counts no rows here; there the rows are locked since they were read.
@@ -326,19 +341,17 @@ def open_sagas(connection: Connection) -> int:
 
 def write_input(input_: Observed | HandlerGaveUp) -> str:
     """Write an input compactly; fields that have their default are left out."""
-    defaults = _DEFAULTS[type(input_)]
-    return json.dumps(
-        {name: value for name, value in asdict(input_).items() if value != defaults.get(name)}, separators=(",", ":")
-    )
+    values = [(name, getattr(input_, name), usual) for name, usual in _DEFAULTS[type(input_)]]
+    return to_json({name: value for name, value, usual in values if value != usual}).decode()
 
 
 def read_observed(text: str) -> Observed:
     """Read an observed event that `write_input` wrote."""
-    return Observed(**json.loads(text))
+    return Observed(**from_json(text))
 
 
-_DEFAULTS: dict[type, dict[str, Any]] = {
-    cls: {f.name: f.default for f in fields(cls)} for cls in (Observed, HandlerGaveUp)
+_DEFAULTS: dict[type, list[tuple[str, Any]]] = {
+    cls: [(f.name, f.default) for f in fields(cls)] for cls in (Observed, HandlerGaveUp)
 }
 
 
@@ -353,8 +366,9 @@ def _upsert(connection: Connection, table: Any) -> Any:
 
 def _insert_new(connection: Connection, table: Any, rows: list[dict[str, Any]]) -> int:
     """Insert rows that are not there yet; give how many were new."""
-    statement = _upsert(connection, table)(table).values(rows).on_conflict_do_nothing()
-    return int(connection.execute(statement).rowcount)
+    statement = _upsert(connection, table)(table).on_conflict_do_nothing()
+    # Returning a column tells the number on both databases, and SQLAlchemy compiles this once, not for each length.
+    return len(connection.execute(statement.returning(next(iter(table.primary_key))), rows).all())
 
 
 def _saga_columns(instance: Instance, now: int) -> dict[str, Any]:
@@ -363,6 +377,14 @@ def _saga_columns(instance: Instance, now: int) -> dict[str, Any]:
         "type": instance.type,
         "key": instance.key,
         "run": instance.run,
+        "started_at": instance.started_at,
+        **_changing_columns(instance, now),
+    }
+
+
+def _changing_columns(instance: Instance, now: int) -> dict[str, Any]:
+    """Give what an input may change; a column that is written, even with the same value, costs its indexes."""
+    return {
         "version": instance.version,
         "phase": instance.phase.value,
         "step": instance.current_step,
@@ -370,7 +392,6 @@ def _saga_columns(instance: Instance, now: int) -> dict[str, Any]:
         "conditions": ",".join(sorted(instance.conditions)),
         "seq": instance.seq,
         "epoch": instance.epoch,
-        "started_at": instance.started_at,
         "updated_at": now,
         "ended_at": instance.ended_at,
         "next_due": instance.next_due,
@@ -392,7 +413,7 @@ def _history_columns(row: HistoryRow) -> dict[str, Any]:
         "event_time": row.event_time,
         "verdict": row.verdict,
         "reason": row.reason,
-        "changes": json.dumps(row.changes, separators=(",", ":")),
+        "changes": to_json(row.changes).decode(),
         "input": row.input,
         "topic": delivery.topic if delivery else None,
         "partition": delivery.partition if delivery else None,
