@@ -47,7 +47,7 @@ def summary(case: Case, rounds: Rounds) -> dict[str, Any]:
 
 def tables(results: Mapping[str, Any]) -> str:
     """Draw the tables, as Markdown."""
-    parts = [_table(group, results["figures"]) for group in ("handlers", "coordinator")]  # type: ignore[list-item]
+    parts = [_table(group, results["figures"]) for group in ("handlers", "coordinator")]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -77,6 +77,7 @@ async def by_hand(broker: str, home: Path, count: int, *, headers: bool) -> Meas
 async def _loop(
     consumer: AIOKafkaConsumer, producer: AIOKafkaProducer, count: int, schema_id: int, headers: bool
 ) -> int:
+    assert _RECEIVED.schema is not None and _PRICED.schema is not None
     written = parse_schema(_RECEIVED.schema)
     writing = parse_schema(_PRICED.schema)
     head = b"\0" + schema_id.to_bytes(4, "big")

@@ -315,10 +315,10 @@ async def _fill(transport: Transport, settings: Settings, count: int, answered: 
 
 
 def _said(count: int) -> Iterator[tuple[int, Event, str | None, str]]:
-    """Tell the events of all orders by time: an order each millisecond, each event 50 ms after its cause."""
+    """Tell the events of all orders by time: an order each millisecond, each event five seconds after its cause."""
     stories = [list(_story(number)) for number in range(count)]
     timed = sorted(
-        (number * 1_000 + index * 50_000, number, index)
+        (number * 1_000 + index * 5_000_000, number, index)
         for number, story in enumerate(stories)
         for index in range(len(story))
     )
