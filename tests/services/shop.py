@@ -168,7 +168,7 @@ async def idle(*workers: Worker) -> None:
     await until(all_idle)
 
 
-async def until(condition: Callable[[], Awaitable[bool]] | Callable[[], bool], timeout: float = 20.0) -> None:
+async def until(condition: Callable[[], Awaitable[bool]] | Callable[[], bool], timeout: float = 60.0) -> None:
     """Wait until something holds; fail after `timeout` seconds."""
     async with asyncio.timeout(timeout):
         while True:

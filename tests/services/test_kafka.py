@@ -64,9 +64,9 @@ async def test_row_31_workers_that_come_and_go_lose_nothing_and_repeat_nothing(k
     second = kafka.worker(_service(store, seen))
     await second.start()
     await kafka.publish(*(OrderPlaced(order_id=str(n % 20), number=n) for n in range(200, 400)))
-    await until(lambda: len(set(seen)) == 400, timeout=60)
+    await until(lambda: len(set(seen)) == 400)
     await second.stop()
-    await until(first.idle, timeout=60)
+    await until(first.idle)
     await idle(first)
     await first.stop()
     numbers = [each.event["number"] for each in await kafka.published("inventory")]

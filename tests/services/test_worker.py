@@ -314,7 +314,7 @@ async def test_a_stop_ends_within_its_deadline_though_a_handler_hangs(rig: Rig, 
     await begun.wait()
     began = time.monotonic()
     await worker.stop()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60  # the handler would take an hour
     assert cancelled == [4]
     assert sum((await rig.broker.group("inventory")).committed.values()) == 0
 
@@ -364,7 +364,7 @@ async def test_a_stop_does_not_wait_for_a_handler_that_swallows_its_cancellation
     await rig.publish(OrderPlaced(order_id="1"))
     await begun.wait()
     try:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             await worker.stop()
     finally:
         may.set()
