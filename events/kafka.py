@@ -311,6 +311,7 @@ class KafkaTransport:
             enable_auto_commit=False,
             auto_offset_reset="none",
             isolation_level="read_committed",
+            fetch_max_wait_ms=100,  # meanwhile the broker answers nothing else here, not even where a topic ends
             partition_assignment_strategy=(RangePartitionAssignor,),
             session_timeout_ms=round(self._session * 1000),
             heartbeat_interval_ms=round(min(1.0, self._session / 3) * 1000),
