@@ -7,7 +7,7 @@ made. One bad event never fails its batch: `advance` is pure, so an event on whi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -118,6 +118,17 @@ class _Work:
     instance: Instance
     before: Instance | None
     values: dict[str, tuple[bytes | None, str]] = field(default_factory=dict)
+    ends: dict[int, Instance] = field(default_factory=dict)
+
+    def moves(self, definition: Definition) -> Iterator[Moved]:
+        """Tell what it went through: one move, and one more for each end after which it was opened again."""
+        before = self.before
+        for epoch, end in sorted(self.ends.items()):
+            if epoch < self.instance.epoch:  # else the reopening was taken back
+                yield Moved(definition, before, end)
+                before = end
+        if before is None or self.instance.seq != before.seq:
+            yield Moved(definition, before, self.instance)
 
 
 @dataclass
@@ -276,6 +287,8 @@ class Batch:
     def _record(
         self, work: _Work, definition: Definition, transition: Transition, input_: Input, arrival: Arrival | None
     ) -> None:
+        if transition.instance.epoch != work.instance.epoch:
+            work.ends[work.instance.epoch] = work.instance
         instance = work.instance = transition.instance
         event_id = input_id(input_, instance.seq)
         self._seen.add((instance.id, event_id))
@@ -395,11 +408,7 @@ class Batch:
             for row in store.park(self.connection, early, self.now + PARK_FOR, MOST_PARKED):
                 self._count(row.type, row.delivery.topic, row.input.type, "no room to park", row.input.id)
         store.count_ignored(self.connection, self.ignored, self.now)
-        return [
-            Moved(self._pinned(work.instance), work.before, work.instance)
-            for work in works
-            if work.before is None or work.instance.seq != work.before.seq
-        ]
+        return [move for work in works for move in work.moves(self._pinned(work.instance))]
 
     def count_expired(self, row: Any) -> None:
         """Count a parked event whose saga never came."""

@@ -36,7 +36,9 @@ class Emission:
     def __init__(self, tracing: Tracing) -> None:
         self._tracing = tracing
         self._complete: OrderedDict[str, int] = OrderedDict()
-        self._leaving: deque[tuple[tuple[int, ...], list[str]]] = deque()
+        self._leaving: deque[tuple[tuple[int, ...], int, list[str]]] = deque()
+        self._last: dict[str, int] = {}
+        self._count = 0
         self.ended: list[str] = []
 
     def emit(self, moves: Iterable[Moved]) -> None:
@@ -84,13 +86,19 @@ class Emission:
         What still waits to be exported would die with the process: nobody may take it for emitted.
         """
         while self._leaving and self._tracing.has_left(self._leaving[0][0]):
-            self.ended += self._leaving.popleft()[1]
+            _, number, sagas = self._leaving.popleft()
+            for each in sagas:
+                if self._last.get(each) == number:  # else it was opened again, and ended again
+                    del self._last[each]
+                    self.ended.append(each)
         ended, self.ended = self.ended, []
         return ended
 
     def _leave(self, sagas: list[str]) -> None:
         if sagas:
-            self._leaving.append((self._tracing.mark(), sagas))
+            self._count += 1
+            self._last.update(dict.fromkeys(sagas, self._count))
+            self._leaving.append((self._tracing.mark(), self._count, sagas))
 
     def _emit_one(self, definition: Definition, before: Instance | None, after: Instance, ended: bool) -> None:
         tracing, resource = self._tracing, self._tracing.resource

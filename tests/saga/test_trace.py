@@ -15,7 +15,7 @@ from choreo.saga.tables import saga
 from choreo.tracing.export import open_tracing
 from choreo.tracing.ids import trace_id
 from choreo.tracing.tree import SpanRow, build_tree
-from tests.saga.stage import Order, Placed, Refused, Stage
+from tests.saga.stage import Declined, Order, Placed, Refused, Released, Reserved, Stage
 from tests.saga.traced import GOLDEN, run_order
 from tests.support.otlp import OtlpSink, outline
 
@@ -90,3 +90,37 @@ async def test_what_a_dead_coordinator_left_is_emitted_at_the_next_start_however
     roots = [row for row in sink.spans() if row.name == "saga order"]
     assert {row.attributes["saga.id"] for row in roots} == {f"order/{order}" for order in orders}
     assert await live_stage.database.read(store.untraced) == []
+
+
+async def test_an_end_and_a_reopening_within_one_batch_are_two_whole_traces(live_stage: Stage, sink: OtlpSink) -> None:
+    tracing = open_tracing(live_stage.settings, "choreo.coordinator")
+    coordinator = Coordinator(
+        [Order],
+        transport=live_stage.broker,
+        database=live_stage.database,
+        settings=live_stage.settings,
+        tracing=tracing,
+        options=live_stage.options,
+    )
+    await coordinator.start()
+    await live_stage.publish(Placed(order_id="1"), Declined(order_id="1"))
+    await live_stage.until(lambda all_: bool(all_) and all_["order/1"].phase == "COMPENSATING")
+    # It is undone, and done after that.
+    await live_stage.publish(Released(order_id="1"), Reserved(order_id="1"))
+    await live_stage.until(lambda all_: all_["order/1"].epoch == 1)
+    await live_stage.publish(Released(order_id="1"))
+    await live_stage.until(lambda all_: all_["order/1"].phase == "COMPENSATED")
+    await coordinator.stop()
+    assert await tracing.aclose()
+    assert sink.outline(trace_id("", "order/1")) == [
+        "saga order [choreo.coordinator] ERROR",
+        "  saga order started [choreo.coordinator]",
+        "  step reserve [choreo.coordinator] ERROR",
+        "  step charge [choreo.coordinator] ERROR",
+        "  compensate reserve [choreo.coordinator]",
+    ]
+    assert sink.outline(trace_id("", "order/1", 1)) == [
+        "saga order [choreo.coordinator] ERROR -> previous",
+        "  saga order started [choreo.coordinator] -> previous",
+        "  compensate reserve [choreo.coordinator]",
+    ]
