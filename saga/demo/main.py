@@ -23,9 +23,11 @@ from ...events.settings import Settings, load_settings
 from ...events.transport import Transport
 from ...events.transports import connect
 from ..cli.shell import Shell
+from ..coordinator import Options
 from ..loading import Parts
 from ..running import Process
 from ..tables import saga
+from ..timers import Breaker
 from ..words import Phase
 from . import report
 from .books import prove, read_books, read_sagas
@@ -35,6 +37,9 @@ from .traffic import Mix, Placed, load_mix, traffic
 from .webshop import SOURCE, place
 
 PARTS = Parts(SERVICES, (Fulfilment,))
+
+OPTIONS = Options(breaker=Breaker(share=1.0))
+"""A demo that was killed finds many orders late at once, and there is nobody to say `saga resume`: no breaker."""
 
 SESSION = 3.0
 """Seconds after which what a killed demo held is taken over: it runs alone, so nobody can be slow on the network."""
@@ -93,7 +98,7 @@ async def _run(shell: Shell, settings: Settings, mix: Mix) -> int:
     placed = list(traffic(mix))
     report.begin(shell, mix, settings.home)
     broker = connect(settings.broker_url, settings)
-    async with broker, Process(PARTS, broker, settings, create_topics=True) as process:
+    async with broker, Process(PARTS, broker, settings, options=OPTIONS, create_topics=True) as process:
         with _progress(shell) as progress:
             bar = progress.add_task("starting", total=len(placed))
             publishing = asyncio.create_task(_place(placed, broker, settings, mix.pace))
