@@ -6,41 +6,40 @@ made. One bad event never fails its batch: `advance` is pure, so an event on whi
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import Connection
 
-from ..events.catalog import ServiceAnnouncement
-from ..events.codec import Codec, UnknownSchema, to_record
+from ..events.codec import UnknownSchema, to_record
 from ..events.envelope import Envelope, Record
 from ..events.errors import DecodeError, EventError, LimitExceeded
 from ..events.event import Event
 from ..events.ids import derived_id
 from ..events.outbox import MOST_RECORD_BYTES
-from . import store
+from . import races, store, timers
 from .advance import advance, begin
 from .building import SagaFacts, build
-from .commands import Sender, command_envelope
+from .commands import command_envelope
 from .declaration import Declaration
 from .definition import Definition
 from .inputs import (
     Announce,
     Elapsed,
-    HandlerGaveUp,
     Input,
     Observed,
-    Operator,
     Send,
     Transition,
     Unbuildable,
     command_id,
     input_id,
 )
-from .instance import Fact, Instance
+from .instance import Fact, Instance, new_instance
+from .knowledge import Knowledge
+from .past import history_row
+from .refusals import Refused
 from .routing import MOST_ID, Arrival, Target, triggers
 
 log = structlog.get_logger("choreo.coordinator")
@@ -52,50 +51,6 @@ MOST_PARKED = 100_000
 """How many events of one saga type may wait for their sagas."""
 
 
-@dataclass(frozen=True)
-class Knowledge:
-    """What a coordinator knows besides its store.
-
-    Args:
-        declarations: loaded code, by type and version.
-        newest: the declaration that new instances of a type get.
-        definitions: every definition in the store, by type and version.
-        catalog: the services' announcements, by service.
-        codec: prepared for everything that is sent.
-        unreadable: schema ids that the registry does not know: what they would read cannot be read.
-        sampled: decides whether a new saga's trace is recorded, from its name and its origin's traceparent.
-        sender: how what is sent is marked.
-    """
-
-    declarations: Mapping[tuple[str, int], Declaration]
-    newest: Mapping[str, Declaration]
-    definitions: Mapping[tuple[str, int], Definition]
-    catalog: Mapping[str, ServiceAnnouncement]
-    codec: Codec
-    sampled: Callable[[str, str | None], bool]
-    sender: Sender
-    unreadable: set[int] = field(default_factory=set)
-
-    def definition(self, instance: Instance) -> Definition:
-        """Give the definition that an instance runs under.
-
-        Raises:
-            UnknownDefinition: read the registered ones again.
-        """
-        found = self.definitions.get((instance.type, instance.version))
-        if found is None:
-            raise UnknownDefinition(instance.type, instance.version)
-        return found
-
-
-class UnknownDefinition(Exception):
-    """A saga runs under a version that another coordinator has registered since this one started."""
-
-    def __init__(self, type_: str, version: int) -> None:
-        super().__init__(f"saga {type_}: version {version} is not known here yet")
-        self.key = (type_, version)
-
-
 class Moved(NamedTuple):
     """What one saga went through in a batch: its state before (None for a new one) and after."""
 
@@ -104,11 +59,8 @@ class Moved(NamedTuple):
     after: Instance
 
 
-class Refused(NamedTuple):
-    """A record that could not be applied, with the reason."""
-
-    arrival: Arrival
-    reason: str
+DEFECTS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""What a defect of ours or of a user's function raises: one event, or one saga's timers, must not stop the others."""
 
 
 @dataclass
@@ -129,6 +81,16 @@ class _Work:
                 before = end
         if before is None or self.instance.seq != before.seq:
             yield Moved(definition, before, self.instance)
+
+
+class _Kept(NamedTuple):
+    """How one key stood before an input was applied to it."""
+
+    key: tuple[str, str]
+    instances: Mapping[int, Instance]
+    sizes: tuple[int, int, int]
+    parked: list[store.Parked] | None
+    to_park: list[store.Parked] | None
 
 
 @dataclass
@@ -192,16 +154,19 @@ class Batch:
             self._ignore("", arrival, arrival.reason)
             return
         for target in arrival.targets:
+            kept = self._keep((target.type, target.key))
             try:
                 self._arrive_at(arrival, target)
             except UnknownSchema:
                 raise
             except EventError as error:
+                self._take_back(kept)
                 self.refused.append(Refused(arrival, error.message))
-            except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            except DEFECTS as error:
                 log.exception(
                     "an event was set aside: applying it raised", event_id=arrival.input.id, saga_type=target.type
                 )
+                self._take_back(kept)
                 self.refused.append(Refused(arrival, type(error).__name__))
 
     def _arrive_at(self, arrival: Arrival, target: Target) -> None:
@@ -281,8 +246,40 @@ class Batch:
         """Fire the timers of loaded sagas, each up to its own time."""
         for instance, until in due:
             work = self.saga(instance.type, instance.key, instance.run)
-            if work is not None:
+            if work is None:
+                continue
+            kept = self._keep((instance.type, instance.key))
+            try:
                 self.apply(work, Elapsed(until))
+            except DEFECTS:
+                log.exception("timers were put off: applying them raised", saga_id=instance.id)
+                self._take_back(kept)
+                timers.put_off(self.connection, instance.id, self.now)
+
+    def _keep(self, key: tuple[str, str]) -> _Kept:
+        runs = self._runs.get(key, {})
+        return _Kept(
+            key,
+            {run: work.instance for run, work in runs.items()},
+            (len(self.records), len(self.held), len(self._history)),
+            self._parked.get(key),
+            self._to_park.get(key),
+        )
+
+    def _take_back(self, kept: _Kept) -> None:
+        """Undo what one input has led to so far, in memory: it is applied as a whole or not at all."""
+        runs = self._runs.get(kept.key, {})
+        for run in [run for run in runs if run not in kept.instances]:
+            del runs[run]
+        for run, instance in kept.instances.items():
+            runs[run].instance = instance
+        records, held, history = kept.sizes
+        self._seen.difference_update((row.saga_id, row.event_id) for row in self._history[history:])
+        del self.records[records:], self.held[held:], self._history[history:]
+        if kept.parked is not None:
+            self._parked[kept.key] = kept.parked
+        if kept.to_park is not None:
+            self._to_park[kept.key] = kept.to_park
 
     def _record(
         self, work: _Work, definition: Definition, transition: Transition, input_: Input, arrival: Arrival | None
@@ -298,7 +295,7 @@ class Batch:
             self.applied += 1
         elif arrival is not None:
             self._ignore(instance.type, arrival, transition.reason)
-        self._history.append(_history_row(instance, transition, input_, event_id, arrival, self.now))
+        self._history.append(history_row(instance, transition, input_, event_id, arrival, self.now))
         for output in transition.outputs:
             self._produce(work, definition, output, event_id)
 
@@ -401,14 +398,23 @@ class Batch:
             if work.before is not None and work.instance.seq != work.before.seq
         ]
         store.insert_sagas(self.connection, new, self.now)
+        races.check_started(self.connection, {(instance.type, instance.key) for instance in new})
         store.update_sagas(self.connection, sorted(changed, key=lambda each: each[1].id), self.now)
         store.insert_history(self.connection, self._history)
-        early = [row for rows in self._to_park.values() for row in rows]
+        early = [row for rows in (*self._to_park.values(), *self._parked.values()) for row in rows]
         if early:
+            races.check_absent(self.connection, self._awaited({(row.type, row.key) for row in early}), self.now)
             for row in store.park(self.connection, early, self.now + PARK_FOR, MOST_PARKED):
                 self._count(row.type, row.delivery.topic, row.input.type, "no room to park", row.input.id)
         store.count_ignored(self.connection, self.ignored, self.now)
         return [move for work in works for move in work.moves(self._pinned(work.instance))]
+
+    def _awaited(self, keys: Iterable[tuple[str, str]]) -> list[Instance]:
+        """Make the sagas that would take these parked events, if they started."""
+        return [
+            new_instance(self._newest(type_), key, max(self._runs.get((type_, key), ()), default=0) + 1)
+            for type_, key in keys
+        ]
 
     def count_expired(self, row: Any) -> None:
         """Count a parked event whose saga never came."""
@@ -443,51 +449,3 @@ class Batch:
 def _plain(text: str) -> str:
     """Make a stranger's text fit a column: it is only shown."""
     return text[:MOST_ID].replace("\x00", "")
-
-
-def _history_row(
-    instance: Instance, transition: Transition, input_: Input, event_id: str, arrival: Arrival | None, now: int
-) -> store.HistoryRow:
-    kind, type_, time, text = _told(input_, now)
-    return store.HistoryRow(
-        saga_id=instance.id,
-        seq=instance.seq,
-        event_id=event_id,
-        kind=kind,
-        type=type_,
-        at=now,
-        event_time=time,
-        verdict=transition.verdict,
-        reason=transition.reason,
-        changes=transition.changes,
-        input=text,
-        delivery=arrival.delivery if arrival is not None else None,
-        content_type=arrival.envelope.content_type if arrival is not None else None,
-    )
-
-
-def _told(input_: Input, now: int) -> tuple[str, str, int, str]:
-    """Give an input's kind, type, own time, and its text for the history."""
-    match input_:
-        case Observed():
-            return "event", input_.type, input_.time, store.write_input(input_)
-        case HandlerGaveUp():
-            return "failure", "HandlerFailed", now, store.write_input(input_)
-        case Elapsed():
-            return "timer", "", input_.until, json.dumps({"until": input_.until})
-        case Operator():
-            told: dict[str, Any] = {
-                "id": input_.id,
-                "kind": input_.kind,
-                "by": input_.by,
-                "reason": input_.reason,
-                "step": input_.step,
-            }
-            return "operator", input_.kind, now, json.dumps(told)
-        case Unbuildable():
-            return (
-                "unbuildable",
-                input_.kind,
-                now,
-                json.dumps({"step": input_.step, "kind": input_.kind, "message": input_.message}),
-            )

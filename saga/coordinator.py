@@ -25,9 +25,7 @@ from ..events.errors import (
     DecodeError,
     EventError,
     PositionLost,
-    RegistryUnreachable,
     StoreError,
-    StoreUnreachable,
 )
 from ..events.failpoints import failpoint
 from ..events.failures import HandlerFailed
@@ -36,19 +34,20 @@ from ..events.partitioner import partition_for
 from ..events.registry import open_registry
 from ..events.settings import Settings
 from ..events.transport import Consumer, Transport
-from ..services.dead_letters import Failure, dead_letter
 from ..tracing.headers import parse_traceparent
 from ..tracing.ids import trace_id
 from ..tracing.spans import Tracing
 from . import definitions, operators, store, timers
-from .batch import Batch, Knowledge, Moved, Refused, UnknownDefinition
+from .batch import Batch, Moved
 from .commands import Sender
 from .emission import Emission
-from .inputs import HandlerGaveUp, Observed
+from .inputs import HandlerGaveUp
 from .instance import Instance
+from .knowledge import Knowledge, UnknownDefinition
 from .ordering import in_order
 from .positions import Gap, Positions
 from .rate import Rate
+from .refusals import Refused, blames_input, set_aside, trouble, unreadable
 from .routing import FAILURES, UNKNOWN, Arrival, Routes
 from .saga import Saga
 from .tables import HEAD, metadata
@@ -214,10 +213,14 @@ class Coordinator:
         loop = asyncio.get_running_loop()
         next_tick = 0.0
         while not self._stopping.is_set():
-            self._positions.check()
             try:
-                deliveries = await self._consumer.poll(most=self._options.batch, timeout=self._options.poll)
+                await self._positions.settle()
+                deliveries = await self._poll()
                 async with self._positions.busy:
+                    if not self._positions.settled:
+                        continue
+                    # A rebalance may have come between: what was read of a partition that went is void (row 31).
+                    deliveries = [each for each in deliveries if each.place in self._positions.processed]
                     if deliveries:
                         await self._process(deliveries)
                     self._caught_up = not deliveries
@@ -226,17 +229,19 @@ class Coordinator:
                         next_tick = loop.time() + self._options.tick
                 if len(deliveries) >= self._options.batch // 2 or self._positions.paused:
                     await self._positions.keep_together()
-            except PositionLost:
-                await self._positions.recheck()
-            except (StoreUnreachable, RegistryUnreachable) as error:
-                log.warning("the coordinator waits", error=error.message)
+            except (ChoreoError, DBAPIError) as error:
+                if isinstance(error, ChoreoError) and not error.retryable:
+                    raise
+                log.warning("the coordinator waits", error=trouble(error))
                 self._positions.rewind()
                 await asyncio.sleep(0.5)
-            except ChoreoError as error:
-                if not error.retryable:
-                    raise
-                log.warning("the coordinator waits", error=error.message)
-                await asyncio.sleep(0.5)
+
+    async def _poll(self) -> list[Delivery]:
+        try:
+            return await self._consumer.poll(most=self._options.batch, timeout=self._options.poll)
+        except PositionLost:
+            self._positions.doubt()
+            return []
 
     # ---- events ------------------------------------------------------------------------------------------------
 
@@ -247,7 +252,7 @@ class Coordinator:
             try:
                 readable.append((delivery, read_structured(read_envelope(delivery), delivery.value or b"")))
             except EventError as error:
-                refused.append(_unreadable(delivery, error))
+                refused.append(unreadable(delivery, error))
         ordered = in_order(readable)
         arrivals, unrouted = await self._routed_all(ordered)
         # What nobody knew when this process started may belong to a version that another one has registered since.
@@ -267,7 +272,7 @@ class Coordinator:
             try:
                 arrivals.append(await self._routed(delivery, envelope))
             except EventError as error:
-                refused.append(_unreadable(delivery, error, envelope))
+                refused.append(unreadable(delivery, error, envelope))
         return arrivals, refused
 
     async def _routed(self, delivery: Delivery, envelope: Envelope) -> Arrival:
@@ -293,6 +298,8 @@ class Coordinator:
         try:
             await self._apply(arrivals, refused, positions)
         except DBAPIError as error:
+            if not blames_input(error):
+                raise
             if len(arrivals) <= 1:
                 blamed = [
                     Refused(arrival, f"the store refuses it: {type(error.orig).__name__}") for arrival in arrivals
@@ -348,7 +355,7 @@ class Coordinator:
         batch = Batch(connection, self._knowledge, now)
         work(batch)
         for refused in batch.refused:
-            batch.records.append(_set_aside(refused, now))
+            batch.records.append(set_aside(refused, now))
         moves = batch.write()
         records = self._released(connection, batch)
         rows = self._relay.put(connection, records)
@@ -471,19 +478,3 @@ class Coordinator:
 def _obey(batch: Batch) -> None:
     for asked in operators.take(batch.connection):
         operators.apply(batch, asked)
-
-
-def _unreadable(delivery: Delivery, error: EventError, envelope: Envelope | None = None) -> Refused:
-    """Set a record aside that says nothing a saga could use."""
-    if envelope is None:
-        id_ = f"{delivery.topic}/{delivery.partition}/{delivery.offset}"
-        envelope = Envelope(id_, "", delivery.topic, delivery.timestamp * 1_000, "")
-    observed = Observed(envelope.id, envelope.type, envelope.source, envelope.time)
-    return Refused(Arrival(delivery, envelope, observed, ()), error.message)
-
-
-def _set_aside(refused: Refused, now: int) -> Record:
-    """Make the dead letter of a record that the coordinator could not apply."""
-    error = DecodeError(refused.reason)
-    failure = Failure(service="choreo.coordinator", handler="", error=error, attempts=0, dead=True, now=now)
-    return dead_letter(refused.arrival.delivery, failure)

@@ -15,8 +15,9 @@ from ..events.errors import ConfigurationError, EventError, LimitExceeded, Refus
 from ..events.ids import derived_id, new_id
 from ..events.outbox import MOST_RECORD_BYTES
 from . import store, timers
-from .batch import Batch, Knowledge
+from .batch import Batch
 from .inputs import Operator
+from .knowledge import Knowledge
 from .names import parse_saga_id
 from .tables import command, sent
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import structlog
+from sqlalchemy import Connection, and_, update
 
 from ..events.database import Database
 from ..events.envelope import Delivery, TopicPartition
-from ..events.errors import ChoreoError, CommitRefused, PositionLost
+from ..events.errors import ChoreoError, CommitRefused, PositionLost, TransportError
 from ..events.transport import Consumer
 from . import store
 from .barrier import ReadBarrier
 from .ordering import to_pause
+from .tables import position
 
 log = structlog.get_logger("choreo.coordinator")
 
@@ -49,14 +51,25 @@ class Positions:
         """Say whose partitions these are; before the first poll."""
         self._consumer = consumer
 
-    def check(self) -> None:
-        """Raise what an assignment found.
+    @property
+    def settled(self) -> bool:
+        """Whether every partition that is ours was found and its position set."""
+        return self._failure is None
+
+    async def settle(self) -> None:
+        """Set the positions again where an assignment failed, or raise what it found.
 
         Raises:
-            PositionLost: a saved position is not in the log any more.
+            PositionLost: a saved position is not in the log any more, and nobody said to go on behind the gap.
+            StoreUnreachable, BrokerUnreachable: ask again later.
         """
-        if self._failure is not None:
+        if self._failure is None:
+            return
+        if not self._failure.retryable:
             raise self._failure
+        async with self.busy:
+            await self._assign(sorted(self._consumer.assignment()))
+            self._failure = None
 
     async def on_revoked(self, partitions: frozenset[TopicPartition]) -> None:
         """Wait for the batch under way, commit, and forget these partitions."""
@@ -73,18 +86,13 @@ class Positions:
             try:
                 await self._assign(sorted(partitions))
             except ChoreoError as error:
-                # A broker's client swallows what a listener raises: the loop asks with `check` instead.
+                # A broker's client swallows what a listener raises: the loop asks with `settle` instead.
                 self._failure = error
 
-    async def recheck(self) -> None:
-        """Look again at every partition after the broker said that a position is not in its log.
-
-        Raises:
-            PositionLost: it is a gap, and nobody said to go on behind one.
-        """
-        self.check()
-        async with self.busy:
-            await self._assign(sorted(self.processed))
+    def doubt(self) -> None:
+        """Have every partition looked at again: the broker said that a position is not in its log."""
+        if self._failure is None:
+            self._failure = TransportError("a position is not in the log")
 
     def advance(self, deliveries: Iterable[Delivery]) -> None:
         """Note that these were read and what they led to is stored."""
@@ -144,17 +152,29 @@ class Positions:
         begins = await self._consumer.begin_offsets(partitions)
         ends = await self._consumer.end_offsets(partitions)
         fresh: dict[TopicPartition, int] = {}
+        told: dict[TopicPartition, int] = {}
         for place in partitions:
             if place in saved:
                 offset = self._checked(place, saved[place][0], begins.get(place, 0), ends.get(place, 0))
+                if offset != saved[place][0]:
+                    told[place] = offset
             else:
                 offset = fresh[place] = await self._first_offset(place, begins.get(place, 0))
             self._consumer.seek(place, offset)
             self.processed[place] = offset
         until = {place: read_until for place, (_, read_until) in saved.items()}
         self.barrier.assign(sorted(self.processed), until)
-        if fresh:
-            await self._database.write(lambda connection: store.save_positions(connection, self._group, fresh, {}))
+        if fresh or told:
+            await self._database.write(lambda connection: self._save(connection, fresh, told))
+
+    def _save(
+        self, connection: Connection, fresh: Mapping[TopicPartition, int], told: Mapping[TopicPartition, int]
+    ) -> None:
+        store.save_positions(connection, self._group, fresh, {})
+        for place, offset in sorted(told.items()):  # a topic that was made anew begins before what was saved
+            same = and_(position.c.group == self._group, position.c.topic == place.topic)
+            where = and_(same, position.c.partition == place.partition)
+            connection.execute(update(position).where(where).values(next_offset=offset))
 
     async def _first_offset(self, place: TopicPartition, begin: int) -> int:
         since = self._since(place.topic)

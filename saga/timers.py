@@ -6,8 +6,9 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, update
 
+from ..events.clock import SECOND
 from . import store
 from .instance import Instance
 from .tables import saga
@@ -62,6 +63,11 @@ def due(
         if next_due is not None and next_due <= until:
             found.append((instance, until))
     return found
+
+
+def put_off(connection: Connection, saga_id: str, now: int) -> None:
+    """Look at the timers of a saga again in a minute: nobody else may wait because they cannot be applied."""
+    connection.execute(update(saga).where(saga.c.id == saga_id).values(next_due=now + 60 * SECOND))
 
 
 def any_due(connection: Connection, now: int) -> bool:

@@ -1,0 +1,57 @@
+"""What a coordinator knows besides its store: code, definitions, the catalog, and how to read and write events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from ..events.catalog import ServiceAnnouncement
+from ..events.codec import Codec
+from .commands import Sender
+from .declaration import Declaration
+from .definition import Definition
+from .instance import Instance
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What a coordinator knows besides its store.
+
+    Args:
+        declarations: loaded code, by type and version.
+        newest: the declaration that new instances of a type get.
+        definitions: every definition in the store, by type and version.
+        catalog: the services' announcements, by service.
+        codec: prepared for everything that is sent.
+        unreadable: schema ids that the registry does not know: what they would read cannot be read.
+        sampled: decides whether a new saga's trace is recorded, from its name and its origin's traceparent.
+        sender: how what is sent is marked.
+    """
+
+    declarations: Mapping[tuple[str, int], Declaration]
+    newest: Mapping[str, Declaration]
+    definitions: Mapping[tuple[str, int], Definition]
+    catalog: Mapping[str, ServiceAnnouncement]
+    codec: Codec
+    sampled: Callable[[str, str | None], bool]
+    sender: Sender
+    unreadable: set[int] = field(default_factory=set)
+
+    def definition(self, instance: Instance) -> Definition:
+        """Give the definition that an instance runs under.
+
+        Raises:
+            UnknownDefinition: read the registered ones again.
+        """
+        found = self.definitions.get((instance.type, instance.version))
+        if found is None:
+            raise UnknownDefinition(instance.type, instance.version)
+        return found
+
+
+class UnknownDefinition(Exception):
+    """A saga runs under a version that another coordinator has registered since this one started."""
+
+    def __init__(self, type_: str, version: int) -> None:
+        super().__init__(f"saga {type_}: version {version} is not known here yet")
+        self.key = (type_, version)

@@ -1,0 +1,60 @@
+"""One applied input as a row of the history."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .inputs import Elapsed, HandlerGaveUp, Input, Observed, Operator, Transition, Unbuildable
+from .instance import Instance
+from .routing import Arrival
+from .store import HistoryRow, write_input
+
+
+def history_row(
+    instance: Instance, transition: Transition, input_: Input, event_id: str, arrival: Arrival | None, now: int
+) -> HistoryRow:
+    """Tell what an input was and what it changed."""
+    kind, type_, time, text = _told(input_, now)
+    return HistoryRow(
+        saga_id=instance.id,
+        seq=instance.seq,
+        event_id=event_id,
+        kind=kind,
+        type=type_,
+        at=now,
+        event_time=time,
+        verdict=transition.verdict,
+        reason=transition.reason,
+        changes=transition.changes,
+        input=text,
+        delivery=arrival.delivery if arrival is not None else None,
+        content_type=arrival.envelope.content_type if arrival is not None else None,
+    )
+
+
+def _told(input_: Input, now: int) -> tuple[str, str, int, str]:
+    """Give an input's kind, type, own time, and its text for the history."""
+    match input_:
+        case Observed():
+            return "event", input_.type, input_.time, write_input(input_)
+        case HandlerGaveUp():
+            return "failure", "HandlerFailed", now, write_input(input_)
+        case Elapsed():
+            return "timer", "", input_.until, json.dumps({"until": input_.until})
+        case Operator():
+            told: dict[str, Any] = {
+                "id": input_.id,
+                "kind": input_.kind,
+                "by": input_.by,
+                "reason": input_.reason,
+                "step": input_.step,
+            }
+            return "operator", input_.kind, now, json.dumps(told)
+        case Unbuildable():
+            return (
+                "unbuildable",
+                input_.kind,
+                now,
+                json.dumps({"step": input_.step, "kind": input_.kind, "message": input_.message}),
+            )
