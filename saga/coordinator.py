@@ -54,6 +54,9 @@ from .tables import HEAD, metadata
 
 log = structlog.get_logger("choreo.coordinator")
 
+_CATALOG = 10.0
+"""Seconds after which the services' announcements are read again: an undo needs to know what triggers its step."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -160,6 +163,7 @@ class Coordinator:
             sender=Sender(self._settings.namespace),
         )
         self._topics = sorted({FAILURES, *(t for d in own for t in d.consumed_topics)})
+        self._catalog_until = asyncio.get_running_loop().time() + _CATALOG
         self._route()
         self._partitions = {name: info.partitions for name, info in (await self._transport.topics()).items()}
         self._consumer: Consumer = await self._transport.subscribe(
@@ -385,6 +389,8 @@ class Coordinator:
         if asked:
             await self._transact(_obey)
         await self._positions.commit()
+        if asyncio.get_running_loop().time() >= self._catalog_until:
+            await self._refresh_catalog()
 
     def _look(self, connection: Connection) -> tuple[int, bool, bool, bool]:
         now = self._database.now(connection)
@@ -468,6 +474,7 @@ class Coordinator:
 
     async def _refresh_catalog(self) -> None:
         self._knowledge = replace(self._knowledge, catalog=await read_catalog(self._transport))
+        self._catalog_until = asyncio.get_running_loop().time() + _CATALOG
 
     def _sampled(self, saga_id: str, origin: str | None) -> bool:
         context = parse_traceparent(origin)

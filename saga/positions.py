@@ -42,6 +42,7 @@ class Positions:
         self._uncommitted: dict[TopicPartition, int] = {}
         self._heads: dict[TopicPartition, int] = {}
         self._failure: ChoreoError | None = None
+        self._assigned = False
         self.busy = asyncio.Lock()
         self.processed: dict[TopicPartition, int] = {}
         self.paused: set[TopicPartition] = set()
@@ -83,6 +84,7 @@ class Positions:
     async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
         """Read each partition from where the store says, or from where the definitions begin."""
         async with self.busy:
+            self._assigned = True
             try:
                 await self._assign(sorted(partitions))
             except ChoreoError as error:
@@ -112,8 +114,11 @@ class Positions:
         self.barrier.advance(self.processed)
 
     async def lag(self) -> int:
-        """Count what is still to be read; before the first assignment, more than nothing."""
-        if not self.processed or self._consumer.assignment() != frozenset(self.processed):
+        """Count what is still to be read; before the first assignment, more than nothing.
+
+        A member that the group has no partition for has nothing to read.
+        """
+        if not self._assigned or self._consumer.assignment() != frozenset(self.processed):
             return 1
         ends = await self._consumer.end_offsets(sorted(self.processed))
         return sum(max(0, end - self.processed.get(place, 0)) for place, end in ends.items())

@@ -87,6 +87,8 @@ class Routes:
                 reason = "before the definition"
                 continue
             target = self._named(definition, envelope)
+            if target is not None and envelope.type in definition.start and target.key != envelope.key:
+                target = None  # it begins the saga of its own key, whichever saga's handler has published it
             if target is None:
                 field = definition.correlate.get(envelope.type)
                 key = envelope.key if field is None else read(delivery, envelope, field)

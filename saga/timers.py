@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, Select, func, select, update
 
 from ..events.clock import SECOND
 from . import store
@@ -50,11 +51,8 @@ def due(
         held: the breaker holds the timers of running sagas.
         stopped: compensation is stopped.
     """
-    query = select(saga.c.state).where(saga.c.next_due <= now).order_by(saga.c.next_due).limit(MOST_DUE)
-    if held:
-        query = query.where(saga.c.phase != Phase.RUNNING.value)
-    if stopped:
-        query = query.where(saga.c.phase != Phase.COMPENSATING.value)
+    query = _unheld(select(saga.c.state), held=held, stopped=stopped)
+    query = query.where(saga.c.next_due <= now).order_by(saga.c.next_due).limit(MOST_DUE)
     found = []
     for state in connection.execute(query).scalars():
         instance = Instance.from_json(state)
@@ -71,8 +69,17 @@ def put_off(connection: Connection, saga_id: str, now: int) -> None:
 
 
 def any_due(connection: Connection, now: int) -> bool:
-    """Tell whether any timer is due, whether or not it may fire."""
-    return connection.execute(select(saga.c.id).where(saga.c.next_due <= now).limit(1)).first() is not None
+    """Tell whether any timer is due that no person holds, whether or not its answers were read."""
+    query = _unheld(select(saga.c.id), held=held(connection), stopped=stopped(connection))
+    return connection.execute(query.where(saga.c.next_due <= now).limit(1)).first() is not None
+
+
+def _unheld(query: Select[Any], *, held: bool, stopped: bool) -> Select[Any]:
+    if held:
+        query = query.where(saga.c.phase != Phase.RUNNING.value)
+    if stopped:
+        query = query.where(saga.c.phase != Phase.COMPENSATING.value)
+    return query
 
 
 def mass_timeout(connection: Connection, readable: int, breaker: Breaker) -> int:

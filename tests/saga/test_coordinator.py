@@ -492,3 +492,59 @@ async def test_a_second_run_of_a_finished_key_starts_only_if_the_saga_says_rerun
     found = await stage.instances()
     assert set(found) == {"again/x", "again/x~2", "order/x"}
     assert found["again/x~2"].phase == "COMPLETED"
+
+
+async def test_ruling_12_a_start_event_begins_the_saga_of_its_own_key(stage: Stage) -> None:
+    await stage.start()
+    await stage.publish(Placed(order_id="first"))
+    await stage.publish(Placed(order_id="again"), saga_id="order/first", saga_type="order", saga_run=1)
+    await stage.settled()
+    assert set(await stage.instances()) == {"order/first", "order/again"}
+
+
+async def test_ruling_5_services_that_came_later_are_asked_what_they_consume(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("choreo.saga.coordinator._CATALOG", 0.0)
+    stage.sagas = (Backwards,)
+    await stage.start()
+    reserving = HandlerAnnouncement(
+        name="reserve",
+        consumes=[EventRef(type="Placed", topic="orders")],
+        produces=[EventRef(type="Reserved", topic="inventory")],
+    )
+    await announce(stage.broker, ServiceAnnouncement(service="inventory", group="inventory", handlers=[reserving]))
+    (placed,) = await stage.publish(Placed(order_id="4711"))
+    await stage.publish(Paid(order_id="4711"), Reserved(order_id="4711"), Fulfilled(order_id="4711"))
+    await stage.settled()
+    await asyncio.sleep(0.1)
+    await stage.publish(Declined(order_id="4711"))
+    (undo,) = await stage.eventually_sent("inventory.commands", 1)
+    assert header(undo, "undoes") == placed
+
+
+async def test_ruling_18_what_a_person_holds_is_not_awaited(sqlite_stage: Stage) -> None:
+    stage = sqlite_stage
+    stage.options = Options(poll=0.01, tick=0.0, breaker=Breaker(share=0.5, least=1))
+    coordinator = await stage.start()
+    await stage.publish(*(Placed(order_id=str(number)) for number in range(4)))
+    await stage.settled()
+    stage.now += 31 * SECOND
+    for _ in range(1_000):
+        if await coordinator.idle():
+            break
+        await asyncio.sleep(0.01)
+    assert await coordinator.idle()
+    assert {each.phase.value for each in (await stage.instances()).values()} == {"RUNNING"}
+
+
+async def test_ruling_18_a_member_without_a_partition_is_idle(sqlite_stage: Stage) -> None:
+    stage = sqlite_stage
+    for _ in range(3):
+        await stage.start()
+    for _ in range(1_000):
+        if all([await coordinator.idle() for coordinator in stage.coordinators]):
+            break
+        await asyncio.sleep(0.01)
+    assert all([await coordinator.idle() for coordinator in stage.coordinators])
+    assert any(not coordinator.partitions for coordinator in stage.coordinators)
