@@ -164,7 +164,7 @@ class Harness:
         return await self._run(lambda world: world.publish((event, *more), id))
 
     async def start(self, saga: type[Saga], event: Event) -> None:
-        """Start a saga as a person does (`saga start`).
+        """Start a saga as a person does (`saga start`), and settle.
 
         Args:
             saga: its class.
@@ -213,6 +213,23 @@ class Harness:
             Refused: with the reason.
         """
         await self._ask("mark-undone", saga, reason, step=step)
+
+    async def stop(self, *, reason: str = "") -> None:
+        """Stop all compensation (`saga stop`), and settle.
+
+        Args:
+            reason: for the record.
+        """
+        await self._ask("stop", None, reason)
+
+    async def resume(self, *, reason: str = "") -> None:
+        """Let compensation go on, and timers that were held because too many sagas ran out of time at once
+        (`saga resume`), and settle.
+
+        Args:
+            reason: for the record.
+        """
+        await self._ask("resume", None, reason)
 
     async def _ask(self, kind: str, saga: str | None, reason: str = "", **arguments: object) -> None:
         if not self._parts.sagas:

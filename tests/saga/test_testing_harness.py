@@ -223,6 +223,30 @@ async def test_an_undo_that_failed_is_asked_for_again_or_done_by_hand() -> None:
         assert len(harness.saga("consent/b").commands) == 2
 
 
+async def test_what_a_person_must_let_go_on_is_not_waited_for() -> None:
+    async with Harness(Consent, play={Asked: silent(), Withdraw: answers(Withdrawn)}) as harness:
+        await harness.publish(*(Asked(name=str(n)) for n in range(60)))
+        await harness.run()
+        assert {saga.phase for saga in harness.sagas.values()} == {"RUNNING"}
+        await harness.stop(reason="what is this?")
+        await harness.resume(reason="they all had three days")
+        await harness.run()
+        assert {saga.phase for saga in harness.sagas.values()} == {"COMPENSATED"}
+
+
+async def test_compensation_stops_for_a_person() -> None:
+    async with Harness(Consent, play={Asked: silent(), Withdraw: answers(Withdrawn)}) as harness:
+        await harness.publish(Asked(name="a"))
+        await harness.settle()
+        await harness.stop()
+        await harness.run()
+        assert harness.saga("consent/a").phase == "COMPENSATING"
+        assert harness.sent(Withdraw) == []
+        await harness.resume()
+        await harness.run()
+        assert harness.saga("consent/a").phase == "COMPENSATED"
+
+
 async def test_a_person_starts_a_saga() -> None:
     async with Harness(Consent, play={Asked: AGREE, Agreed: answers(Filed)}) as harness:
         await harness.start(Consent, Asked(name="a"))
