@@ -72,7 +72,7 @@ class Partitions:
                 return
             try:
                 await consumer.commit(offsets)
-            except ChoreoError:
+            except (ChoreoError, asyncio.CancelledError):  # a stop cancels what is under way, and then commits all
                 self._ledger.put_back(offsets)
                 raise
 
