@@ -131,6 +131,7 @@ def _child(case: Case, name: str, server: KafkaServer, home: Path, count: int) -
         "PYTHONPATH": str(HERE.parent),
         "CHOREO_BENCH_RUN": name,
         "CHOREO_BENCH_TOPICS": case.topics,
+        "OTEL_SDK_DISABLED": "false" if case.traced else "true",
     }
     command = [sys.executable, "-m", "benchmarks.child", case.run, broker, str(folder), str(count)]
     with subprocess.Popen(

@@ -20,6 +20,7 @@ class Case:
         kafka: on Kafka; else on the embedded broker.
         unit: what is counted.
         topics: "one" puts all events of the shop on one topic.
+        traced: with the spans that such a run makes by default; on the embedded broker those of every saga.
         against: the row that its ratio is taken to, within the same round.
     """
 
@@ -30,6 +31,7 @@ class Case:
     kafka: bool
     unit: str
     topics: Literal["one", "four"] = "four"
+    traced: bool = True
     against: str | None = None
 
 
@@ -51,5 +53,14 @@ CASES = (
     Case("catch-up-local", "coordinator", "… four topics after an outage, embedded", "catch-up", False, "events/s"),
     Case("catch-up-kafka", "coordinator", "… four topics after an outage, Kafka", "catch-up", True, "events/s"),
     Case("whole-local", "coordinator", "services and coordinator, embedded broker", "whole", False, "sagas/s"),
+    Case(
+        "whole-local-untraced",
+        "coordinator",
+        "… with tracing switched off",
+        "whole",
+        False,
+        "sagas/s",
+        traced=False,
+    ),
     Case("whole-kafka", "coordinator", "services and coordinator, Kafka", "whole", True, "sagas/s"),
 )
