@@ -49,7 +49,7 @@ PATIENCE = 120.0
 
 _STATE = "demo.json"
 _LOG = "demo.log"
-_DATA = ("broker.db", "saga.db", "spans.db", *(f"{service.name}.db" for service in SERVICES))
+_DATA = (_LOG, "broker.db", "saga.db", "spans.db", *(f"{service.name}.db" for service in SERVICES))
 _LOOK = 0.2
 
 
@@ -91,7 +91,12 @@ def run_demo(
     )
     with (folder / _LOG).open("a") as log:
         _log_to(log)
-        return asyncio.run(_run(shell or Shell(), settings, mix))
+        shell = shell or Shell()
+        try:
+            return asyncio.run(_run(shell, settings, mix))
+        except KeyboardInterrupt:
+            shell.hint("interrupted; the same command goes on")
+            raise
 
 
 async def _run(shell: Shell, settings: Settings, mix: Mix) -> int:
