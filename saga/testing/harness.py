@@ -136,12 +136,13 @@ class Harness:
             most: time that this may take.
 
         Raises:
-            AssertionError: they have not, after `most`; where each stands is told.
+            AssertionError: they have not, after `most`.
             ChoreoError: as `settle`.
         """
         time = duration(most)
         if not await self._run(lambda world: world.run(world.now() + time)):
-            raise AssertionError(f"not at rest after {format_duration(time)}\n{self.story()}")
+            running = [saga.id for saga in self.sagas.values() if not saga.phase.ended]
+            raise AssertionError(f"not at rest after {format_duration(time)}: {', '.join(running[:_MOST_TOLD])}")
 
     # ---- doing -------------------------------------------------------------------------------------------------
 

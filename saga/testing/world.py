@@ -198,8 +198,14 @@ class World:
 
     async def _due_after(self, time: int) -> int | None:
         """Give the earliest time after `time` at which a store has something due."""
-        found = [await database.read(lambda connection: _parked_due(connection, time)) for database in self._parking]
-        found.append(await self._store.read(lambda connection: _saga_due(connection, time)))
+        found = [await self._store.read(lambda connection: _saga_due(connection, time))]
+        for database in self._parking:
+            asked = asyncio.create_task(database.read(lambda connection: _parked_due(connection, time)))
+            # A handler that sleeps in its transaction holds the store: its own timer comes first then.
+            await self._loop.settled()
+            if asked.done():
+                found.append(asked.result())
+            asked.cancel()
         return earliest(found)
 
     # ---- doing -------------------------------------------------------------------------------------------------
