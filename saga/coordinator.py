@@ -396,7 +396,7 @@ class Coordinator:
         now = self._database.now(connection)
         return (
             now,
-            timers.any_due(connection, now),
+            timers.any_due(connection, now) or timers.held(connection),
             operators.any_pending(connection),
             store.any_held_or_expired(connection, now),
         )
@@ -407,6 +407,10 @@ class Coordinator:
         until = self._until(connection)
         readable = min(until.values(), default=0)
         held = timers.held(connection)
+        if held and not timers.overdue(connection, now):
+            log.info("nobody is past a limit any more: limits are not held any longer")
+            timers.let_through(connection, now, "breaker")
+            held = False
         if not held and (over := timers.mass_timeout(connection, min(now, readable), self._options.breaker)):
             log.error(
                 "too many sagas pass a limit at once: timers are held until somebody says `saga resume`", sagas=over

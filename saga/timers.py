@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select, update
+from sqlalchemy import Connection, Select, func, or_, select, update
 
 from ..events.clock import SECOND
 from . import store
@@ -48,7 +48,7 @@ def due(
         connection: within a read or write transaction.
         now: the store's clock.
         until_of: until when everything that can answer a saga was read.
-        held: the breaker holds the timers of running sagas.
+        held: the breaker holds the limits of running sagas.
         stopped: compensation is stopped.
     """
     query = _unheld(select(saga.c.state), held=held, stopped=stopped)
@@ -57,6 +57,8 @@ def due(
     for state in connection.execute(query).scalars():
         instance = Instance.from_json(state)
         until = min(now, until_of(instance))
+        if held and instance.limit_due is not None:
+            until = min(until, instance.limit_due - 1)
         next_due = instance.next_due
         if next_due is not None and next_due <= until:
             found.append((instance, until))
@@ -75,8 +77,8 @@ def any_due(connection: Connection, now: int) -> bool:
 
 
 def _unheld(query: Select[Any], *, held: bool, stopped: bool) -> Select[Any]:
-    if held:
-        query = query.where(saga.c.phase != Phase.RUNNING.value)
+    if held:  # only limits are held: what is sent again is no timeout
+        query = query.where(or_(saga.c.limit_due.is_(None), saga.c.next_due < saga.c.limit_due))
     if stopped:
         query = query.where(saga.c.phase != Phase.COMPENSATING.value)
     return query
@@ -90,18 +92,23 @@ def mass_timeout(connection: Connection, readable: int, breaker: Breaker) -> int
         readable: limits up to this time count: all answers before it were read.
         breaker: the rule.
     """
-    query = select(func.count()).select_from(saga).where(saga.c.limit_due <= readable)
-    released = released_until(connection)
-    if released:
-        query = query.where(saga.c.limit_due > released)
-    over = int(connection.execute(query).scalar_one())
+    over = overdue(connection, readable)
     if over <= breaker.least or over <= breaker.share * store.open_sagas(connection):
         return 0
     return over
 
 
+def overdue(connection: Connection, readable: int) -> int:
+    """Count the sagas that are past a limit, those apart that a person has let through."""
+    query = select(func.count()).select_from(saga).where(saga.c.limit_due <= readable)
+    released = released_until(connection)
+    if released:
+        query = query.where(saga.c.limit_due > released)
+    return int(connection.execute(query).scalar_one())
+
+
 def held(connection: Connection) -> bool:
-    """Tell whether the breaker holds the timers."""
+    """Tell whether the breaker holds the limits."""
     return _timers(connection).get("state") == HELD
 
 

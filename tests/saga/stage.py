@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from choreo import Coordinator, Event, Saga, step
+from choreo import Coordinator, Event, Retry, Saga, step
 from choreo.events.catalog import catalog_topics
 from choreo.events.clock import system_clock
 from choreo.events.codec import Codec, to_record
@@ -87,6 +87,10 @@ class Backwards(Saga, start=Placed, key="order_id"):
     reserve = step(after=pay, done=Reserved, failed=Refused, undo=Release, undone=Released, within="30s")
     pack = step(after=reserve, done=Fulfilled, undo=None, within="30s")
     bill = step(after=reserve, done=Cancelled, failed=Declined, undo=None, within="30s")
+
+
+class Asking(Saga, start=Placed, key="order_id"):
+    release = step(send=Release, done=Released, undo=None, within="10m", retry=Retry(attempts=2))
 
 
 class Changed(Saga, start=Placed, key="order_id", type="order"):

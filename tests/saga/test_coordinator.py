@@ -16,12 +16,13 @@ from choreo.events.codec import Codec
 from choreo.events.envelope import Record
 from choreo.events.failures import HandlerFailed
 from choreo.events.outbox import Relay
-from choreo.saga import store
+from choreo.saga import store, timers
 from choreo.saga.coordinator import Options
 from choreo.saga.tables import saga, sent
 from choreo.saga.timers import Breaker
 from tests.saga.stage import (
     Again,
+    Asking,
     Backwards,
     Changed,
     Declined,
@@ -284,6 +285,36 @@ async def test_ruling_1_a_mass_of_timeouts_is_held_until_a_person_lets_it_throug
     assert {each.phase.value for each in (await stage.instances()).values()} == {"RUNNING"}
     assert (await stage.ask("resume", reason="checked")).state == "applied"
     await stage.until(lambda all_: {each.phase.value for each in all_.values()} == {"COMPENSATING"})
+
+
+async def test_ruling_1_the_breaker_lets_go_when_the_late_answers_have_come(sqlite_stage: Stage) -> None:
+    stage = sqlite_stage
+    stage.options = Options(poll=0.01, tick=0.0, breaker=Breaker(share=0.5, least=5))
+    await stage.start()
+    orders = [str(number) for number in range(10)]
+    await stage.publish(*(Placed(order_id=order) for order in orders))
+    await stage.settled()
+    stage.now += 31 * SECOND
+    while not await stage.database.read(timers.held):
+        await asyncio.sleep(0.01)
+    await stage.publish(*(Reserved(order_id=order) for order in orders))
+    await stage.publish(*(Paid(order_id=order) for order in orders))
+    await stage.until(lambda all_: {each.phase.value for each in all_.values()} == {"COMPLETED"})
+    while await stage.database.read(timers.held):
+        await asyncio.sleep(0.01)
+
+
+async def test_ruling_1_the_breaker_holds_limits_and_not_what_is_sent_again(sqlite_stage: Stage) -> None:
+    stage = sqlite_stage
+    stage.sagas = (Asking, Order)
+    stage.options = Options(poll=0.01, tick=0.0, breaker=Breaker(share=0.4, least=5))
+    await stage.start()
+    await stage.publish(*(Placed(order_id=str(number)) for number in range(10)))
+    await stage.settled()
+    stage.now += 31 * SECOND
+    while not await stage.database.read(timers.held):
+        await asyncio.sleep(0.01)
+    assert len(await stage.eventually_sent("inventory.commands", 20)) == 20, "each asked, and asked again"
 
 
 async def test_ruling_1_compensation_can_be_stopped_and_resumed(sqlite_stage: Stage) -> None:
