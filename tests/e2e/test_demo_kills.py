@@ -25,7 +25,7 @@ from tests.support.commands import compose_commands
 pytestmark = pytest.mark.slow
 
 KILLS = 10
-MIX = Mix(orders=90, seed=99, pace=6)
+MIX = Mix(orders=130, seed=99, pace=6)
 """Slow enough that no outage makes so many orders late at once that the breaker would call for a person (R1)."""
 COMMANDS = ("inventory.commands", "payment.commands", "shipping.commands", "notification.commands")
 
@@ -93,6 +93,14 @@ async def _open_sagas(settings: Settings) -> int:
         return 0  # killed before the store had its tables
 
 
+async def _while_open(settings: Settings, seconds: float) -> int:
+    """Wait for a moment at which sagas are under way."""
+    end = time.monotonic() + seconds
+    while not (found := await _open_sagas(settings)) and time.monotonic() < end:
+        await asyncio.sleep(0.05)
+    return found
+
+
 @pytest.fixture
 def programs(tmp_path: Path, kafka_bootstrap: str) -> Iterator[tuple[Settings, dict[str, Program]]]:
     """The web shop, each service and the coordinator as processes of their own, by the commands of the compose file."""
@@ -131,10 +139,11 @@ async def test_services_and_coordinator_are_killed_ten_times_on_kafka(
     victims = [*running, *chance.choices([*running], k=KILLS - len(running))]
     chance.shuffle(victims)
     open_when_killed = []
+    await _while_open(settings, 60)
     for name in victims:
-        await asyncio.sleep(chance.uniform(0.3, 3))
+        await asyncio.sleep(chance.uniform(0.3, 2))
+        open_when_killed.append(await _while_open(settings, 3))
         running[name].kill()
-        open_when_killed.append(await _open_sagas(settings))
         running[name].start()
     assert shop.wait() == 0, shop.output
 
