@@ -219,7 +219,7 @@ class _Advance(Move):
                 if report.event_id == self._command_id(plan, "undo"):
                     self._undo_gave_up(plan, step, report)
                     return
-            elif step.open and not self.instance.phase.ended and set(report.produces) & {*plan.done, *plan.failed}:
+            elif self._concerns(plan, step) and set(report.produces) & {*plan.done, *plan.failed}:
                 self._step_gave_up(plan, step, report)
                 return
         self._ignore(
@@ -228,10 +228,18 @@ class _Advance(Move):
             quiet=True,
         )
 
+    def _concerns(self, plan: StepPlan, step: Step) -> bool:
+        """Whether a report may be of this step: it is open, or a service does it unasked and was faster than we."""
+        if self.instance.phase.ended:
+            return False
+        return step.open or (step.state is StepState.PENDING and plan.send is None)
+
     def _step_gave_up(self, plan: StepPlan, step: Step, report: HandlerGaveUp) -> None:
         if not report.dead:
             self._parked(plan, step, report)
             return
+        if step.state is StepState.PENDING:
+            self._remark(Condition.OUT_OF_ORDER, "EarlyEvent", f"{report.service} gave up before its turn", plan)
         self._remark(Condition.DEAD_LETTERED, report.error, f"{report.service} gave up on {report.event_type}", plan)
         if self.instance.phase is Phase.COMPENSATING:
             self._note_failure(step, report.error, report.message)

@@ -28,6 +28,7 @@ from .definition import Definition
 from .inputs import (
     Announce,
     Elapsed,
+    HandlerGaveUp,
     Input,
     Observed,
     Send,
@@ -183,10 +184,9 @@ class Batch:
             if starts:
                 assert isinstance(arrival.input, Observed)
                 self._begin(target, max(runs, default=0) + 1, arrival.input, arrival)
-            elif isinstance(arrival.input, Observed):
-                self._park(arrival, target, arrival.input)
             else:
-                self._ignore(target.type, arrival, "no saga")
+                # A failed handler may be heard of before the event that it failed on: they lie in different topics.
+                self._park(arrival, target, arrival.input)
             return
         if (work.instance.id, arrival.input.id) in self._seen:
             self.duplicates += 1
@@ -223,11 +223,8 @@ class Batch:
         key = (target.type, target.key)
         parked = self._parked if run == 1 else store.take_parked(self.connection, [key])
         for early in (*parked.pop(key, ()), *self._to_park.pop(key, ())):
-            envelope = Envelope(
-                early.input.id, early.input.type, early.input.source, early.input.time, target.key, early.content_type
-            )
             if (instance.id, early.input.id) not in self._seen:
-                self.apply(work, early.input, Arrival(early.delivery, envelope, early.input, (target,)))
+                self.apply(work, early.input, Arrival(early.delivery, _envelope(early), early.input, (target,)))
 
     def apply(self, work: _Work, input_: Input, arrival: Arrival | None = None) -> Transition:
         """Apply one input to one saga."""
@@ -405,7 +402,7 @@ class Batch:
         if early:
             races.check_absent(self.connection, self._awaited({(row.type, row.key) for row in early}), self.now)
             for row in store.park(self.connection, early, self.now + PARK_FOR, MOST_PARKED):
-                self._count(row.type, row.delivery.topic, row.input.type, "no room to park", row.input.id)
+                self._count(row.type, row.delivery.topic, store.early_type(row.input), "no room to park", row.input.id)
         store.count_ignored(self.connection, self.ignored, self.now)
         return [move for work in works for move in work.moves(self._pinned(work.instance))]
 
@@ -420,7 +417,7 @@ class Batch:
         """Count a parked event whose saga never came."""
         self._count(row.type, row.topic, row.event_type, "unmatched", row.event_id)
 
-    def _park(self, arrival: Arrival, target: Target, event: Observed) -> None:
+    def _park(self, arrival: Arrival, target: Target, event: Observed | HandlerGaveUp) -> None:
         if self._newest(target.type).unmatched == "ignore":
             self._ignore(target.type, arrival, "unmatched")
             return
@@ -444,6 +441,13 @@ class Batch:
 
     def _pinned(self, instance: Instance) -> Definition:
         return self.knowledge.definition(instance)
+
+
+def _envelope(early: store.Parked) -> Envelope:
+    """Make again, of what was kept of a parked event, the envelope that it came in."""
+    input_, type_ = early.input, store.early_type(early.input)
+    source, time = (input_.source, input_.time) if isinstance(input_, Observed) else (input_.service, early.at)
+    return Envelope(input_.id, type_, source, time, early.key, early.content_type)
 
 
 def _plain(text: str) -> str:
