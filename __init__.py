@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .events.source import Dated, in_time_order, publish_file
     from .saga.coordinator import Coordinator
     from .saga.saga import Saga
-    from .saga.step import step
+    from .saga.step import any_of, step
     from .services.context import Context, Transaction
     from .services.retry import Retry
     from .services.service import Service
@@ -62,6 +62,7 @@ _HOME = {
     "Transaction": "services.context",
     "Saga": "saga.saga",
     "step": "saga.step",
+    "any_of": "saga.step",
     "Coordinator": "saga.coordinator",
 }
 
@@ -79,6 +80,7 @@ __all__ = [  # noqa: RUF022 - by use, errors last
     "HandlerFailed",
     "Saga",
     "step",
+    "any_of",
     "Coordinator",
     "Settings",
     "load_settings",

@@ -30,7 +30,6 @@ from choreo.events.registry import SCHEMAS_TOPIC, open_registry
 from choreo.events.settings import Settings, load_settings
 from choreo.events.transport import TopicSpec, Transport
 from choreo.events.transports import connect
-from choreo.saga.running import spare_collector
 from choreo.services.service import Service
 from choreo.services.worker import Worker
 
@@ -64,7 +63,6 @@ async def by_hand(broker: str, home: Path, count: int, *, headers: bool) -> Meas
         await producer.start()
         await consumer.start()
         try:
-            spare_collector()  # the same for everybody
             consumer.subscribe([_RECEIVED.topic], listener=_Start(watch))
             async with asyncio.timeout(SECONDS):
                 done = await _loop(consumer, producer, count, schema_id, headers)
@@ -175,7 +173,6 @@ async def as_service(broker: str, home: Path, count: int, *, store: bool) -> Mea
         watch = Stopwatch()
         watched: Any = Watched(transport, watch, _PRICED.topic, count)
         async with Worker(service, watched, settings=settings) as worker:
-            spare_collector()
             async with asyncio.timeout(SECONDS):
                 await watched.finished.wait()
             counters = worker.counters

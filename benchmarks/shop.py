@@ -31,7 +31,7 @@ from choreo.events.transport import Transport
 from choreo.events.transports import connect
 from choreo.saga.coordinator import Coordinator, Options
 from choreo.saga.loading import Parts
-from choreo.saga.running import Process, spare_collector
+from choreo.saga.running import Process
 from choreo.saga.saga import Saga
 from choreo.saga.step import step
 from choreo.services.service import Service
@@ -193,7 +193,6 @@ async def _track(broker: str, home: Path, count: int, *, answered: bool) -> Meas
             )
             await coordinator.start()
             try:
-                spare_collector()
                 watch.start()
                 async with asyncio.timeout(SECONDS):
                     while coordinator.events < total:
@@ -229,7 +228,6 @@ async def whole(broker: str, home: Path, count: int) -> Measured:
                 publisher = Publisher(transport, source="shop", settings=settings)
                 async with publisher:
                     await publisher.prepare([OrderPlaced])
-                    spare_collector()
                     watch.start()
                     for start in range(0, count, _WINDOW):
                         numbers = range(start, min(start + _WINDOW, count))

@@ -10,7 +10,19 @@ from typing import assert_never
 
 from ..events.clock import format_duration
 from .definition import Definition, StepPlan
-from .inputs import Change, Elapsed, HandlerGaveUp, Input, Observed, Operator, Send, Transition, Unbuildable, command_id
+from .inputs import (
+    Change,
+    Decided,
+    Elapsed,
+    HandlerGaveUp,
+    Input,
+    Observed,
+    Operator,
+    Send,
+    Transition,
+    Unbuildable,
+    command_id,
+)
 from .instance import Fact, Failure, Instance, Step, new_instance
 from .move import Move
 from .words import Condition, Phase, StepState
@@ -69,6 +81,8 @@ def advance(definition: Definition, instance: Instance, input_: Input, now: int)
             move.operate(input_)
         case Unbuildable():
             move.unbuildable(input_)
+        case Decided():
+            move.decided(input_)
         case _:
             assert_never(input_)
     return move.transition()
@@ -219,7 +233,7 @@ class _Advance(Move):
                 if report.event_id == self._command_id(plan, "undo"):
                     self._undo_gave_up(plan, step, report)
                     return
-            elif self._concerns(plan, step) and set(report.produces) & {*plan.done, *plan.failed}:
+            elif step.open and not self.instance.phase.ended and set(report.produces) & {*plan.done, *plan.failed}:
                 self._step_gave_up(plan, step, report)
                 return
         self._ignore(
@@ -228,18 +242,10 @@ class _Advance(Move):
             quiet=True,
         )
 
-    def _concerns(self, plan: StepPlan, step: Step) -> bool:
-        """Whether a report may be of this step: it is open, or a service does it unasked and was faster than we."""
-        if self.instance.phase.ended:
-            return False
-        return step.open or (step.state is StepState.PENDING and plan.send is None)
-
     def _step_gave_up(self, plan: StepPlan, step: Step, report: HandlerGaveUp) -> None:
         if not report.dead:
             self._parked(plan, step, report)
             return
-        if step.state is StepState.PENDING:
-            self._remark(Condition.OUT_OF_ORDER, "EarlyEvent", f"{report.service} gave up before its turn", plan)
         self._remark(Condition.DEAD_LETTERED, report.error, f"{report.service} gave up on {report.event_type}", plan)
         if self.instance.phase is Phase.COMPENSATING:
             self._note_failure(step, report.error, report.message)
@@ -276,6 +282,9 @@ class _Advance(Move):
             self._undo_failed(plan, step, "Unbuildable", input_.message)
         else:
             self._fail(plan, step, "Unbuildable", input_.message, certain=step.certain, retry=False, event=None)
+
+    def decided(self, input_: Decided) -> None:
+        self._ignore("Unasked", f"{input_.kind}= of step {input_.step} was not asked", quiet=True)
 
     # ---- time --------------------------------------------------------------------------------------------------
 

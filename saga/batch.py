@@ -21,14 +21,15 @@ from ..events.ids import derived_id
 from ..events.outbox import MOST_RECORD_BYTES
 from . import races, store, timers
 from .advance import advance, begin
-from .building import SagaFacts, build
+from .building import SagaFacts, build, decide
 from .commands import command_envelope
 from .declaration import Declaration
 from .definition import Definition
 from .inputs import (
     Announce,
+    Ask,
+    Decided,
     Elapsed,
-    HandlerGaveUp,
     Input,
     Observed,
     Send,
@@ -184,9 +185,10 @@ class Batch:
             if starts:
                 assert isinstance(arrival.input, Observed)
                 self._begin(target, max(runs, default=0) + 1, arrival.input, arrival)
-            else:
-                # A failed handler may be heard of before the event that it failed on: they lie in different topics.
+            elif isinstance(arrival.input, Observed):
                 self._park(arrival, target, arrival.input)
+            else:
+                self._ignore(target.type, arrival, "no saga")
             return
         if (work.instance.id, arrival.input.id) in self._seen:
             self.duplicates += 1
@@ -223,8 +225,11 @@ class Batch:
         key = (target.type, target.key)
         parked = self._parked if run == 1 else store.take_parked(self.connection, [key])
         for early in (*parked.pop(key, ()), *self._to_park.pop(key, ())):
+            envelope = Envelope(
+                early.input.id, early.input.type, early.input.source, early.input.time, target.key, early.content_type
+            )
             if (instance.id, early.input.id) not in self._seen:
-                self.apply(work, early.input, Arrival(early.delivery, _envelope(early), early.input, (target,)))
+                self.apply(work, early.input, Arrival(early.delivery, envelope, early.input, (target,)))
 
     def apply(self, work: _Work, input_: Input, arrival: Arrival | None = None) -> Transition:
         """Apply one input to one saga."""
@@ -294,7 +299,11 @@ class Batch:
             self._ignore(instance.type, arrival, transition.reason)
         self._history.append(history_row(instance, transition, input_, event_id, arrival, self.now))
         for output in transition.outputs:
-            self._produce(work, definition, output, event_id)
+            if not isinstance(output, Ask):
+                self._produce(work, definition, output, event_id)
+        for output in transition.outputs:  # behind what is sent: an answer is an input of its own
+            if isinstance(output, Ask):
+                self._answer(work, output)
 
     # ---- producing ---------------------------------------------------------------------------------------------
 
@@ -325,6 +334,29 @@ class Batch:
             return
         self.held.append(store.Held(id_, instance.id, output.step, output.kind, record))
 
+    def _answer(self, work: _Work, output: Ask) -> None:
+        """Ask a function of the user, and apply what it says."""
+        if work.instance.steps[output.step].asked != output.kind:
+            return  # what came in between has settled it
+        try:
+            declaration = self._declaration(work.instance)
+            facts = SagaFacts(work.instance, lambda fact: self._decoded(work, declaration, fact))
+            value = decide(declaration, output.step, output.kind, facts)
+        except EventError as error:
+            if isinstance(error, UnknownSchema):
+                raise
+            self.apply(work, Unbuildable(output.step, output.kind, error.message))
+            return
+        self.apply(work, Decided(output.step, output.kind, value))
+
+    def _declaration(self, instance: Instance) -> Declaration:
+        declaration = self.knowledge.declarations.get((instance.type, instance.version))
+        if declaration is None:
+            raise DecodeError(
+                f"version {instance.version} of {instance.type} is not loaded here; run it with `saga run`"
+            )
+        return declaration
+
     def _built(
         self,
         work: _Work,
@@ -335,11 +367,7 @@ class Batch:
         undoes: tuple[str, ...],
     ) -> Record:
         instance = work.instance
-        declaration = self.knowledge.declarations.get((instance.type, instance.version))
-        if declaration is None:
-            raise DecodeError(
-                f"version {instance.version} of {instance.type} is not loaded here; run it with `saga run`"
-            )
+        declaration = self._declaration(instance)
         facts = SagaFacts(instance, lambda fact: self._decoded(work, declaration, fact))
         event = build(declaration, output.type, facts)
         envelope = command_envelope(
@@ -402,7 +430,7 @@ class Batch:
         if early:
             races.check_absent(self.connection, self._awaited({(row.type, row.key) for row in early}), self.now)
             for row in store.park(self.connection, early, self.now + PARK_FOR, MOST_PARKED):
-                self._count(row.type, row.delivery.topic, store.early_type(row.input), "no room to park", row.input.id)
+                self._count(row.type, row.delivery.topic, row.input.type, "no room to park", row.input.id)
         store.count_ignored(self.connection, self.ignored, self.now)
         return [move for work in works for move in work.moves(self._pinned(work.instance))]
 
@@ -417,7 +445,7 @@ class Batch:
         """Count a parked event whose saga never came."""
         self._count(row.type, row.topic, row.event_type, "unmatched", row.event_id)
 
-    def _park(self, arrival: Arrival, target: Target, event: Observed | HandlerGaveUp) -> None:
+    def _park(self, arrival: Arrival, target: Target, event: Observed) -> None:
         if self._newest(target.type).unmatched == "ignore":
             self._ignore(target.type, arrival, "unmatched")
             return
@@ -441,13 +469,6 @@ class Batch:
 
     def _pinned(self, instance: Instance) -> Definition:
         return self.knowledge.definition(instance)
-
-
-def _envelope(early: store.Parked) -> Envelope:
-    """Make again, of what was kept of a parked event, the envelope that it came in."""
-    input_, type_ = early.input, store.early_type(early.input)
-    source, time = (input_.source, input_.time) if isinstance(input_, Observed) else (input_.service, early.at)
-    return Envelope(input_.id, type_, source, time, early.key, early.content_type)
 
 
 def _plain(text: str) -> str:

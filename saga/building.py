@@ -1,4 +1,4 @@
-"""Build what a saga sends, from the events that it has seen: commands, undos, and its own event at the end."""
+"""Build what a saga sends, from the events that it has seen, and ask the user's functions what they decide."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from ..events.errors import ChoreoError, DecodeError, EncodeError
 from ..events.event import Event
 from .declaration import Declaration
-from .instance import Fact, Instance
+from .instance import Fact, Instance, Question
 
 Decode = Callable[[Fact], Event]
 """Gives the event of a fact, decoded."""
@@ -100,15 +100,40 @@ def build(declaration: Declaration, type_: str, facts: SagaFacts) -> Event:
         raise EncodeError(f"{type_}.{name} cannot be filled from the saga's events: {first['msg']}") from None
 
 
-def _called(function: Callable[[Any], Event], declaration: Declaration, facts: SagaFacts, type_: str) -> Event:
+def decide(declaration: Declaration, step: str, kind: Question, facts: SagaFacts) -> Any:
+    """Ask a function of the user about a step.
+
+    Args:
+        declaration: of the saga.
+        step, kind: what is asked about which step.
+        facts: the saga's events.
+
+    Returns:
+        For "when" a bool.
+
+    Raises:
+        EncodeError: the function raised, or gave what is no answer; never with a payload's value.
+        DecodeError: an event of the saga cannot be read.
+    """
+    said = _ask(declaration.asks[step, kind], declaration, facts, f"{kind}= of step {step}")
+    if not isinstance(said, bool):
+        raise EncodeError(f"{kind}= of step {step} gave {type(said).__name__}; let it give True or False")
+    return said
+
+
+def _ask(function: Callable[[Any], Any], declaration: Declaration, facts: SagaFacts, what: str) -> Any:
     try:
-        made = function(declaration.view(facts))
+        return function(declaration.view(facts))
     except (DecodeError, EncodeError):
         raise
     except ChoreoError as error:
-        raise EncodeError(f"the function for {type_} says: {error.message}") from error
+        raise EncodeError(f"{what} says: {error.message}") from error
     except Exception as error:
-        raise EncodeError(f"the function for {type_} raised {type(error).__name__}") from error
+        raise EncodeError(f"{what} raised {type(error).__name__}") from error
+
+
+def _called(function: Callable[[Any], Event], declaration: Declaration, facts: SagaFacts, type_: str) -> Event:
+    made: Event = _ask(function, declaration, facts, f"the function for {type_}")
     if not isinstance(made, declaration.events[type_]):
         raise EncodeError(f"the function for {type_} gave {type(made).__name__}")
     return made

@@ -262,11 +262,9 @@ class Coordinator:
         # What nobody knew when this process started may belong to a version that another one has registered since.
         if any(arrival.reason == UNKNOWN for arrival in arrivals) and await self._refresh_definitions():
             arrivals, unrouted = await self._routed_all(ordered)
-        if any(isinstance(arrival.input, HandlerGaveUp) for arrival in arrivals):
-            # What a handler produces is read from its service's announcement, which may be newer than what we know.
-            await self._refresh_catalog()
-            arrivals, unrouted = await self._routed_all(ordered)
         refused += unrouted
+        if any(isinstance(arrival.input, HandlerGaveUp) for arrival in arrivals):
+            await self._refresh_catalog()
         await self._apply_all(arrivals, refused, {d.place: d.offset + 1 for d in deliveries})
         self.events += len(deliveries)
         self._positions.advance(deliveries)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import NoneType
 from typing import Any, Protocol
 
@@ -14,8 +14,9 @@ from ..events.errors import DefinitionError
 from ..events.event import Event
 from ..services.retry import Retry
 from .definition import RESEND_FIRST, RESEND_MOST, UNDO_RETRY, Definition, RetryPlan, StepPlan, Unmatched
+from .instance import Question
 from .names import is_saga_type
-from .step import Build, DeclaredStep, Unsaid
+from .step import AnyOf, Build, DeclaredStep, Unsaid
 
 
 class Facts(Protocol):
@@ -40,6 +41,7 @@ class Declaration:
         definition: as data.
         events: every event class that it names, by type.
         builds: how commands and end events are made, by event type: None fills the class by name.
+        asks: functions of the user that decide something, by step and what they are asked.
         view: makes the view on one saga's events that these functions get: the saga class itself.
     """
 
@@ -47,6 +49,7 @@ class Declaration:
     events: Mapping[str, type[Event]]
     builds: Mapping[str, Callable[[Any], Event] | None]
     view: Callable[[Facts], Any]
+    asks: Mapping[tuple[str, Question], Callable[[Any], Any]] = field(default_factory=dict)
 
     def observing(self) -> Declaration:
         """Give the same, but tracking only."""
@@ -122,6 +125,7 @@ class _Declaring:
         self.observe_only = observe_only
         self.events: dict[str, type[Event]] = {}
         self.builds: dict[str, Callable[[Any], Event] | None] = {}
+        self.asks: dict[tuple[str, Question], Callable[[Any], Any]] = {}
 
     def declaration(
         self, view: Callable[[Facts], Any], *, ends: Mapping[str, Build | None], type_: str, **options: Any
@@ -147,17 +151,15 @@ class _Declaring:
         self._check_roles(definition)
         self._check_pivot(definition)
         self._check_fields(definition)
-        return Declaration(definition, self.events, self.builds, view)
+        return Declaration(definition, self.events, self.builds, view, self.asks)
 
     def _plan(self, index: int, step: DeclaredStep[Any]) -> StepPlan:
         options = step.options
         if not step.done:
             raise self._wrong(step.name, "done", "is empty", "name the event class that tells its success")
-        after = []
-        for earlier in options.after:
-            if self.declared.get(earlier.name) is not earlier:
-                raise self._wrong(step.name, "after", f"names {earlier!r} of another saga", "name a step of this class")
-            after.append(earlier.name)
+        after, groups = self._before(step)
+        if options.when is not None:
+            self.asks[step.name, "when"] = options.when
         if options.within is None:
             raise self._wrong(step.name, "within", "is missing, and every wait needs a limit", 'write within="30s"')
         within, undo_within = duration(options.within), duration(options.undo_within)
@@ -173,7 +175,11 @@ class _Declaring:
             index=index,
             done=tuple(self._consume(cls, f"step {step.name}: done") for cls in step.done),
             failed=tuple(self._consume(cls, f"step {step.name}: failed") for cls in options.failed),
-            after=tuple(after),
+            after=after,
+            any_of=groups,
+            when=options.when is not None,
+            instead_of=next((self._own(step, "instead_of", other) for other in options.instead_of), None),
+            final=options.final,
             within=within,
             send=self._built(options.send, f"step {step.name}: send"),
             undo=undo,
@@ -186,6 +192,26 @@ class _Declaring:
             pivot=options.pivot,
             optional=options.optional,
         )
+
+    def _before(self, step: DeclaredStep[Any]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+        """Give the names of the steps that must all come before it, and the groups of which one is enough."""
+        after: list[str] = []
+        groups: list[tuple[str, ...]] = []
+        for earlier in step.options.after:
+            if isinstance(earlier, AnyOf):
+                groups.append(tuple(self._own(step, "after", member) for member in earlier.members))
+            else:
+                after.append(self._own(step, "after", earlier))
+        return tuple(after), tuple(groups)
+
+    def _own(self, step: DeclaredStep[Any], option: str, other: DeclaredStep[Any] | AnyOf) -> str:
+        if isinstance(other, AnyOf):
+            raise self._wrong(
+                step.name, option, "has any_of(...) within any_of(...)", "write one any_of(...) with all the steps"
+            )
+        if self.declared.get(other.name) is not other:
+            raise self._wrong(step.name, option, f"names {other!r} of another saga", "name a step of this class")
+        return other.name
 
     def _undo(self, step: DeclaredStep[Any]) -> str | None:
         undo = step.options.undo
@@ -323,21 +349,21 @@ class _Declaring:
             return
         cls = self.events[type_]
         sources = [*(self.declared[name].done for name in steps), self.start]
-        for field, info in cls.model_fields.items():
-            if field in (cls.spec().key, self.key) or not info.is_required():
+        for name, info in cls.model_fields.items():
+            if name in (cls.spec().key, self.key) or not info.is_required():
                 continue
-            if not any(all(field in source.model_fields for source in classes) for classes in sources):
-                where = f"{self.name}, {role}: {type_}.{field} cannot be filled"
-                if maybe is not None and any(field in source.model_fields for source in self.declared[maybe].done):
+            if not any(all(name in source.model_fields for source in classes) for classes in sources):
+                where = f"{self.name}, {role}: {type_}.{name} cannot be filled"
+                if maybe is not None and any(name in source.model_fields for source in self.declared[maybe].done):
                     raise DefinitionError(
                         f"{where} when the outcome of {maybe} is unknown, because only its own event has it; "
-                        f"give {type_}.{field} a default, or write a function (saga) -> {type_}"
+                        f"give {type_}.{name} a default, or write a function (saga) -> {type_}"
                     )
                 raise DefinitionError(
                     f"{where}: no event that has surely happened by then has such a field; add it to one of them, "
                     f"give it a default, or write a function (saga) -> {type_}"
                 )
-            self._check_types(cls, field, f"{self.name}, {role}")
+            self._check_types(cls, name, f"{self.name}, {role}")
 
     def _check_types(self, cls: type[Event], field: str, where: str) -> None:
         wanted = cls.model_fields[field].annotation

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any, Literal
 
 from ..events.clock import SECOND
+from .lock import LockPlan
+from .policy import Policy
+from .schedule import SchedulePlan
 
 Unmatched = Literal["park", "ignore"]
 
@@ -59,6 +62,14 @@ class StepPlan:
         undo_retry, undo_resend, undo_within: the same for its undo, and the undo's limit.
         pivot: once it is done, the saga only goes forward.
         optional: its failure does not fail the saga.
+        any_of: groups of steps before it; of each group one must be done.
+        when: whether a function of the saga decides, when its turn comes, if it runs at all.
+        instead_of: the step that it replaces when that one has failed for good.
+        final: it runs when the saga is about to end, whatever the end.
+        each: what its elements are called, for a step that runs once for each of them.
+        by: the field of its answers that names the element.
+        approval: who answers it, for a step that a person answers.
+        child: the type of the saga that does it.
     """
 
     name: str
@@ -77,6 +88,19 @@ class StepPlan:
     undo_within: int = UNDO_WITHIN
     pivot: bool = False
     optional: bool = False
+    any_of: tuple[tuple[str, ...], ...] = ()
+    when: bool = False
+    instead_of: str | None = None
+    final: bool = False
+    each: str | None = None
+    by: str | None = None
+    approval: str | None = None
+    child: str | None = None
+
+    @property
+    def before(self) -> tuple[str, ...]:
+        """The steps that it names as coming before it, each once: all of `after`, and every member of its groups."""
+        return tuple(dict.fromkeys((*self.after, *(name for group in self.any_of for name in group))))
 
 
 @dataclass(frozen=True)
@@ -96,6 +120,10 @@ class Definition:
         active_from: "registration", "beginning", or microseconds since the epoch: where its history begins.
         rerun: a finished key may start again.
         unmatched: what to do with an event whose saga does not exist: park it for a while, or ignore it.
+        cancel: event types that cancel it.
+        policies: what to do with events at odd times, by event type.
+        lock: what it holds while it runs.
+        schedule: when instances start by themselves.
     """
 
     type: str
@@ -112,6 +140,10 @@ class Definition:
     active_from: str | int = "registration"
     rerun: bool = False
     unmatched: Unmatched = "park"
+    cancel: tuple[str, ...] = ()
+    policies: Mapping[str, Policy] = field(default_factory=dict)
+    lock: LockPlan | None = None
+    schedule: SchedulePlan | None = None
 
     @cached_property
     def by_name(self) -> Mapping[str, StepPlan]:
@@ -119,19 +151,40 @@ class Definition:
         return {step.name: step for step in self.steps}
 
     @cached_property
-    def ancestors(self) -> Mapping[str, frozenset[str]]:
-        """For each step the names of all steps before it."""
-        known: dict[str, frozenset[str]] = {}
+    def alternatives(self) -> Mapping[str, StepPlan]:
+        """For each step that has one, the step that replaces it when it has failed for good."""
+        return {step.instead_of: step for step in self.steps if step.instead_of is not None}
 
-        def walk(name: str) -> frozenset[str]:
-            if name not in known:
-                before = self.by_name[name].after
-                known[name] = frozenset(before).union(*(walk(earlier) for earlier in before))
-            return known[name]
+    def chain(self, name: str) -> tuple[StepPlan, ...]:
+        """Give a step with the alternatives after it: the next one's turn comes when the one before has failed."""
+        found = [self.by_name[name]]
+        while (other := self.alternatives.get(found[-1].name)) is not None and other not in found:
+            found.append(other)
+        return tuple(found)
 
+    @cached_property
+    def edges(self) -> Mapping[str, tuple[str, ...]]:
+        """For each step those that it may have to wait for: what it names, their alternatives, and what it replaces."""
+        found: dict[str, tuple[str, ...]] = {}
         for step in self.steps:
-            walk(step.name)
-        return known
+            waited = [other.name for name in step.before for other in self.chain(name)]
+            replaced = [] if step.instead_of is None else [step.instead_of]
+            found[step.name] = tuple(dict.fromkeys((*waited, *replaced)))
+        return found
+
+    @cached_property
+    def ancestors(self) -> Mapping[str, frozenset[str]]:
+        """For each step the names of all steps before it, by whatever edge; in a cycle a step comes before itself."""
+        found: dict[str, frozenset[str]] = {}
+        for step in self.steps:
+            seen: set[str] = set()
+            ahead = list(self.edges[step.name])
+            while ahead:
+                if (name := ahead.pop()) not in seen:
+                    seen.add(name)
+                    ahead += self.edges[name]
+            found[step.name] = frozenset(seen)
+        return found
 
     @cached_property
     def descendants(self) -> Mapping[str, frozenset[str]]:
@@ -144,7 +197,10 @@ class Definition:
     @cached_property
     def successors(self) -> Mapping[str, tuple[StepPlan, ...]]:
         """For each step those that directly follow it."""
-        return {step.name: tuple(other for other in self.steps if step.name in other.after) for step in self.steps}
+        return {
+            step.name: tuple(other for other in self.steps if step.name in self.edges[other.name])
+            for step in self.steps
+        }
 
     @cached_property
     def pivot(self) -> StepPlan | None:
@@ -186,13 +242,18 @@ class Definition:
 
     @cached_property
     def hash(self) -> str:
-        """A digest of everything that decides; whether and since when it only observes are ways to run the same one."""
-        same = replace(self, observe_only=False, active_from="registration")
+        """A digest of everything that decides; whether and since when it only observes are ways to run the same one.
+
+        Its schedule says when instances start, and nothing of what they do.
+        """
+        same = replace(self, observe_only=False, active_from="registration", schedule=None)
         return blake2b(same.to_json().encode(), digest_size=8).hexdigest()
 
     def to_json(self) -> str:
-        """Write it as canonical JSON."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """Write it as canonical JSON; what came with later releases is left out where it has its default."""
+        data = _written(self)
+        data["steps"] = [_written(step) for step in self.steps]
+        return json.dumps(data, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Definition:
@@ -200,7 +261,29 @@ class Definition:
         data: dict[str, Any] = json.loads(text)
         steps = tuple(_step_from(step) for step in data.pop("steps"))
         known = {name: _tuples(value) for name, value in data.items() if name in cls.__dataclass_fields__}
+        if "policies" in known:
+            known["policies"] = {type_: Policy(**policy) for type_, policy in known["policies"].items()}
+        for name, plan in (("lock", LockPlan), ("schedule", SchedulePlan)):
+            if known.get(name) is not None:
+                known[name] = plan(**known[name])
         return cls(steps=steps, **known)
+
+
+_SINCE_0_1 = frozenset(
+    (
+        *("name", "index", "done", "failed", "after", "within", "send", "undo", "undone", "retry", "resend"),
+        *("undo_retry", "undo_resend", "undo_within", "pivot", "optional", "type", "version", "key", "start"),
+        *("steps", "topics", "correlate", "deadline", "completed", "compensated", "observe_only", "active_from"),
+        *("rerun", "unmatched"),
+    )
+)
+"""Fields that are always written: a definition's hash must stay what it was when it was registered."""
+
+
+def _written(value: StepPlan | Definition) -> dict[str, Any]:
+    usual = {f.name: f.default_factory() if f.default_factory is not MISSING else f.default for f in fields(value)}
+    data = asdict(value)
+    return {name: data[name] for name in data if name in _SINCE_0_1 or getattr(value, name) != usual[name]}
 
 
 def _step_from(data: dict[str, Any]) -> StepPlan:
@@ -212,4 +295,4 @@ def _step_from(data: dict[str, Any]) -> StepPlan:
 
 
 def _tuples(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value

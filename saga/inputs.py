@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ..events.ids import derived_id
-from .instance import Fact, Instance
+from .instance import Fact, Instance, Question
 
 Kind = Literal["do", "undo"]
 
@@ -92,22 +92,42 @@ class Operator:
 
 @dataclass(frozen=True, slots=True)
 class Unbuildable:
-    """A command that `advance` asked for could not be built from the saga's events."""
+    """A command that `advance` asked for could not be built from the saga's events, or a question not be answered."""
 
     step: str
-    kind: Kind
+    kind: Kind | Question
     message: str
 
 
-Input = Observed | HandlerGaveUp | Elapsed | Operator | Unbuildable
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What a function of the user answered to an `Ask`: it is in the history, so that nobody has to ask again.
+
+    Args:
+        step: whose function.
+        kind: what was asked.
+        value: for "when" whether the step runs, for "each" its elements.
+    """
+
+    step: str
+    kind: Question
+    value: Any
+
+
+Input = Observed | HandlerGaveUp | Elapsed | Operator | Unbuildable | Decided
 
 
 def input_id(input_: Input, seq: int) -> str:
     """Give an input's id in the history: its own, or one made of the place where it is applied."""
-    if isinstance(input_, (Observed, HandlerGaveUp, Operator)):
-        return input_.id
-    name = "timer" if isinstance(input_, Elapsed) else f"unbuildable:{input_.kind}:{input_.step}"
-    return f"{name}:{seq}"
+    match input_:
+        case Observed() | HandlerGaveUp() | Operator():
+            return input_.id
+        case Elapsed():
+            return f"timer:{seq}"
+        case Unbuildable():
+            return f"unbuildable:{input_.kind}:{input_.step}:{seq}"
+        case Decided():
+            return f"decided:{input_.kind}:{input_.step}:{seq}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +159,20 @@ class Announce:
     type: str
 
 
-Output = Send | Announce
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask a function of the user, with the saga's events, and apply what it says as `Decided`, in this transaction.
+
+    Args:
+        kind: whether the step runs ("when"), or for which elements ("each").
+        step: its name.
+    """
+
+    kind: Question
+    step: str
+
+
+Output = Send | Announce | Ask
 
 
 class Change(NamedTuple):

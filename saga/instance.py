@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import TypeAdapter
 
 from .definition import Definition
 from .names import saga_id
 from .words import Phase, StepState
+
+Question = Literal["when", "each"]
+GivenUp = Literal["failed", "unwanted"]
 
 _OPEN = frozenset((StepState.WAITING, StepState.RETRYING, StepState.UNKNOWN))
 
@@ -50,6 +53,10 @@ class Step:
         failures: the attempts that failed.
         certain: its outcome is known; a step given up without an answer may have happened all the same.
         caused_by: the event that its success names as its cause, for the undo's guard.
+        asked: what a function of the user is being asked about it; set only within a transaction.
+        chosen: what its `when` said; None before its turn.
+        given_up: the saga goes on without it, because it failed and another takes its place, or because it is not
+            wanted; what it may have done is undone by itself.
         undo_*: the same for its undo, `undo_outcome` COMPENSATED or UNDO_FAILED; `undo_event` is the answer,
             `undo_answered_at` the answer's own time, `undo_empty` says that the participant had nothing to undo.
     """
@@ -71,6 +78,9 @@ class Step:
     failures: list[Failure] = field(default_factory=list)
     certain: bool = True
     caused_by: str | None = None
+    asked: Question | None = None
+    chosen: bool | None = None
+    given_up: GivenUp | None = None
     undo_attempt: int = 0
     undo_sends: int = 0
     undo_ready_at: int = 0
@@ -131,6 +141,7 @@ class Instance:
         cause: why it does not simply go on: step, error class, message, event and time.
         cancelling: it is undone on request.
         announced: the event type that it published at its end.
+        kept: every step is settled well, so what it did is kept: it is about to complete, or has completed.
         steps: by name.
         conditions: by word.
     """
@@ -154,6 +165,7 @@ class Instance:
     cause: dict[str, Any] | None = None
     cancelling: bool = False
     announced: str | None = None
+    kept: bool = False
     steps: dict[str, Step] = field(default_factory=dict)
     conditions: dict[str, Remark] = field(default_factory=dict)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from .definition import Definition, StepPlan
-from .inputs import Announce, Change, Kind, Send, Transition, command_id
+from .inputs import Announce, Ask, Change, Kind, Send, Transition, command_id
 from .instance import Fact, Failure, Instance, Remark, Step
 from .words import Condition, Phase, StepState
 
@@ -24,7 +24,7 @@ class Move:
         self.instance = instance
         self.now = now
         self.changes: list[Change] = []
-        self.outputs: list[Send | Announce] = []
+        self.outputs: list[Send | Announce | Ask] = []
         self.ignored = ""
         self.trace: str | None = None  # traceparent of the input, the trigger of what it starts
 

@@ -1,11 +1,12 @@
-"""One applied input as a row of the history."""
+"""One applied input as a row of the history, and back."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from .inputs import Elapsed, HandlerGaveUp, Input, Observed, Operator, Transition, Unbuildable
+from ..events.errors import StoreMismatch
+from .inputs import Decided, Elapsed, HandlerGaveUp, Input, Observed, Operator, Transition, Unbuildable
 from .instance import Instance
 from .routing import Arrival
 from .store import HistoryRow, write_input
@@ -33,6 +34,36 @@ def history_row(
     )
 
 
+def read_input(kind: str, text: str) -> Input:
+    """Read an input that the history keeps.
+
+    Args:
+        kind: the row's.
+        text: the row's input.
+
+    Raises:
+        StoreMismatch: a newer release wrote it.
+    """
+    if kind not in _KINDS:
+        raise StoreMismatch(f"the history has an input of kind {kind!r}; a newer release wrote it, run that one")
+    values = json.loads(text)
+    for name in ("produces", "value"):
+        if isinstance(values.get(name), list):
+            values[name] = tuple(values[name])
+    made: Input = _KINDS[kind](**values)
+    return made
+
+
+_KINDS: dict[str, type[Any]] = {
+    "event": Observed,
+    "failure": HandlerGaveUp,
+    "timer": Elapsed,
+    "operator": Operator,
+    "unbuildable": Unbuildable,
+    "decided": Decided,
+}
+
+
 def _told(input_: Input, now: int) -> tuple[str, str, int, str]:
     """Give an input's kind, type, own time, and its text for the history."""
     match input_:
@@ -57,4 +88,11 @@ def _told(input_: Input, now: int) -> tuple[str, str, int, str]:
                 input_.kind,
                 now,
                 json.dumps({"step": input_.step, "kind": input_.kind, "message": input_.message}),
+            )
+        case Decided():
+            return (
+                "decided",
+                input_.kind,
+                now,
+                json.dumps({"step": input_.step, "kind": input_.kind, "value": input_.value}),
             )

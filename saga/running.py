@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -21,17 +20,6 @@ from .loading import Parts
 
 COORDINATOR = "choreo-coordinator"
 _LOOK = 0.1
-_YOUNG = 20_000
-"""Allocations between two looks of the collector: a batch's values die by reference count, so looking at each 700 of
-them, the default, finds nothing and costs a quarter of a coordinator's time (measured, `benchmarks/README.md`)."""
-
-
-def spare_collector() -> None:
-    """Let this process's garbage collector look seldom, and never again at what is loaded now: for a process that only
-    runs services and sagas, once its parts have started."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_YOUNG, 20, 50)
 
 
 class Process:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, Protocol, Self, TypeVar, overload
@@ -16,6 +16,9 @@ D = TypeVar("D", bound=Event)
 Duration = str | int | float | timedelta
 Build = type[Event] | Callable[[Any], Event]
 """An event class, filled by name from the saga's events, or a function of the saga that makes one."""
+When = Callable[[Any], bool]
+Each = str | Callable[[Any], Iterable[Any]]
+"""A field of the saga's events that holds the elements, or a function of the saga that gives them."""
 
 
 class Unsaid:
@@ -30,7 +33,7 @@ class StepOptions:
     """The arguments of `step()` as they were given."""
 
     failed: tuple[type[Event], ...]
-    after: tuple[DeclaredStep[Any], ...]
+    after: tuple[DeclaredStep[Any] | AnyOf, ...]
     within: Duration | None
     undo: Build | Unsaid | None
     undone: tuple[type[Event], ...]
@@ -40,6 +43,30 @@ class StepOptions:
     retry: Retry | None
     undo_retry: Retry | None
     undo_within: Duration
+    when: When | None = None
+    instead_of: tuple[DeclaredStep[Any], ...] = ()
+    final: bool = False
+    each: Each | None = None
+    by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """Steps of which one is enough; made by `any_of()`."""
+
+    members: tuple[DeclaredStep[Any] | AnyOf, ...]
+
+
+def any_of(*steps: DeclaredStep[Any]) -> AnyOf:
+    """Say in `after=` that one of these steps is enough: the first success counts, nobody waits for the others.
+
+    Those that have not had their turn are SKIPPED, those in flight are given up and undone by themselves. The saga does
+    not fail while one of them may still succeed.
+
+    Args:
+        steps: two or more, none of which comes before another of them.
+    """
+    return AnyOf(steps)
 
 
 class Viewed(Protocol):
@@ -79,27 +106,67 @@ class DeclaredStep(Generic[D]):
         return f"<step {self.name}>"
 
 
+After = DeclaredStep[Any] | AnyOf | tuple[DeclaredStep[Any] | AnyOf, ...]
+
+
+@overload
 def step(
     *,
     done: type[D] | tuple[type[D], ...],
     failed: type[Event] | tuple[type[Event], ...] = (),
-    after: DeclaredStep[Any] | tuple[DeclaredStep[Any], ...] = (),
+    after: After = (),
     within: Duration | None = None,
     undo: Build | Unsaid | None = UNSAID,
     undone: type[Event] | tuple[type[Event], ...] = (),
     send: Build | None = None,
+    when: When | None = None,
+    each: Each | None = None,
+    by: str | None = None,
+    instead_of: DeclaredStep[Any] | None = None,
+    final: bool = False,
     pivot: bool = False,
     optional: bool = False,
     retry: Retry | None = None,
     undo_retry: Retry | None = None,
     undo_within: Duration = UNDO_WITHIN / 1_000_000,
-) -> DeclaredStep[D]:
+) -> DeclaredStep[D]: ...
+@overload
+def step(
+    *,
+    undo: Build,
+    undone: type[Event] | tuple[type[Event], ...],
+    after: After = (),
+    when: When | None = None,
+    undo_retry: Retry | None = None,
+    undo_within: Duration = UNDO_WITHIN / 1_000_000,
+) -> DeclaredStep[Event]: ...
+def step(
+    *,
+    done: type[Event] | tuple[type[Event], ...] = (),
+    failed: type[Event] | tuple[type[Event], ...] = (),
+    after: After = (),
+    within: Duration | None = None,
+    undo: Build | Unsaid | None = UNSAID,
+    undone: type[Event] | tuple[type[Event], ...] = (),
+    send: Build | None = None,
+    when: When | None = None,
+    each: Each | None = None,
+    by: str | None = None,
+    instead_of: DeclaredStep[Any] | None = None,
+    final: bool = False,
+    pivot: bool = False,
+    optional: bool = False,
+    retry: Retry | None = None,
+    undo_retry: Retry | None = None,
+    undo_within: Duration = UNDO_WITHIN / 1_000_000,
+) -> DeclaredStep[Any]:
     """Declare a step of a saga.
 
     Args:
-        done: event class, or several, that tell its success.
+        done: event class, or several, that tell its success. Without it the step has only an undo: it is DONE the
+            moment its turn comes.
         failed: event classes that tell its failure.
-        after: the step, or all the steps, that come before it; none: it follows the start.
+        after: the step, or all the steps, that come before it, `any_of(...)` among them; none: it follows the start.
         within: the longest wait from its turn to its outcome, e.g. `"30s"`, `"3d"`.
         undo: the command that undoes it: an event class whose fields are filled by name from the saga's events (newest
             step first, start event last), or a function of the saga with a return annotation. None says that there is
@@ -107,6 +174,11 @@ def step(
         undone: event classes that answer the undo.
         send: the command that the coordinator publishes when its turn comes; without it some service does the step by
             itself and the saga watches.
+        when: a function of the saga, asked when the step's turn comes: False skips it, and what only it feeds.
+        each: once for each element of this field of the saga's events, or of what a function of the saga gives.
+        by: the field of the answers that names the element.
+        instead_of: the step that this one replaces when it has failed for good, before anything is undone.
+        final: it runs when the saga is about to end, whatever the end; its own failure changes nothing.
         pivot: once it is done there is no way back.
         optional: its failure does not fail the saga.
         retry: for a commanded step, after a known failure.
@@ -127,10 +199,15 @@ def step(
         retry=retry,
         undo_retry=undo_retry,
         undo_within=undo_within,
+        when=when,
+        instead_of=() if instead_of is None else (instead_of,),
+        final=final,
+        each=each,
+        by=by,
     )
-    return DeclaredStep(done if isinstance(done, tuple) else (done,), options)
+    return DeclaredStep(several(done), options)
 
 
-def several(given: type[Event] | tuple[type[Event], ...]) -> tuple[type[Event], ...]:
+def several(given: type[D] | tuple[type[D], ...]) -> tuple[type[D], ...]:
     """Give one class, or several, as several."""
     return given if isinstance(given, tuple) else (given,)

@@ -15,7 +15,6 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from ..events.envelope import Delivery, Record, TopicPartition
 from ..events.errors import StoreUnreachable
-from ..events.failures import HandlerFailed
 from .definition import Definition
 from .inputs import Change, HandlerGaveUp, Observed
 from .instance import Instance
@@ -56,7 +55,7 @@ class Parked(NamedTuple):
     type: str
     key: str
     at: int
-    input: Observed | HandlerGaveUp
+    input: Observed
     delivery: Delivery
     content_type: str
 
@@ -128,7 +127,7 @@ def take_parked(connection: Connection, keys: Iterable[tuple[str, str]]) -> dict
         for row in rows:
             delivery = Delivery(row.topic, row.partition, row.offset, 0, row.key.encode(), row.value, ())
             found.setdefault((row.type, row.key), []).append(
-                Parked(row.type, row.key, row.at, read_input(row.input), delivery, row.content_type or "")
+                Parked(row.type, row.key, row.at, read_observed(row.input), delivery, row.content_type or "")
             )
         if rows:
             connection.execute(delete(parked).where(where))
@@ -346,17 +345,9 @@ def write_input(input_: Observed | HandlerGaveUp) -> str:
     return to_json({name: value for name, value, usual in values if value != usual}).decode()
 
 
-def read_input(text: str) -> Observed | HandlerGaveUp:
-    """Read what `write_input` wrote."""
-    values = from_json(text)
-    if "type" in values:
-        return Observed(**values)
-    return HandlerGaveUp(**{**values, "produces": tuple(values["produces"])})
-
-
-def early_type(early: Observed | HandlerGaveUp) -> str:
-    """Name the type of a parked event."""
-    return early.type if isinstance(early, Observed) else HandlerFailed.spec().type
+def read_observed(text: str) -> Observed:
+    """Read an observed event that `write_input` wrote."""
+    return Observed(**from_json(text))
 
 
 _DEFAULTS: dict[type, list[tuple[str, Any]]] = {
@@ -437,7 +428,7 @@ def _parked_columns(row: Parked, expires_at: int) -> dict[str, Any]:
         "type": row.type,
         "key": row.key,
         "event_id": row.input.id,
-        "event_type": early_type(row.input),
+        "event_type": row.input.type,
         "at": row.at,
         "expires_at": expires_at,
         "input": write_input(row.input),

@@ -44,10 +44,10 @@ from .service import Default, Service
 
 log = structlog.get_logger("choreo.services")
 
-MOST_IN_FLIGHT = 4_000
+MOST_IN_FLIGHT = 2_000
 """Records that may be read and not finished; beyond it reading pauses."""
 
-_BATCH = 1_000
+_BATCH = 500
 _POLL = 0.25
 _BUSY_POLL = 0.02
 _TICK = 0.25

@@ -51,7 +51,7 @@ def run(
 
 async def _run(shell: Shell, parts: Parts, until_idle: bool, create_topics: bool | None, options: Options) -> int:
     from ...events.transports import connect
-    from ..running import Process, spare_collector
+    from ..running import Process
 
     settings = shell.settings
     embedded = not settings.broker_url.startswith("kafka:")
@@ -65,7 +65,6 @@ async def _run(shell: Shell, parts: Parts, until_idle: bool, create_topics: bool
             create_topics=embedded if create_topics is None else create_topics,
         )
         async with process:
-            spare_collector()
             _announce(shell, parts, transport.url)
             ended = asyncio.create_task(process.until_idle() if until_idle else _for_ever())
             failed = asyncio.create_task(process.wait())

@@ -482,44 +482,6 @@ async def test_ruling_14_a_dead_handler_fails_the_step_that_the_catalog_says_it_
     assert found["order/4711"].cause["error"] == "ZeroDivisionError"
 
 
-async def test_row_1_a_failed_handler_that_is_heard_of_before_its_saga_is_not_forgotten(stage: Stage) -> None:
-    """The riddle of the kill test: an order whose card made the handler raise, and a coordinator that was away."""
-    await stage.codec.prepare([HandlerFailed])
-    await stage.start()
-    # The service announces itself when the coordinator has just looked: what its handler produces is asked for again.
-    handler = HandlerAnnouncement(
-        name="reserve",
-        consumes=[EventRef(type="Placed", topic="orders")],
-        produces=[EventRef(type="Reserved", topic="inventory")],
-    )
-    await announce(stage.broker, ServiceAnnouncement(service="inventory", group="inventory", handlers=[handler]))
-    failed = HandlerFailed(
-        key="4711",
-        service="inventory",
-        handler="reserve",
-        event_id="the-order",
-        event_type="Placed",
-        topic="orders",
-        partition=0,
-        offset=0,
-        dead=True,
-        attempts=3,
-        error_class="CardNetworkError",
-        message="no route",
-    )
-    await stage.publish(failed, id="the-report")
-    await stage.settled()
-    assert await stage.instances() == {}
-    await stage.publish(Placed(order_id="4711"), id="the-order")
-    found = await stage.until(lambda all_: bool(all_) and all_["order/4711"].phase != "RUNNING")
-    assert found["order/4711"].cause is not None
-    assert found["order/4711"].cause["error"] == "CardNetworkError"
-    assert found["order/4711"].steps["reserve"].state == "COMPENSATING", "nobody knows whether it happened"
-    await stage.publish(failed, id="the-report")
-    await stage.settled()
-    assert (await stage.ignored())["HandlerFailed", "duplicate"] == 1
-
-
 async def test_ruling_17_a_persons_command_is_applied_and_answered(stage: Stage) -> None:
     await stage.start()
     await stage.publish(Placed(order_id="4711"), Reserved(order_id="4711"))

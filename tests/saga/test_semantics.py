@@ -497,12 +497,3 @@ def test_an_instance_survives_its_own_json() -> None:
     play.sees("ship.failed")
     play.gave_up("charge.undo", ("charge.undone",), event_id=play.undo_id("charge"))
     assert Instance.from_json(play.instance.to_json()) == play.instance
-
-
-def test_row_6_a_handler_that_gives_up_before_its_steps_turn_fails_it() -> None:
-    play = Play()
-    play.gave_up("reserve.done", ("charge.done",))
-    assert play.states() == {"reserve": "UNKNOWN", "charge": "COMPENSATING", "ship": "SKIPPED"}
-    assert play.phase == "COMPENSATING"
-    assert "OutOfOrder" in play.instance.conditions
-    assert play.commands() == ["charge.undo#1"], "it may have had its effect before it raised"
