@@ -166,6 +166,10 @@ class _Advance(Move):
             self._ignore(reason, f"{event.type} came when no step expected it")
             return
         step = self._step(plan)
+        if step.state is StepState.PENDING and plan.send is not None and not self.definition.observe_only:
+            # It answers nobody: to try it again would be to send it before its turn.
+            self._ignore("NotAsked", f"{event.type} came, but {plan.send} was not sent yet")
+            return
         if event.attempt is not None and event.attempt < step.attempt:
             self._ignore(
                 "EarlierAttempt", f"{event.type} answers attempt {event.attempt}, attempt {step.attempt} is out"

@@ -29,6 +29,7 @@ class Move:
         self.trace: str | None = None  # traceparent of the input, the trigger of what it starts
 
     def transition(self) -> Transition:
+        self._wait_for_person_no_longer()
         verdict: Literal["applied", "ignored"] = "ignored" if self.ignored else "applied"
         return Transition(self.instance, verdict, self.ignored, list(self.outputs), self.changes)
 
@@ -204,8 +205,6 @@ class Move:
         self.instance.phase = phase
         self.instance.ended_at = self.now
         self.changes.append(Change(None, phase))
-        if phase is not Phase.FAILED:
-            self.instance.conditions.pop(Condition.WAITING_FOR_PERSON, None)
         if announce is not None and self.instance.announced is None and not self.definition.observe_only:
             self.instance.announced = announce
             self.outputs.append(Announce(announce))
@@ -273,15 +272,28 @@ class Move:
         self._remark(Condition.WAITING_FOR_PERSON, reason, message, plan)
 
     def _resolve(self, plan: StepPlan) -> None:
-        for condition in (Condition.WAITING_FOR_PERSON, Condition.KEY_PARKED, Condition.DEAD_LETTERED):
+        for condition in (Condition.KEY_PARKED, Condition.DEAD_LETTERED):
             if (remark := self.instance.conditions.get(condition)) is not None and remark.step == plan.name:
                 del self.instance.conditions[condition]
-        if self.instance.phase is Phase.RUNNING and Condition.WAITING_FOR_PERSON not in self.instance.conditions:
-            for other in self.definition.steps:
-                step = self._step(other)
-                if step.state in (StepState.FAILED, StepState.UNKNOWN) and step.send_at is None:
-                    self._needs_person(other, "FailedAfterPivot", f"step {other.name} failed: {step.error}")
-                    return
+
+    def _wait_for_person_no_longer(self) -> None:
+        """Wait for a person exactly as long as one step needs one: the remark passes on to the next such step."""
+        remark = self.instance.conditions.get(Condition.WAITING_FOR_PERSON)
+        if remark is None:
+            return
+        stuck = [plan for plan in self.definition.steps if self._is_stuck(self._step(plan))]
+        if remark.step in [plan.name for plan in stuck]:
+            return
+        del self.instance.conditions[Condition.WAITING_FOR_PERSON]
+        if stuck:
+            step = self._step(stuck[0])
+            reason = "UndoFailed" if step.state is StepState.UNDO_FAILED else "FailedAfterPivot"
+            self._needs_person(stuck[0], reason, f"step {stuck[0].name}: {step.error}")
+
+    def _is_stuck(self, step: Step) -> bool:
+        if self.instance.phase is not Phase.RUNNING:
+            return step.state is StepState.UNDO_FAILED
+        return step.state in (StepState.FAILED, StepState.UNKNOWN) and step.send_at is None
 
     def _ignore(self, reason: str, message: str, *, quiet: bool = False) -> None:
         self.ignored = reason

@@ -1,10 +1,10 @@
-"""Whatever happens in whatever order, the invariants of a saga hold (S8 to S12, V1)."""
+"""Whatever happens in whatever order, the invariants of a saga hold (S8 to S12)."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from choreo.saga.definition import Definition
@@ -12,6 +12,7 @@ from choreo.saga.inputs import Send
 from choreo.saga.instance import Instance
 from choreo.saga.words import Phase, StepState
 from tests.saga.play import LINE, PIVOT, Play, define, plan
+from tests.support.profiles import bounded
 
 DEFINITIONS = [
     LINE,
@@ -86,7 +87,7 @@ def check(play: Play, before: Instance, pivot_was_done: bool) -> None:
     assert (instance.phase is Phase.FAILED) <= (StepState.UNDO_FAILED in states)
 
 
-@settings(max_examples=1_500, deadline=None)
+@bounded(600)
 @given(happenings())
 def test_the_invariants_hold_whatever_happens(given_: tuple[Definition, list[tuple[str, str, float]]]) -> None:
     definition, happening = given_
@@ -100,24 +101,7 @@ def test_the_invariants_hold_whatever_happens(given_: tuple[Definition, list[tup
             check(play, before, pivot_was_done)
 
 
-@settings(max_examples=500, deadline=None)
-@given(happenings())
-def test_when_nothing_more_happens_every_saga_ends_or_waits_for_a_person(
-    given_: tuple[Definition, list[tuple[str, str, float]]],
-) -> None:
-    definition, happening = given_
-    play = Play(definition)
-    for each in happening:
-        happen(play, *each)
-    for _ in range(200):
-        if play.instance.next_due is None:
-            break
-        play.later(max(0.0, (play.instance.next_due - play.now) / 1_000_000))
-    assert play.instance.next_due is None
-    assert play.instance.phase.ended or "WaitingForPerson" in play.instance.conditions, play.states()
-
-
-@settings(max_examples=300, deadline=None)
+@bounded(60)
 @given(happenings())
 def test_the_same_inputs_give_the_same_saga_byte_for_byte(
     given_: tuple[Definition, list[tuple[str, str, float]]],

@@ -497,3 +497,32 @@ def test_an_instance_survives_its_own_json() -> None:
     play.sees("ship.failed")
     play.gave_up("charge.undo", ("charge.undone",), event_id=play.undo_id("charge"))
     assert Instance.from_json(play.instance.to_json()) == play.instance
+
+
+def test_a_failure_of_a_command_that_was_not_sent_yet_does_not_send_it_before_its_turn() -> None:
+    play = Play(define(plan("reserve", 0), plan("notify", 1, "reserve", send="notify.do")))
+    transition = play.sees("notify.failed")
+    assert (transition.verdict, transition.reason) == ("ignored", "NotAsked")
+    play.later(10)
+    assert play.commands() == []
+
+
+def test_row_17_nobody_is_waited_for_once_the_undo_is_tried_again() -> None:
+    play = charged()
+    play.sees("ship.failed")
+    play.later(601)
+    assert play.instance.conditions["WaitingForPerson"].step == "charge"
+    play.person("retry-undo")
+    assert "WaitingForPerson" not in play.instance.conditions
+
+
+def test_row_17_a_person_is_waited_for_until_every_failed_undo_is_dealt_with() -> None:
+    play = Play(define(plan("a", 0), plan("b", 1), plan("c", 2, "a", "b")))
+    play.sees("a.done")
+    play.sees("b.done")
+    play.sees("c.failed")
+    play.later(601)
+    assert play.phase == "FAILED"
+    play.person("mark-undone", play.instance.conditions["WaitingForPerson"].step)
+    assert play.phase == "FAILED"
+    assert play.states()[play.instance.conditions["WaitingForPerson"].step or ""] == "UNDO_FAILED"
