@@ -17,7 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-HEAD = "0001"
+HEAD = "0002"
 metadata = MetaData()
 
 definition = Table(
@@ -200,3 +200,48 @@ control = Table(
     Column("by", Text, nullable=False),
 )
 """Switches of the whole store: `timers` (the breaker) and `undo` (the emergency stop)."""
+
+lock = Table(
+    "choreo_lock",
+    metadata,
+    Column("name", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("saga_id", Text, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("until", BigInteger, nullable=False),
+    PrimaryKeyConstraint("name", "key"),
+)
+"""Who holds which semantic lock. That there is one holder at most is this table's primary key."""
+
+lock_queue = Table(
+    "choreo_lock_queue",
+    metadata,
+    Column("saga_id", Text, primary_key=True),
+    Column("type", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("nth", Integer, nullable=False),
+    Column("until", BigInteger, nullable=False),
+    Index("choreo_lock_queue_place", "name", "key", "at", "nth"),
+)
+"""Who waits for a lock, in order. A saga's row here and in `lock` is only written by who has that saga locked."""
+
+schedule = Table(
+    "choreo_schedule",
+    metadata,
+    Column("type", Text, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("cron", Text, nullable=False),
+    Column("zone", Text, nullable=False),
+    Column("missed", String(8), nullable=False),
+    Column("next_at", BigInteger),
+    Column("look_at", BigInteger),
+    Column("last_at", BigInteger),
+    Column("paused", Boolean, nullable=False),
+    Column("changed_at", BigInteger, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("error", Text),
+)
+"""When sagas start by the clock. Whoever moves `next_at` on fires that tick; `look_at` is later after an error."""
