@@ -1,0 +1,142 @@
+"""What an observed event does to a saga: a success, a failure, the answer to an undo, in time, early or late."""
+
+from __future__ import annotations
+
+from .definition import StepPlan
+from .forward import Forward
+from .inputs import (
+    Change,
+    Observed,
+    command_id,
+)
+from .instance import Fact, Step
+from .words import Condition, Phase, StepState
+
+
+class Answers(Forward):
+    """Decides which moves an event calls for."""
+
+    def observe(self, event: Observed) -> None:
+        definition = self.definition
+        if (plan := definition.done_step.get(event.type)) is not None:
+            self._done(plan, event)
+        elif event.type in definition.failed_steps:
+            self._failed(event)
+        elif event.type in definition.undone_steps:
+            self._undone(event)
+        elif event.type in definition.start:
+            self._ignore("SecondStart", f"{event.type} came again, but a run of this key exists")
+        else:
+            self._ignore("OtherVersion", f"version {definition.version} does not know {event.type}", quiet=True)
+
+    def _done(self, plan: StepPlan, event: Observed) -> None:
+        step = self._step(plan)
+        if step.done is not None:
+            self._ignore("AlreadyDone", f"{event.type} came again for step {plan.name}")
+            return
+        if self.instance.phase is Phase.COMPLETED:
+            self._ignore("Late", f"{event.type} came after the end")
+            return
+        if self.instance.phase is not Phase.RUNNING:
+            self._late_success(plan, step, event)
+            return
+        early = step.state is StepState.PENDING
+        self._record_done(step, event)
+        if early:
+            step.trigger, step.trace, step.ready_at = event.causation_id, event.traceparent, self.now
+            self._remark(Condition.OUT_OF_ORDER, "EarlyEvent", f"{event.type} came before its turn", plan)
+        self._clear(step)
+        self._enter(plan, StepState.DONE, event.type)
+        self._resolve(plan)
+        self.open_ready(event.id, event.traceparent)
+
+    def _record_done(self, step: Step, event: Observed) -> None:
+        step.done = Fact(event.type, event.id)
+        step.caused_by = event.causation_id
+        step.certain = True
+        step.conclude(StepState.DONE, self.now)
+
+    def _late_success(self, plan: StepPlan, step: Step, event: Observed) -> None:
+        """A success that arrives when the saga is being undone, or was: undone exactly once (S11, ruling R5)."""
+        self._record_done(step, event)
+        self._remark(Condition.LATE, "LateSuccess", f"{event.type} came when step {plan.name} had been given up", plan)
+        if step.state is StepState.COMPENSATING or step.state is StepState.UNDO_FAILED:
+            self.changes.append(Change(plan.name, step.state, f"late {event.type}: its undo is under way"))
+        elif step.state is StepState.COMPENSATED:
+            # Both times are the participant's own, so they compare: an answer later than the success has undone it.
+            answered = step.undo_answered_at
+            if answered is not None and (step.undo_empty or event.time > answered):
+                self._reopen()
+                self._start_undo(plan, step, f"late {event.type}: it happened after the undo was answered")
+            else:
+                self.changes.append(Change(plan.name, step.state, f"late {event.type}: it was undone already"))
+        else:
+            if plan.undo is not None:
+                self._reopen()
+            reason = f"late {event.type}" if plan.undo is not None else f"late {event.type}: nothing to undo"
+            self._enter(plan, StepState.DONE, reason)
+            self._continue_undo()
+
+    def _failed(self, event: Observed) -> None:
+        plans = self.definition.failed_steps[event.type]
+        named = [plan for plan in plans if plan.name == event.step]
+        candidates = named or plans
+        plan = next((p for p in candidates if self._step(p).open), None)
+        if plan is None:
+            plan = next((p for p in candidates if self._step(p).state is StepState.PENDING), None)
+        if plan is None or self.instance.phase.ended:
+            reason = "Late" if self.instance.phase.ended else "AlreadyAnswered"
+            self._ignore(reason, f"{event.type} came when no step expected it")
+            return
+        step = self._step(plan)
+        if step.state is StepState.PENDING and plan.send is not None and not self.definition.observe_only:
+            # It answers nobody: to try it again would be to send it before its turn.
+            self._ignore("NotAsked", f"{event.type} came, but {plan.send} was not sent yet")
+            return
+        if event.attempt is not None and event.attempt < step.attempt:
+            self._ignore(
+                "EarlierAttempt", f"{event.type} answers attempt {event.attempt}, attempt {step.attempt} is out"
+            )
+            return
+        if step.state is StepState.PENDING:
+            self._remark(Condition.OUT_OF_ORDER, "EarlyEvent", f"{event.type} came before its turn", plan)
+        if self.instance.phase is Phase.COMPENSATING:
+            # It is certain now that nothing happened, so nothing needs to be undone.
+            step.certain = True
+            self._note_failure(step, event.type, "")
+            step.conclude(StepState.FAILED, self.now)
+            self._enter(plan, StepState.FAILED, event.type)
+            self._continue_undo()
+            return
+        self._fail(plan, step, event.type, "", certain=True, retry=True, event=event.id)
+
+    def _undone(self, event: Observed) -> None:
+        plans = self.definition.undone_steps[event.type]
+        plan = self._undo_answered_by(plans, event)
+        if plan is None:
+            plan = self._undone_elsewhere(plans)
+            if plan is None:
+                self._ignore("Unasked", f"{event.type} came, but no undo was expected")
+                return
+            step = self._step(plan)
+            step.undo_event, step.undo_answered_at = event.id, event.time
+            self.changes.append(Change(plan.name, step.state, f"{event.type}: undone by somebody else"))
+            return
+        step = self._step(plan)
+        step.undo_event, step.undo_answered_at, step.undo_empty = event.id, event.time, event.nothing_undone
+        self._compensated(plan, step, "nothing to undo" if event.nothing_undone else event.type)
+
+    def _undo_answered_by(self, plans: tuple[StepPlan, ...], event: Observed) -> StepPlan | None:
+        expected = [p for p in plans if self._step(p).state in (StepState.COMPENSATING, StepState.UNDO_FAILED)]
+        for plan in expected:
+            attempts = range(1, self._step(plan).undo_attempt + 1)
+            if event.causation_id in {command_id(self.instance.id, plan.name, "", "undo", n) for n in attempts}:
+                return plan
+        named = [plan for plan in expected if plan.name == event.step]
+        return next(iter(named or expected), None)
+
+    def _undone_elsewhere(self, plans: tuple[StepPlan, ...]) -> StepPlan | None:
+        """An observe-only saga may see the undo before the failure that caused it: the fact is remembered."""
+        if not self.definition.observe_only or self.instance.phase is not Phase.RUNNING:
+            return None
+        return next((plan for plan in plans if self._step(plan).undo_event is None), None)

@@ -1,0 +1,145 @@
+"""Backward: a saga is undone, the last step first, each undo waiting for its answer; and its ends."""
+
+from __future__ import annotations
+
+from .definition import StepPlan
+from .inputs import (
+    Announce,
+    Change,
+)
+from .instance import Step
+from .move import Move
+from .words import Phase, StepState
+
+_IN_FLIGHT = frozenset((StepState.WAITING, StepState.UNKNOWN))
+
+
+class Backward(Move):
+    """The moves back, and the end."""
+
+    def _may_go_back(self) -> bool:
+        """Before the pivot everything can be undone; from the moment that it may have happened nothing can."""
+        if self.definition.pivot is None:
+            return True
+        pivot = self._step(self.definition.pivot)
+        return pivot.certain and pivot.state not in (*_IN_FLIGHT, StepState.DONE)
+
+    def _compensate(self, plan: StepPlan | None, error: str, message: str, event: str | None) -> None:
+        self._set_cause(plan, error, message, event)
+        self.instance.phase = Phase.COMPENSATING
+        self.changes.append(Change(None, Phase.COMPENSATING, f"{plan.name}: {error}" if plan else error))
+        for other in self.definition.steps:
+            step = self._step(other)
+            self._clear(step)
+            if step.state is StepState.PENDING:
+                if self._may_run_unasked(other):
+                    step.conclude(StepState.SKIPPED, self.now)  # the parent of what its handler does all the same
+                self._enter(other, StepState.SKIPPED, "")
+            elif step.state is StepState.RETRYING:
+                state = StepState.FAILED if step.certain else StepState.UNKNOWN
+                step.conclude(state, self.now)
+                self._enter(other, state, "not tried again")
+            elif step.state is StepState.WAITING:
+                step.certain = False
+                step.conclude(StepState.UNKNOWN, self.now)
+                self._enter(other, StepState.UNKNOWN, "given up while in flight")
+        self._continue_undo()
+
+    def _may_run_unasked(self, plan: StepPlan) -> bool:
+        """Whether a step's trigger may be out though the saga gives it up: nobody stops what is choreographed."""
+        before = [self.instance.steps[name] for name in plan.after]
+        return plan.send is None and any(
+            step.done is not None
+            or step.state in (StepState.WAITING, StepState.UNKNOWN)
+            or step.outcome is StepState.SKIPPED
+            for step in before
+        )
+
+    def _needs_undo(self, plan: StepPlan) -> bool:
+        step = self._step(plan)
+        if plan.undo is None:
+            return False
+        return step.state in (StepState.DONE, StepState.UNKNOWN) or (
+            step.state is StepState.DEGRADED and not step.certain
+        )
+
+    def _continue_undo(self) -> None:
+        """Undo in reverse order of dependency: a step waits until all that depend on it are undone (row 18, S10)."""
+        if self.instance.phase is not Phase.COMPENSATING:
+            return
+        for plan in reversed(self.definition.steps):
+            if self._needs_undo(plan) and not any(
+                self._unsettled(self.definition.by_name[name]) for name in self.definition.descendants[plan.name]
+            ):
+                step = self._step(plan)
+                if step.undo_event is not None:
+                    step.undo_ready_at = self.now
+                    step.conclude_undo(StepState.COMPENSATED, self.now)
+                    self._enter(plan, StepState.COMPENSATED, "undone by somebody else")
+                else:
+                    self._start_undo(plan, step, "")
+        self._finish_undo()
+
+    def _unsettled(self, plan: StepPlan) -> bool:
+        return self._needs_undo(plan) or self._step(plan).state in (StepState.COMPENSATING, StepState.UNDO_FAILED)
+
+    def _start_undo(self, plan: StepPlan, step: Step, reason: str) -> None:
+        step.undo_attempt += 1
+        step.undo_sends = 1
+        step.undo_ready_at = self.now
+        step.undo_ended_at = step.undo_outcome = step.undo_event = step.undo_answered_at = None
+        step.undo_empty = False
+        step.undo_trace = self.trace
+        step.undo_limit_at = self.now + plan.undo_within
+        step.undo_send_at = self.now + plan.undo_resend.pause(1) if plan.undo_resend.attempts > 1 else None
+        self._enter(plan, StepState.COMPENSATING, reason)
+        self._send_undo(plan, step, again=False)
+
+    def _undo_failed(self, plan: StepPlan, step: Step, error: str, message: str) -> None:
+        step.error, step.message = error, message
+        step.conclude_undo(StepState.UNDO_FAILED, self.now)
+        self._clear(step)
+        self._enter(plan, StepState.UNDO_FAILED, message or error)
+        self._needs_person(plan, "UndoFailed", f"the undo of step {plan.name} failed for good: {error}")
+        self._continue_undo()
+
+    def _compensated(self, plan: StepPlan, step: Step, reason: str) -> None:
+        if self.instance.phase.ended:
+            self._reopen()
+            step.undo_ready_at, step.undo_ended_at = self.now, None
+        step.conclude_undo(StepState.COMPENSATED, self.now)
+        self._clear(step)
+        self._enter(plan, StepState.COMPENSATED, reason)
+        self._resolve(plan)
+        self._continue_undo()
+
+    def _finish_undo(self) -> None:
+        states = [self._step(plan).state for plan in self.definition.steps]
+        if self.instance.phase is not Phase.COMPENSATING or StepState.COMPENSATING in states:
+            return
+        if StepState.UNDO_FAILED in states:
+            self._end(Phase.FAILED, None)
+        elif self.definition.observe_only and StepState.COMPENSATED not in states:
+            self._end(Phase.FAILED, None)  # we undo nothing, and saw nobody else do it
+        elif self.instance.cancelling:
+            self._end(Phase.CANCELLED, self.definition.compensated)
+        else:
+            self._end(Phase.COMPENSATED, self.definition.compensated)
+
+    def _reopen(self) -> None:
+        """What ended is opened again, in a trace of its own (ruling R11)."""
+        if not self.instance.phase.ended:
+            return
+        self.instance.phase = Phase.COMPENSATING
+        self.instance.ended_at = None
+        self.instance.epoch += 1
+        self.instance.opened_at = self.now
+        self.changes.append(Change(None, Phase.COMPENSATING, "opened again"))
+
+    def _end(self, phase: Phase, announce: str | None) -> None:
+        self.instance.phase = phase
+        self.instance.ended_at = self.now
+        self.changes.append(Change(None, phase))
+        if announce is not None and self.instance.announced is None and not self.definition.observe_only:
+            self.instance.announced = announce
+            self.outputs.append(Announce(announce))
