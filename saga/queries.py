@@ -23,6 +23,7 @@ from .words import Condition, Phase
 OPEN = (Phase.RUNNING, Phase.COMPENSATING)
 SORTS = ("attention", "started", "updated", "key", "duration")
 _NEAR = 3
+_MOST_EARLY = 20
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,16 @@ class Found(NamedTuple):
     definition: Definition
     instance: Instance
     updated_at: int
+
+
+class Early(NamedTuple):
+    """An event that waits for its saga, and what would start that."""
+
+    saga_type: str
+    event_type: str
+    start: tuple[str, ...]
+    at: int
+    expires_at: int
 
 
 class Brakes(NamedTuple):
@@ -226,6 +237,29 @@ def count_parked(connection: Connection) -> dict[tuple[str, str], tuple[int, int
     query = select(parked.c.type, parked.c.event_type, func.count(), func.min(parked.c.at))
     rows = connection.execute(query.group_by(parked.c.type, parked.c.event_type).order_by(func.count().desc()))
     return {(type_, event_type): (count, oldest) for type_, event_type, count, oldest in rows}
+
+
+def read_places(connection: Connection, id_: str) -> dict[str, tuple[str, int, int]]:
+    """Say where the events of a saga's history stood on the broker: topic, partition and offset by event id."""
+    columns = (history.c.event_id, history.c.topic, history.c.partition, history.c.offset)
+    query = select(*columns).where(history.c.saga_id == id_, history.c.topic.isnot(None)).order_by(history.c.seq)
+    return {event_id: (topic, partition, offset) for event_id, topic, partition, offset in connection.execute(query)}
+
+
+def early_events(connection: Connection, text: str) -> list[Early]:
+    """List the parked events that somebody may mean by `type/key` or a key alone, the oldest first."""
+    type_, slash, rest = text.partition("/")
+    named = slash and is_saga_type(type_)
+    keys = {text, unquote(text)} | ({rest, unquote(rest)} if named else set())
+    query = select(parked).where(parked.c.key.in_(keys)).order_by(parked.c.at, parked.c.event_id).limit(_MOST_EARLY)
+    known = _definitions(connection)
+    found = []
+    for row in connection.execute(query):
+        versions = [version for known_type, version in known if known_type == row.type]
+        if versions and (not named or row.type == type_):
+            start = known[row.type, max(versions)].start
+            found.append(Early(row.type, row.event_type, start, row.at, row.expires_at))
+    return found
 
 
 # -- pieces -----------------------------------------------------------------------------------------------------------

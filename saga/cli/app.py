@@ -56,6 +56,7 @@ def _make() -> App:
         (run, "publish", "publish:publish", "Publish a file's rows, or one event."),
         (look, "list", "listing:list_", "List sagas: the open and the failed ones first."),
         (look, "status", "status:status", "Where a saga is, and why."),
+        (look, "why", "why:why", "What a saga waits for, why it does not come, and what to do."),
         (look, "watch", "watch:watch", "Follow a saga until it ends."),
         (look, "trace", "trace:trace", "Draw a saga's trace as a waterfall."),
         (look, "ignored", "ignored:ignored", "What was read and changed no saga, counted by reason."),

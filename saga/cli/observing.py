@@ -11,11 +11,15 @@ from urllib.parse import urlsplit
 from ...events.errors import ChoreoError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ...events.settings import Settings
     from ..report import Observed
+    from ..surroundings import Surroundings
 
 _CONNECT = 1.0
 _ASK = 3.0
+_SURVEY = 10.0
 
 
 async def observe(settings: Settings, now: int) -> Observed:
@@ -41,6 +45,31 @@ async def observe(settings: Settings, now: int) -> Observed:
     except ChoreoError as failed:
         return Observed(now, "down", failed.message)
     return Observed(now, "ok", None, coordinators, services)
+
+
+async def survey(settings: Settings, topics: Iterable[str]) -> Surroundings:
+    """Ask the broker for everything that may explain why a saga waits; one that is away is told, never raised.
+
+    Args:
+        settings: where it is.
+        topics: those that the saga's definition names.
+    """
+    from ...events.transports import connect
+    from ..surroundings import Surroundings, look_around
+
+    url = settings.broker_url
+    if url.startswith("memory:"):
+        return Surroundings("it lives in another process")
+    trouble = await _unreachable(url)
+    if trouble is not None:
+        return Surroundings(trouble)
+    try:
+        async with asyncio.timeout(_SURVEY), connect(url, settings) as transport:
+            return await look_around(transport, settings.group, topics)
+    except TimeoutError:
+        return Surroundings(f"it did not answer within {_SURVEY:.0f}s")
+    except ChoreoError as failed:
+        return Surroundings(failed.message)
 
 
 async def _unreachable(url: str) -> str | None:
