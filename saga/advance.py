@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from . import pausing
 from .answers import Answers
 from .definition import Definition
 from .elapsing import Elapsing
@@ -18,10 +19,12 @@ from .inputs import (
     Elapsed,
     HandlerGaveUp,
     Input,
+    Loaded,
     Observed,
     Operator,
     Transition,
     Unbuildable,
+    Unloaded,
 )
 from .instance import Fact, Instance, new_instance
 from .people import People
@@ -83,6 +86,10 @@ def advance(definition: Definition, instance: Instance, input_: Input, now: int)
             move.unbuildable(input_)
         case Decided():
             move.decided(input_)
+        case Unloaded():
+            pausing.hold(move, input_)
+        case Loaded():
+            pausing.release(move, input_)
         case _:
             assert_never(input_)
     return move.transition()

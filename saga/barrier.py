@@ -10,6 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ..events.envelope import TopicPartition
+from ..events.partitioner import partition_for
+from .definition import Definition
+from .instance import Instance
+from .routing import FAILURES
 
 
 class ReadBarrier:
@@ -43,3 +47,41 @@ class ReadBarrier:
     def until(self) -> Mapping[TopicPartition, int]:
         """Give until when each partition was read, 0 where that is not known yet."""
         return self._until
+
+
+def read_until(
+    topics: Iterable[str],
+    partitions: Mapping[str, int],
+    saved: Mapping[TopicPartition, int],
+    own: Mapping[TopicPartition, int],
+) -> dict[TopicPartition, int]:
+    """Tell until when each partition of these topics was read, by us or by another coordinator, microseconds.
+
+    Args:
+        topics: that can carry an answer.
+        partitions: how many each topic has.
+        saved: what all coordinators have saved.
+        own: what we have read since.
+    """
+    places = (TopicPartition(topic, number) for topic in topics for number in range(partitions.get(topic, 0)))
+    return {place: max(saved.get(place, 0), own.get(place, 0)) for place in places}
+
+
+def answered_until(
+    definition: Definition, instance: Instance, until: Mapping[TopicPartition, int], partitions: Mapping[str, int]
+) -> int:
+    """Tell until when every partition was read that can carry an answer for a saga, microseconds.
+
+    Args:
+        definition, instance: of the saga.
+        until: until when each partition was read.
+        partitions: how many each topic has.
+    """
+    key = instance.key.encode()
+    least = until[TopicPartition(FAILURES, partition_for(key, partitions[FAILURES]))]
+    foreign = {definition.topics[type_] for type_ in definition.correlate}
+    for topic in definition.consumed_topics:
+        count = partitions.get(topic, 0)
+        numbers: Iterable[int] = range(count) if topic in foreign else (partition_for(key, count),)
+        least = min([least, *(until.get(TopicPartition(topic, number), 0) for number in numbers)])
+    return least

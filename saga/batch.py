@@ -19,7 +19,7 @@ from ..events.errors import DecodeError, EventError, LimitExceeded
 from ..events.event import Event
 from ..events.ids import derived_id
 from ..events.outbox import MOST_RECORD_BYTES
-from . import races, store, timers
+from . import pausing, races, store, timers
 from .advance import advance, begin
 from .building import SagaFacts, build, decide
 from .commands import command_envelope
@@ -31,15 +31,19 @@ from .inputs import (
     Decided,
     Elapsed,
     Input,
+    Loaded,
     Observed,
+    Output,
     Send,
     Transition,
     Unbuildable,
+    Unloaded,
     command_id,
     input_id,
 )
 from .instance import Fact, Instance, new_instance
 from .knowledge import Knowledge
+from .outputs import read_output
 from .past import history_row
 from .refusals import Refused
 from .routing import MOST_ID, Arrival, Target, triggers
@@ -73,6 +77,7 @@ class _Work:
     before: Instance | None
     values: dict[str, tuple[bytes | None, str]] = field(default_factory=dict)
     ends: dict[int, Instance] = field(default_factory=dict)
+    causes: dict[Output, str] = field(default_factory=dict)
 
     def moves(self, definition: Definition) -> Iterator[Moved]:
         """Tell what it went through: one move, and one more for each end after which it was opened again."""
@@ -194,7 +199,8 @@ class Batch:
             self.duplicates += 1
             self._ignore(target.type, arrival, "duplicate")
             return
-        if starts and work.instance.phase.ended and self._newest(target.type).rerun:
+        newest = self.knowledge.newest_of(target.type)
+        if starts and work.instance.phase.ended and newest is not None and newest.rerun:
             assert isinstance(arrival.input, Observed)
             self._begin(target, work.instance.run + 1, arrival.input, arrival)
             return
@@ -298,12 +304,23 @@ class Batch:
         elif arrival is not None:
             self._ignore(instance.type, arrival, transition.reason)
         self._history.append(history_row(instance, transition, input_, event_id, arrival, self.now))
-        for output in transition.outputs:
+        outputs: Sequence[Output] = transition.outputs
+        if outputs and not self.knowledge.loads(instance):
+            outputs, waiting = pausing.divided(outputs)
+            if waiting:
+                self.apply(work, Unloaded(waiting, event_id))
+        for output in outputs:
             if not isinstance(output, Ask):
-                self._produce(work, definition, output, event_id)
-        for output in transition.outputs:  # behind what is sent: an answer is an input of its own
+                self._produce(work, definition, output, work.causes.get(output, event_id))
+        for output in outputs:  # behind what is sent: an answer is an input of its own
             if isinstance(output, Ask):
                 self._answer(work, output)
+
+    def release(self, work: _Work) -> None:
+        """Let go what a saga could not send because its code was not loaded; under the cause that it had then."""
+        work.causes = {read_output(each.output): each.cause for each in work.instance.waiting}
+        self.apply(work, Loaded())
+        work.causes = {}
 
     # ---- producing ---------------------------------------------------------------------------------------------
 
@@ -446,8 +463,9 @@ class Batch:
         self._count(row.type, row.topic, row.event_type, "unmatched", row.event_id)
 
     def _park(self, arrival: Arrival, target: Target, event: Observed) -> None:
-        if self._newest(target.type).unmatched == "ignore":
-            self._ignore(target.type, arrival, "unmatched")
+        newest = self.knowledge.newest_of(target.type)
+        if newest is None or newest.unmatched == "ignore":
+            self._ignore(target.type, arrival, "unmatched" if newest is not None else "not loaded")
             return
         content_type = arrival.envelope.content_type
         early = store.Parked(target.type, target.key, self.now, event, arrival.delivery, content_type)
@@ -462,7 +480,8 @@ class Batch:
         self.ignored[key] = (self.ignored.get(key, (0, ""))[0] + 1, _plain(id_))
 
     def _starts(self, saga_type: str, event_type: str) -> bool:
-        return event_type in self._newest(saga_type).start
+        newest = self.knowledge.newest_of(saga_type)
+        return newest is not None and event_type in newest.start
 
     def _newest(self, saga_type: str) -> Definition:
         return self.knowledge.newest[saga_type].definition

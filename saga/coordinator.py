@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import structlog
 from sqlalchemy import Connection
@@ -30,14 +31,14 @@ from ..events.errors import (
 from ..events.failpoints import failpoint
 from ..events.failures import HandlerFailed
 from ..events.outbox import OutboxRow, Relay
-from ..events.partitioner import partition_for
 from ..events.registry import open_registry
 from ..events.settings import Settings
 from ..events.transport import Consumer, Transport
 from ..tracing.headers import parse_traceparent
 from ..tracing.ids import trace_id
 from ..tracing.spans import Tracing
-from . import definitions, operators, store, timers
+from . import definitions, loaded, operators, store, timers
+from .barrier import answered_until, read_until
 from .batch import Batch, Moved
 from .commands import Sender
 from .emission import Emission
@@ -121,6 +122,7 @@ class Coordinator:
         self._stopping = asyncio.Event()
         self._partitions: dict[str, int] = {}
         self._begins: dict[str, int] = {}
+        self._client = loaded.client_name()
         self._task: asyncio.Task[None] | None = None
         self._caught_up = False
         self.batches = 0
@@ -152,6 +154,9 @@ class Coordinator:
             lambda connection: definitions.register(connection, self._loaded, self._database.now(connection))
         )
         own = [declaration.definition for declaration in self._loaded.values()]
+        self._behind = await self._database.read(
+            lambda connection: loaded.left_behind(connection, self.group, known, self._loaded)
+        )
         await announce(self._transport, *definitions.announcements(own, self._settings.namespace))
         self._knowledge = Knowledge(
             declarations=self._loaded,
@@ -162,14 +167,18 @@ class Coordinator:
             sampled=self._sampled,
             sender=Sender(self._settings.namespace),
         )
-        self._topics = sorted({FAILURES, *(t for d in own for t in d.consumed_topics)})
+        self._partitions = {name: info.partitions for name, info in (await self._transport.topics()).items()}
+        others = {topic for d in self._behind for topic in d.consumed_topics if topic in self._partitions}
+        self._topics = sorted({FAILURES, *(t for d in own for t in d.consumed_topics), *others})
         self._catalog_until = asyncio.get_running_loop().time() + _CATALOG
         self._route()
-        self._partitions = {name: info.partitions for name, info in (await self._transport.topics()).items()}
         self._consumer: Consumer = await self._transport.subscribe(
-            self.group, self._topics, listener=self._positions, client="choreo-coordinator"
+            self.group, self._topics, listener=self._positions, client=self._client
         )
         self._positions.bind(self._consumer)
+        await self._database.write(
+            lambda c: loaded.enter(c, self.group, self._client, self._loaded, self._database.now(c))
+        )
         await self._emission.emit_left_over(self._database, known)
         self._task = asyncio.create_task(self._run(), name="choreo-coordinator")
 
@@ -189,14 +198,18 @@ class Coordinator:
             await asyncio.gather(self._task, return_exceptions=True)
             await self._positions.commit()
             await self._consumer.close()
+            await self._try(lambda connection: loaded.leave(connection, self.group, self._client))
         await self._relay.close(drain=drain)
         ended = self._emission.take_ended()
         if ended:
-            try:
-                await self._database.write(lambda connection: store.mark_traced(connection, ended))
-            except ChoreoError:
-                pass  # their spans are emitted once more, identical
+            await self._try(lambda connection: store.mark_traced(connection, ended))
         await self._registry.close()
+
+    async def _try(self, work: Callable[[Connection], None]) -> None:
+        try:
+            await self._database.write(work)
+        except ChoreoError:
+            pass  # spans are emitted once more, identical; what was loaded is taken out by the others
 
     async def idle(self) -> bool:
         """Tell whether nothing is left to do: all read, all sent, no timer due within a second (ruling R18)."""
@@ -205,7 +218,11 @@ class Coordinator:
 
         def quiet(connection: Connection) -> bool:
             soon = self._database.now(connection) + SECOND
-            return not timers.any_due(connection, soon) and not operators.any_pending(connection)
+            if loaded.paused(connection, self._loaded, 1):
+                return False
+            return not timers.any_due(connection, soon, self._knowledge.unloaded) and not operators.any_pending(
+                connection
+            )
 
         return await self._database.read(quiet)
 
@@ -382,8 +399,10 @@ class Coordinator:
 
     async def _tick(self) -> None:
         """Look at timers, commands, held undos and parked events; write only where there is something to do."""
-        now, due, asked, late = await self._database.read(self._look)
+        now, due, asked, late, paused = await self._database.read(self._look)
         await self._positions.raise_barrier(now)
+        if paused:
+            await self._transact(loaded.release)
         if due or late:
             await self._transact(self._fire)
         if asked:
@@ -392,67 +411,55 @@ class Coordinator:
         if asyncio.get_running_loop().time() >= self._catalog_until:
             await self._refresh_catalog()
 
-    def _look(self, connection: Connection) -> tuple[int, bool, bool, bool]:
+    def _look(self, connection: Connection) -> tuple[int, bool, bool, bool, bool]:
         now = self._database.now(connection)
         return (
             now,
-            timers.any_due(connection, now) or timers.held(connection),
+            timers.any_due(connection, now, self._knowledge.unloaded) or timers.held(connection),
             operators.any_pending(connection),
             store.any_held_or_expired(connection, now),
+            bool(loaded.paused(connection, self._loaded, 1)),
         )
 
     def _fire(self, batch: Batch) -> None:
-        connection, now = batch.connection, batch.now
+        connection, now, unloaded = batch.connection, batch.now, self._knowledge.unloaded
         store.save_positions(connection, self.group, self._positions.processed, self._barrier.until())
         until = self._until(connection)
         readable = min(until.values(), default=0)
         held = timers.held(connection)
-        if held and not timers.overdue(connection, now):
+        if held and not timers.overdue(connection, now, unloaded):
             log.info("nobody is past a limit any more: limits are not held any longer")
             timers.let_through(connection, now, "breaker")
             held = False
-        if not held and (over := timers.mass_timeout(connection, min(now, readable), self._options.breaker)):
+        if not held and (over := timers.mass_timeout(connection, min(now, readable), self._options.breaker, unloaded)):
             log.error(
                 "too many sagas pass a limit at once: timers are held until somebody says `saga resume`", sagas=over
             )
             timers.hold(connection, now, over)
             held = True
+        answered = partial(self._answered, until=until)
         stopped = timers.stopped(connection)
-        due = timers.due(connection, now, lambda each: self._read_until(each, until), held=held, stopped=stopped)
+        due = timers.due(connection, now, answered, held=held, stopped=stopped, unloaded=unloaded)
         batch.load_keys([(instance.type, instance.key) for instance, _ in due])
         batch.elapse(due)
         batch.records.extend(store.release(connection, now, self._options.undo_rate))
         for row in store.expired(connection, min(now, readable)):
             batch.count_expired(row)
 
+    def _answered(self, instance: Instance, until: Mapping[TopicPartition, int]) -> int:
+        return answered_until(self._knowledge.definition(instance), instance, until, self._partitions)
+
     def _until(self, connection: Connection) -> dict[TopicPartition, int]:
         """Until when each partition was read, by us or by another coordinator."""
-        until = {place: read for place, (_, read) in store.load_positions(connection, self.group).items()}
-        until.update({place: max(read, until.get(place, 0)) for place, read in self._barrier.until().items()})
-        return {
-            TopicPartition(topic, number): until.get(TopicPartition(topic, number), 0)
-            for topic in self._topics
-            for number in range(self._partitions.get(topic, 0))
-        }
-
-    def _read_until(self, instance: Instance, until: Mapping[TopicPartition, int]) -> int:
-        """Until when every partition that can carry an answer for this saga was read."""
-        definition = self._knowledge.definition(instance)
-        key = instance.key.encode()
-        least = until[TopicPartition(FAILURES, partition_for(key, self._partitions[FAILURES]))]
-        foreign = {definition.topics[type_] for type_ in definition.correlate}
-        for topic in definition.consumed_topics:
-            count = self._partitions.get(topic, 0)
-            numbers: Iterable[int] = range(count) if topic in foreign else (partition_for(key, count),)
-            least = min([least, *(until.get(TopicPartition(topic, number), 0) for number in numbers)])
-        return least
+        saved = {place: read for place, (_, read) in store.load_positions(connection, self.group).items()}
+        return read_until(self._topics, self._partitions, saved, self._barrier.until())
 
     # ---- small pieces ------------------------------------------------------------------------------------------
 
     def _since(self, topic: str) -> int:
         """Where the history of a topic begins, microseconds: the earliest of the definitions that read it."""
-        concerned = [d.definition for d in self._loaded.values() if topic in d.definition.consumed_topics]
-        return min((self._begins[definition.type] for definition in concerned), default=0)
+        reading = [*(declaration.definition for declaration in self._loaded.values()), *self._behind]
+        return min((self._begins[each.type] for each in reading if topic in each.consumed_topics), default=0)
 
     async def _learn(self, schema_id: int) -> None:
         """Fetch a schema that a command needs; where there is none, that command cannot be built."""
@@ -462,7 +469,7 @@ class Coordinator:
             self._knowledge.unreadable.add(schema_id)
 
     def _route(self) -> None:
-        types = {type_ for type_, _ in self._loaded}
+        types = {type_ for type_, _ in self._loaded} | {each.type for each in self._behind}
         known = self._knowledge.definitions.values()
         self._routes = Routes([each for each in known if each.type in types], self._begins)
 
@@ -478,6 +485,8 @@ class Coordinator:
 
     async def _refresh_catalog(self) -> None:
         self._knowledge = replace(self._knowledge, catalog=await read_catalog(self._transport))
+        members = (await self._transport.group(self.group)).members
+        await self._database.write(lambda c: loaded.prune(c, self.group, members, self._database.now(c)))
         self._catalog_until = asyncio.get_running_loop().time() + _CATALOG
 
     def _sampled(self, saga_id: str, origin: str | None) -> bool:

@@ -114,7 +114,25 @@ class Decided:
     value: Any
 
 
-Input = Observed | HandlerGaveUp | Elapsed | Operator | Unbuildable | Decided
+@dataclass(frozen=True, slots=True)
+class Unloaded:
+    """What an input led to needs the code of the saga's version, which is not loaded where it was applied: it waits.
+
+    Args:
+        outputs: what waits, in order, as `write_output` writes it.
+        cause: id of the input that led to it.
+    """
+
+    outputs: tuple[str, ...]
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A coordinator that has the code found the saga paused: what waits goes out, and has its time from now on."""
+
+
+Input = Observed | HandlerGaveUp | Elapsed | Operator | Unbuildable | Decided | Unloaded | Loaded
 
 
 def input_id(input_: Input, seq: int) -> str:
@@ -128,6 +146,10 @@ def input_id(input_: Input, seq: int) -> str:
             return f"unbuildable:{input_.kind}:{input_.step}:{seq}"
         case Decided():
             return f"decided:{input_.kind}:{input_.step}:{seq}"
+        case Unloaded():
+            return f"paused:{seq}"
+        case Loaded():
+            return f"released:{seq}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,14 @@ class Step:
             self.undo_ended_at, self.undo_outcome = at, outcome
 
 
+class Waiting(NamedTuple):
+    """Something to publish that waits for its code: since when, what led to it, and what it is (`outputs.py`)."""
+
+    at: int
+    cause: str
+    output: str
+
+
 class Remark(NamedTuple):
     """One condition that holds: a machine-readable reason, a sentence, since when, and of which step."""
 
@@ -144,6 +152,7 @@ class Instance:
         kept: every step is settled well, so what it did is kept: it is about to complete, or has completed.
         steps: by name.
         conditions: by word.
+        waiting: what is to be published and needs code that is loaded nowhere.
     """
 
     type: str
@@ -168,6 +177,7 @@ class Instance:
     kept: bool = False
     steps: dict[str, Step] = field(default_factory=dict)
     conditions: dict[str, Remark] = field(default_factory=dict)
+    waiting: list[Waiting] = field(default_factory=list)
 
     @property
     def id(self) -> str:
@@ -176,8 +186,8 @@ class Instance:
 
     @property
     def next_due(self) -> int | None:
-        """When the earliest of its timers is due."""
-        if self.phase.ended:
+        """When the earliest of its timers is due; none while something waits for its code."""
+        if self.phase.ended or self.waiting:
             return None
         due = [at for step in self.steps.values() for at in step.timers()]
         if self.deadline_at is not None and self.phase is Phase.RUNNING:
@@ -187,7 +197,7 @@ class Instance:
     @property
     def limit_due(self) -> int | None:
         """When the earliest limit of the running saga passes: what would start its compensation."""
-        if self.phase is not Phase.RUNNING:
+        if self.phase is not Phase.RUNNING or self.waiting:
             return None
         limits = [step.limit_at for step in self.steps.values() if step.limit_at is not None]
         if self.deadline_at is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from ..events.catalog import ServiceAnnouncement
 from ..events.codec import Codec
@@ -36,6 +37,20 @@ class Knowledge:
     sampled: Callable[[str, str | None], bool]
     sender: Sender
     unreadable: set[int] = field(default_factory=set)
+
+    @cached_property
+    def unloaded(self) -> tuple[tuple[str, int], ...]:
+        """The versions in the store whose code is not loaded here."""
+        return tuple(sorted(set(self.definitions) - set(self.declarations)))
+
+    def loads(self, instance: Instance) -> bool:
+        """Tell whether the code that an instance runs under is loaded here."""
+        return (instance.type, instance.version) in self.declarations
+
+    def newest_of(self, type_: str) -> Definition | None:
+        """Give the definition that new instances of a type get; None where no version of it is loaded here."""
+        found = self.newest.get(type_)
+        return None if found is None else found.definition
 
     def definition(self, instance: Instance) -> Definition:
         """Give the definition that an instance runs under.

@@ -6,7 +6,18 @@ import json
 from typing import Any
 
 from ..events.errors import StoreMismatch
-from .inputs import Decided, Elapsed, HandlerGaveUp, Input, Observed, Operator, Transition, Unbuildable
+from .inputs import (
+    Decided,
+    Elapsed,
+    HandlerGaveUp,
+    Input,
+    Loaded,
+    Observed,
+    Operator,
+    Transition,
+    Unbuildable,
+    Unloaded,
+)
 from .instance import Instance
 from .routing import Arrival
 from .store import HistoryRow, write_input
@@ -47,7 +58,7 @@ def read_input(kind: str, text: str) -> Input:
     if kind not in _KINDS:
         raise StoreMismatch(f"the history has an input of kind {kind!r}; a newer release wrote it, run that one")
     values = json.loads(text)
-    for name in ("produces", "value"):
+    for name in ("produces", "value", "outputs"):
         if isinstance(values.get(name), list):
             values[name] = tuple(values[name])
     made: Input = _KINDS[kind](**values)
@@ -61,6 +72,8 @@ _KINDS: dict[str, type[Any]] = {
     "operator": Operator,
     "unbuildable": Unbuildable,
     "decided": Decided,
+    "paused": Unloaded,
+    "released": Loaded,
 }
 
 
@@ -96,3 +109,7 @@ def _told(input_: Input, now: int) -> tuple[str, str, int, str]:
                 now,
                 json.dumps({"step": input_.step, "kind": input_.kind, "value": input_.value}),
             )
+        case Unloaded():
+            return "paused", "", now, json.dumps({"outputs": input_.outputs, "cause": input_.cause})
+        case Loaded():
+            return "released", "", now, "{}"

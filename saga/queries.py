@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select
 
 from ..events.errors import AmbiguousSaga, ConfigurationError, SagaNotFound
-from . import timers
+from . import loaded, timers
 from .definition import Definition
 from .inputs import Change
 from .instance import Instance
@@ -102,10 +102,11 @@ class Early(NamedTuple):
 
 
 class Brakes(NamedTuple):
-    """What holds all sagas back: the breaker on mass timeouts, and the stop of compensation."""
+    """What holds sagas back: the breaker on mass timeouts, the stop of compensation, and versions loaded nowhere."""
 
     timers_held: bool
     undo_stopped: bool
+    unloaded: frozenset[tuple[str, int]] = frozenset()
 
 
 def list_sagas(connection: Connection, wanted: Filter, *, sort: str = "attention", limit: int | None) -> list[SagaRow]:
@@ -118,9 +119,10 @@ def list_sagas(connection: Connection, wanted: Filter, *, sort: str = "attention
         limit: at most so many; None for all.
     """
     columns = [saga.c[name] for name in SagaRow._fields]
-    query = _where(select(*columns), wanted).order_by(*_order(sort)).limit(limit)
+    nowhere = loaded_nowhere(connection)
+    query = _where(select(*columns), wanted, nowhere).order_by(*_order(sort)).limit(limit)
     rows = connection.execute(query).all()
-    return [SagaRow._make((*row[:8], tuple(filter(None, row[8].split(","))), *row[9:])) for row in rows]
+    return [_row(row, nowhere) for row in rows]
 
 
 def states(connection: Connection, ids: Sequence[str]) -> dict[str, Found]:
@@ -137,7 +139,7 @@ def states(connection: Connection, ids: Sequence[str]) -> dict[str, Found]:
 
 def count_phases(connection: Connection, wanted: Filter) -> dict[str, int]:
     """Count the sagas of a filter by phase."""
-    query = _where(select(saga.c.phase, func.count()), wanted).group_by(saga.c.phase)
+    query = _where(select(saga.c.phase, func.count()), wanted, loaded_nowhere(connection)).group_by(saga.c.phase)
     return {row[0]: row[1] for row in connection.execute(query)}
 
 
@@ -217,7 +219,14 @@ def read_history(connection: Connection, id_: str, *, after: int = 0) -> list[En
 
 def brakes(connection: Connection) -> Brakes:
     """Read what holds all sagas back."""
-    return Brakes(timers.held(connection), timers.stopped(connection))
+    return Brakes(timers.held(connection), timers.stopped(connection), loaded_nowhere(connection))
+
+
+def loaded_nowhere(connection: Connection) -> frozenset[tuple[str, int]]:
+    """Give the registered versions that no running coordinator has loaded; none where no coordinator runs."""
+    there = loaded.coordinators(connection)
+    known = connection.execute(select(definition.c.type, definition.c.version)).all() if there else []
+    return frozenset((type_, version) for type_, version in known if (type_, version) not in there)
 
 
 def queued_commands(connection: Connection, id_: str) -> list[str]:
@@ -265,7 +274,15 @@ def early_events(connection: Connection, text: str) -> list[Early]:
 # -- pieces -----------------------------------------------------------------------------------------------------------
 
 
-def _where(query: Select[Any], wanted: Filter) -> Select[Any]:
+def _row(row: Any, nowhere: frozenset[tuple[str, int]]) -> SagaRow:
+    """Make a row; a saga whose code nobody has is paused, also where nothing waits for the code yet."""
+    told = set(filter(None, row.conditions.split(",")))
+    if row.ended_at is None and (row.type, row.version) in nowhere:
+        told.add(Condition.PAUSED)
+    return SagaRow._make((*row[:8], tuple(sorted(told)), *row[9:]))
+
+
+def _where(query: Select[Any], wanted: Filter, nowhere: frozenset[tuple[str, int]]) -> Select[Any]:
     clauses: list[ColumnElement[bool]] = []
     for column, values in (
         (saga.c.type, wanted.types),
@@ -275,7 +292,10 @@ def _where(query: Select[Any], wanted: Filter) -> Select[Any]:
     ):
         if values:
             clauses.append(column.in_(values))
-    clauses += [_has(condition) for condition in wanted.conditions]
+    for condition in wanted.conditions:
+        held = nowhere if condition == Condition.PAUSED else ()
+        own = [and_(saga.c.type == type_, saga.c.version == version) for type_, version in held]
+        clauses.append(or_(_has(condition), and_(saga.c.ended_at.is_(None), or_(*own))) if own else _has(condition))
     if wanted.since is not None:
         clauses.append(saga.c.started_at >= wanted.since)
     if wanted.until is not None:

@@ -226,8 +226,13 @@ def conditions(instance: Instance, observed: Observed, brakes: Brakes) -> list[d
         _condition(word, remark.reason, remark.message, remark.since, remark.step)
         for word, remark in instance.conditions.items()
     ]
+    version = (instance.type, instance.version)
+    nowhere = version in brakes.unloaded and not instance.phase.ended
+    if nowhere and Condition.PAUSED not in instance.conditions:
+        message = f"version {instance.version} of {instance.type} is loaded nowhere; run it with `saga run`"
+        told.append(_condition(Condition.PAUSED, "NotLoaded", message, observed.at))
     due = instance.next_due
-    if due is not None and due + LAGGING_AFTER < observed.at:
+    if not nowhere and due is not None and due + LAGGING_AFTER < observed.at:
         reason, message = _why_late(instance, observed, brakes)
         late = format_duration(observed.at - due)
         told.append(_condition(Condition.COORDINATOR_LAGGING, reason, f"a timer is due since {late}: {message}", due))

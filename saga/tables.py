@@ -15,9 +15,10 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
-HEAD = "0002"
+HEAD = "0003"
 metadata = MetaData()
 
 definition = Table(
@@ -32,6 +33,18 @@ definition = Table(
     PrimaryKeyConstraint("type", "version"),
 )
 """Definitions as data: the CLI reads them, so it needs no user code."""
+
+loaded = Table(
+    "choreo_loaded",
+    metadata,
+    Column("group", Text, nullable=False),
+    Column("client", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("group", "client", "type", "version"),
+)
+"""Which coordinator has which version's code; `client` is its name as a member of its group."""
 
 saga = Table(
     "choreo_saga",
@@ -78,6 +91,9 @@ Index(
 Index(
     "choreo_saga_untraced", saga.c.id, sqlite_where=saga.c.traced.is_(False), postgresql_where=saga.c.traced.is_(False)
 )
+
+_PAUSED = text("conditions LIKE '%Paused%'")
+Index("choreo_saga_paused", saga.c.type, saga.c.version, sqlite_where=_PAUSED, postgresql_where=_PAUSED)
 
 history = Table(
     "choreo_history",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, or_, select, update
+from sqlalchemy import Connection, Select, and_, func, not_, or_, select, update
 
 from ..events.clock import SECOND
 from . import store
@@ -18,6 +18,8 @@ from .words import Phase
 TIMERS = "timers"
 UNDO = "undo"
 """Names of the two switches."""
+
+Versions = Collection[tuple[str, int]]
 
 HELD = "held"
 STOPPED = "stopped"
@@ -40,7 +42,13 @@ class Breaker:
 
 
 def due(
-    connection: Connection, now: int, until_of: Callable[[Instance], int], *, held: bool, stopped: bool
+    connection: Connection,
+    now: int,
+    until_of: Callable[[Instance], int],
+    *,
+    held: bool,
+    stopped: bool,
+    unloaded: Versions = (),
 ) -> list[tuple[Instance, int]]:
     """Choose due sagas, with the time up to which the timers of each may fire.
 
@@ -50,8 +58,9 @@ def due(
         until_of: until when everything that can answer a saga was read.
         held: the breaker holds the limits of running sagas.
         stopped: compensation is stopped.
+        unloaded: versions whose sagas are left to whoever has their code.
     """
-    query = _unheld(select(saga.c.state), held=held, stopped=stopped)
+    query = _loaded(_unheld(select(saga.c.state), held=held, stopped=stopped), unloaded)
     query = query.where(saga.c.next_due <= now).order_by(saga.c.next_due).limit(MOST_DUE)
     found = []
     for state in connection.execute(query).scalars():
@@ -70,10 +79,23 @@ def put_off(connection: Connection, saga_id: str, now: int) -> None:
     connection.execute(update(saga).where(saga.c.id == saga_id).values(next_due=now + 60 * SECOND))
 
 
-def any_due(connection: Connection, now: int) -> bool:
-    """Tell whether any timer is due that no person holds, whether or not its answers were read."""
+def any_due(connection: Connection, now: int, unloaded: Versions = ()) -> bool:
+    """Tell whether any timer is due that no person holds, whether or not its answers were read.
+
+    Args:
+        connection: within a transaction.
+        now: the store's clock.
+        unloaded: versions that do not count.
+    """
     query = _unheld(select(saga.c.id), held=held(connection), stopped=stopped(connection))
+    query = _loaded(query, unloaded)
     return connection.execute(query.where(saga.c.next_due <= now).limit(1)).first() is not None
+
+
+def _loaded(query: Select[Any], unloaded: Versions) -> Select[Any]:
+    for type_, version in unloaded:
+        query = query.where(not_(and_(saga.c.type == type_, saga.c.version == version)))
+    return query
 
 
 def _unheld(query: Select[Any], *, held: bool, stopped: bool) -> Select[Any]:
@@ -84,23 +106,24 @@ def _unheld(query: Select[Any], *, held: bool, stopped: bool) -> Select[Any]:
     return query
 
 
-def mass_timeout(connection: Connection, readable: int, breaker: Breaker) -> int:
+def mass_timeout(connection: Connection, readable: int, breaker: Breaker, unloaded: Versions = ()) -> int:
     """Give the number of sagas that would time out at once, if that is more than the breaker lets through, else 0.
 
     Args:
         connection: within a transaction.
         readable: limits up to this time count: all answers before it were read.
         breaker: the rule.
+        unloaded: versions whose limits nobody here lets pass.
     """
-    over = overdue(connection, readable)
+    over = overdue(connection, readable, unloaded)
     if over <= breaker.least or over <= breaker.share * store.open_sagas(connection):
         return 0
     return over
 
 
-def overdue(connection: Connection, readable: int) -> int:
+def overdue(connection: Connection, readable: int, unloaded: Versions = ()) -> int:
     """Count the sagas that are past a limit, those apart that a person has let through."""
-    query = select(func.count()).select_from(saga).where(saga.c.limit_due <= readable)
+    query = _loaded(select(func.count()).select_from(saga).where(saga.c.limit_due <= readable), unloaded)
     released = released_until(connection)
     if released:
         query = query.where(saga.c.limit_due > released)

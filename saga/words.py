@@ -61,4 +61,6 @@ class Condition(StrEnum):
     CONSUMER_LAGGING = "ConsumerLagging"
     COORDINATOR_LAGGING = "CoordinatorLagging"
     WAITING_FOR_PERSON = "WaitingForPerson"
+    PAUSED = "Paused"
+    """The code of its version is loaded nowhere: it takes in events, and what it would send waits."""
     TRACE_INCOMPLETE = "TraceIncomplete"

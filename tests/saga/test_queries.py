@@ -85,7 +85,7 @@ async def test_one_saga_is_read_whole_with_its_history(stage: Stage) -> None:
     assert definition == found.definition
     with pytest.raises(SagaNotFound, match="it knows again, order"):
         await read(lambda connection: queries.newest_definition(connection, "nosuch"))
-    assert await read(queries.brakes) == (False, False)
+    assert await read(queries.brakes) == (False, False, frozenset())
 
 
 async def test_the_ledger_counts_and_names_what_waits(stage: Stage) -> None:

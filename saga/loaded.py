@@ -1,0 +1,121 @@
+"""Who has which version's code, and the sagas that wait for it.
+
+A coordinator writes down what it has loaded when it has joined its group, and takes it out when it leaves. What a
+killed one left behind goes as soon as another one sees that the group has no such member: the broker knows who lives.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Collection, Iterable, Mapping
+from itertools import count
+
+from sqlalchemy import Connection, delete, insert, select, text, tuple_
+
+from ..events.clock import SECOND
+from .batch import Batch
+from .definition import Definition
+from .store import load_positions
+from .tables import loaded, saga
+from .words import Phase
+
+Version = tuple[str, int]
+"""A saga type with the number of a version."""
+
+MOST_RELEASED = 200
+"""Paused sagas that are released in one transaction."""
+
+_JOINING = 60 * SECOND
+"""How long after it was written down a coordinator may be absent from its group: it has just joined."""
+
+_NUMBERS = count(1)
+
+
+def client_name() -> str:
+    """Name a coordinator for people: by machine, process, and its number within the process."""
+    machine = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname()) or "unnamed"
+    return f"choreo-coordinator-{machine}-{os.getpid()}-{next(_NUMBERS)}"
+
+
+def enter(connection: Connection, group: str, client: str, versions: Iterable[Version], now: int) -> None:
+    """Write down what a coordinator has loaded."""
+    rows = [
+        {"group": group, "client": client, "type": type_, "version": version, "at": now}
+        for type_, version in sorted(versions)
+    ]
+    connection.execute(insert(loaded), rows)
+
+
+def leave(connection: Connection, group: str, client: str) -> None:
+    """Take out what a coordinator had loaded."""
+    connection.execute(delete(loaded).where(loaded.c.group == group, loaded.c.client == client))
+
+
+def prune(connection: Connection, group: str, members: Collection[str], now: int) -> None:
+    """Take out what coordinators had loaded that are no members of their group any more."""
+    gone = delete(loaded).where(loaded.c.group == group, loaded.c.at < now - _JOINING)
+    connection.execute(gone.where(loaded.c.client.not_in(members)) if members else gone)
+
+
+def coordinators(connection: Connection) -> dict[Version, list[str]]:
+    """Name the coordinators that have each version loaded."""
+    found: dict[Version, list[str]] = {}
+    rows = connection.execute(select(loaded.c.type, loaded.c.version, loaded.c.client).order_by(loaded.c.client))
+    for type_, version, client in rows:
+        found.setdefault((type_, version), []).append(client)
+    return found
+
+
+def open_versions(connection: Connection) -> set[Version]:
+    """Give the versions that have sagas which have not ended."""
+    phases = (Phase.RUNNING.value, Phase.COMPENSATING.value)
+    rows = connection.execute(select(saga.c.type, saga.c.version).where(saga.c.phase.in_(phases)).distinct())
+    return {(type_, version) for type_, version in rows}
+
+
+def left_behind(
+    connection: Connection, group: str, known: Mapping[Version, Definition], own: Collection[Version]
+) -> list[Definition]:
+    """Choose the versions that are not loaded here and whose open sagas take in events all the same.
+
+    Those are the other versions of what is loaded here, and the types that are loaded here no more: their topics have
+    been read by this group before.
+
+    Args:
+        connection: within a read.
+        group: ours.
+        known: every registered definition.
+        own: the versions that are loaded here.
+    """
+    types = {type_ for type_, _ in own}
+    read = {place.topic for place in load_positions(connection, group)}
+    return [
+        known[version]
+        for version in sorted(open_versions(connection) - set(own))
+        if version in known and (version[0] in types or read >= set(known[version].consumed_topics))
+    ]
+
+
+def paused(connection: Connection, versions: Collection[Version], most: int) -> list[tuple[str, str, int]]:
+    """Name sagas of these versions that wait for their code: type, key and run."""
+    if not versions:
+        return []
+    query = select(saga.c.type, saga.c.key, saga.c.run).where(_PAUSED)
+    query = query.where(tuple_(saga.c.type, saga.c.version).in_(sorted(versions))).limit(most)
+    return [(type_, key, run) for type_, key, run in connection.execute(query)]
+
+
+def release(batch: Batch) -> None:
+    """Let go what sagas of the loaded versions could not send while nobody had their code."""
+    names = paused(batch.connection, batch.knowledge.declarations, MOST_RELEASED)
+    batch.load_keys([(type_, key) for type_, key, _ in names])
+    for name in names:
+        work = batch.saga(*name)
+        if work is not None and work.instance.waiting:
+            batch.release(work)
+
+
+# As in the index: a bound parameter would keep both databases from using it.
+_PAUSED = text("choreo_saga.conditions LIKE '%Paused%'")

@@ -1,0 +1,220 @@
+"""Sagas whose version's code is loaded nowhere: they take in events, what they would send waits (fault 49, row 29)."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from choreo import Retry, Saga, step
+from choreo.events.clock import SECOND
+from choreo.saga import loaded, queries, report
+from choreo.saga.coordinator import Coordinator
+from choreo.saga.inputs import Loaded, Send, Unloaded
+from choreo.saga.instance import Instance
+from choreo.saga.outputs import read_output, write_output
+from tests.saga.play import Play
+from tests.saga.stage import (
+    Cancelled,
+    Declined,
+    Fulfilled,
+    Order,
+    Paid,
+    Past,
+    Placed,
+    Refused,
+    Release,
+    Released,
+    Reserved,
+    Stage,
+    header,
+)
+
+
+class NewOrder(Saga, start=Placed, key="order_id", type="order", version=2, completed=Fulfilled, compensated=Cancelled):
+    reserve = step(done=Reserved, failed=Refused, undo=Release, undone=Released, within="30s")
+    charge = step(after=reserve, done=Paid, failed=Declined, undo=None, within="1h")
+
+
+class OldAsking(Saga, start=Placed, key="order_id", type="asking"):
+    reserve = step(done=Reserved, undo=None, within="2h")
+
+
+class NewAsking(Saga, start=Placed, key="order_id", type="asking", version=2):
+    reserve = step(done=Reserved, undo=None, within="2h")
+    release = step(after=reserve, send=Release, done=Released, undo=None, within="10m", retry=Retry(attempts=2))
+
+
+async def start(stage: Stage, *sagas: type[Saga]) -> Coordinator:
+    stage.sagas = sagas
+    return await stage.start()
+
+
+async def begun(stage: Stage, saga: type[Saga], name: str) -> None:
+    """Start a saga of this version, and stop the coordinator that has its code."""
+    await start(stage, saga)
+    await stage.publish(Placed(order_id="4711"))
+    await stage.until(lambda all_: name in all_)
+    await stage.stop()
+
+
+def paused(instance: Instance) -> bool:
+    return "Paused" in instance.conditions
+
+
+async def test_row_29_an_unloaded_version_takes_in_events_and_its_commands_wait(stage: Stage) -> None:
+    await begun(stage, NewOrder, "order/4711")
+    await start(stage, Order)
+    await stage.publish(Reserved(order_id="4711"))
+    (declined,) = await stage.publish(Declined(order_id="4711"))
+    found = (await stage.until(lambda all_: paused(all_["order/4711"])))["order/4711"]
+    assert (found.version, found.phase) == (2, "COMPENSATING")
+    assert {name: each.state.value for name, each in found.steps.items()} == {
+        "reserve": "COMPENSATING",
+        "charge": "FAILED",
+    }
+    assert found.conditions["Paused"].message == "version 2 of order is loaded nowhere; run it with `saga run`"
+    assert found.next_due is None, "its timers stand still"
+    assert await stage.sent("inventory.commands") == []
+    assert [row.kind for row in await stage.history("order/4711")] == ["event", "event", "event", "paused"]
+
+    await stage.stop()
+    await start(stage, Order, NewOrder)
+    [command] = await stage.eventually_sent("inventory.commands", 1)
+    assert header(command, "causation-id") == declined, "as if it had been sent at once"
+    found = (await stage.until(lambda all_: not paused(all_["order/4711"])))["order/4711"]
+    assert found.waiting == []
+    assert found.next_due is not None
+    await stage.publish(Released(order_id="4711"))
+    await stage.until(lambda all_: all_["order/4711"].phase == "COMPENSATED")
+    assert len(await stage.sent("inventory.commands")) == 1
+
+
+async def test_two_coordinators_with_different_versions_and_the_one_with_the_code_sends(stage: Stage) -> None:
+    await start(stage, NewOrder)
+    keys = [str(number) for number in range(8)]
+    await stage.publish(*(Placed(order_id=key) for key in keys))
+    await stage.until(lambda all_: len(all_) == len(keys))
+    await start(stage, Order)  # it gets half of the partitions, and with them half of the sagas
+    await stage.publish(*(Reserved(order_id=key) for key in keys))
+    await stage.publish(*(Declined(order_id=key) for key in keys))
+    sent = await stage.eventually_sent("inventory.commands", len(keys))
+    await stage.publish(*(Released(order_id=key) for key in keys))
+    ended = await stage.until(
+        lambda all_: all(each.phase == "COMPENSATED" and not paused(each) for each in all_.values())
+    )
+    assert {each.version for each in ended.values()} == {2}
+    assert len(sent) == len(await stage.sent("inventory.commands")) == len(keys), "each undo once"
+    kinds = [row.kind for key in keys for row in await stage.history(f"order/{key}")]
+    assert "paused" in kinds, "the other one has really had some of them"
+    assert "unbuildable" not in kinds
+
+
+async def test_a_command_that_waited_for_its_code_has_its_whole_limit_from_then_on(sqlite_stage: Stage) -> None:
+    stage = sqlite_stage
+    await begun(stage, NewAsking, "asking/4711")
+    await start(stage, OldAsking)
+    await stage.publish(Reserved(order_id="4711"))
+    before = (await stage.until(lambda all_: paused(all_["asking/4711"])))["asking/4711"]
+    limit = before.steps["release"].limit_at
+    assert limit is not None
+    await stage.stop()
+    stage.now += 3_600 * SECOND
+    await start(stage, NewAsking)
+    await stage.eventually_sent("inventory.commands", 1)
+    found = (await stage.until(lambda all_: not paused(all_["asking/4711"])))["asking/4711"]
+    assert found.steps["release"].state == "WAITING"
+    assert found.steps["release"].limit_at == limit + stage.now - before.steps["release"].ready_at
+
+
+async def test_the_timers_of_an_unloaded_version_stand_still_and_hold_nobody_else_up(sqlite_stage: Stage) -> None:
+    stage = sqlite_stage
+    await begun(stage, NewOrder, "order/4711")
+    coordinator = await start(stage, Order)
+    await stage.publish(Placed(order_id="old"))
+    await stage.until(lambda all_: "order/old" in all_)
+    stage.now += 60 * SECOND
+    await stage.publish(Reserved(order_id="other"))  # the barrier moves on
+    await stage.until(lambda all_: all_["order/old"].phase == "COMPENSATING")
+    assert (await stage.instances())["order/4711"].steps["reserve"].state == "WAITING"
+    stage.now += 3_600 * SECOND
+    await stage.until(lambda all_: all_["order/old"].phase.ended)
+    assert await coordinator.idle(), "what others must do keeps nobody busy"
+    await stage.stop()
+    await start(stage, NewOrder)
+    await stage.until(lambda all_: all_["order/4711"].phase == "COMPENSATING")
+
+
+async def test_a_type_that_is_not_loaded_any_more_still_takes_in_what_happens_to_its_open_sagas(stage: Stage) -> None:
+    await begun(stage, Past, "past/4711")
+    await start(stage, Order)
+    await stage.publish(Placed(order_id="new"), Reserved(order_id="4711"), Paid(order_id="4711"))
+    found = await stage.until(lambda all_: all_["past/4711"].phase == "COMPLETED")
+    assert "past/new" not in found, "nothing begins that nobody runs"
+
+
+async def test_who_has_which_version_is_written_down_and_taken_out(stage: Stage) -> None:
+    first = await start(stage, Order)
+    await start(stage, Order, NewOrder)
+    found = await stage.database.read(loaded.coordinators)
+    assert {version: len(clients) for version, clients in found.items()} == {("order", 1): 2, ("order", 2): 1}
+    members = (await stage.broker.group(first.group)).members
+    assert {client for clients in found.values() for client in clients} == set(members)
+    await stage.stop()
+    assert list(await stage.database.read(loaded.coordinators)) == [("order", 1)]
+
+
+async def test_what_a_killed_coordinator_had_loaded_goes_when_its_group_has_no_such_member(stage: Stage) -> None:
+    await start(stage, Order)
+    group = stage.coordinators[0].group
+    gone = [("gone", 1)]
+    await stage.database.write(lambda connection: loaded.enter(connection, group, "killed", gone, stage.now))
+    await stage.database.write(lambda c: loaded.prune(c, group, ["living"], stage.now + 59 * SECOND))
+    assert ("gone", 1) in await stage.database.read(loaded.coordinators), "it may be about to join"
+    await stage.database.write(lambda c: loaded.prune(c, group, ["living"], stage.now + 61 * SECOND))
+    assert ("gone", 1) not in await stage.database.read(loaded.coordinators)
+
+
+def test_what_nobody_waits_for_any_more_is_dropped_when_the_code_is_there() -> None:
+    play = Play()
+    late = write_output(Send("undo", "reserve", "reserve.undo", 1))
+    play._took(_advance(play, Unloaded((late,), "e1")))
+    assert play.instance.next_due is None
+    play._took(_advance(play, Loaded()))
+    assert play.commands() == []
+    assert "Paused" not in play.instance.conditions
+    assert play.last.changes[-1].reason == "reserve.undo is dropped: nobody waits for it any more"
+    assert read_output(late) == Send("undo", "reserve", "reserve.undo", 1)
+
+
+def _advance(play: Play, input_: Unloaded | Loaded):  # type: ignore[no-untyped-def]
+    from choreo.saga.advance import advance
+
+    return advance(play.definition, play.instance, input_, play.now)
+
+
+async def test_a_saga_whose_version_nobody_has_is_shown_as_paused_and_one_without_any_coordinator_is_not(
+    stage: Stage,
+) -> None:
+    await begun(stage, NewOrder, "order/4711")
+    assert await _shown(stage) == ((), [])
+    await start(stage, Order)
+    assert await _shown(stage) == (
+        ("Paused",),
+        ["version 2 of order is loaded nowhere; run it with `saga run`"],
+    )
+    await start(stage, NewOrder)
+    assert await _shown(stage) == ((), [])
+
+
+async def _shown(stage: Stage) -> tuple[tuple[str, ...], list[str]]:
+    """What `saga list` and `saga status` say of it."""
+
+    def look(connection: Connection) -> tuple[tuple[str, ...], list[str]]:
+        [row] = queries.list_sagas(connection, queries.Filter(), limit=None)
+        assert len(queries.list_sagas(connection, queries.Filter(conditions=["Paused"]), limit=None)) == bool(
+            row.conditions
+        )
+        found = queries.load(connection, row.id)
+        told = report.conditions(found.instance, report.Observed(stage.now), queries.brakes(connection))
+        return row.conditions, [each["message"] for each in told]
+
+    return await stage.database.read(look)
