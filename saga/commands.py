@@ -11,6 +11,7 @@ from ..tracing.ids import compensation_path, span_id, step_path, trace_id
 from .definition import Definition
 from .inputs import Announce, Send
 from .instance import Instance
+from .occurrence import traced, wire_of
 
 
 class Sender(NamedTuple):
@@ -45,11 +46,13 @@ def command_envelope(
     spec = event.spec()
     send = output if isinstance(output, Send) else None
     trace = None
+    step, occurrence = wire_of(send.step) if send is not None else ("", "")
+    sampled = instance.sampled and (send is None or traced(instance, send.step))
     if send is not None:
-        path = compensation_path(send.step) if send.kind == "undo" else step_path(send.step)
+        path = (compensation_path if send.kind == "undo" else step_path)(step, occurrence)
         within = trace_id(sender.namespace, instance.id, instance.epoch)
         under = span_id(sender.namespace, instance.id, *path)
-        trace = f"00-{within:032x}-{under:016x}-{'01' if instance.sampled else '00'}"
+        trace = f"00-{within:032x}-{under:016x}-{'01' if sampled else '00'}"
     return Envelope(
         id=id_,
         type=spec.type,
@@ -60,10 +63,11 @@ def command_envelope(
         saga_id=instance.id.partition("~")[0],
         saga_type=instance.type,
         saga_run=instance.run,
-        saga_step=send.step if send else None,
+        saga_step=step or None,
+        saga_occurrence=occurrence or None,
         saga_attempt=send.attempt if send else None,
         saga_version=instance.seq,
         undoes=undoes,
         traceparent=trace,
-        saga_traceparent=saga_traceparent(sender.namespace, instance.id, instance.epoch, instance.sampled),
+        saga_traceparent=saga_traceparent(sender.namespace, instance.id, instance.epoch, sampled),
     )

@@ -11,9 +11,11 @@ from typing import Any, Literal, NamedTuple, TypedDict
 
 from ..events.clock import SECOND, format_duration, to_datetime
 from ..tracing.ids import trace_id
+from . import fan_report
 from .definition import Definition, RetryPlan, StepPlan
 from .instance import Failure, Instance, Step
 from .names import kebab_case
+from .occurrence import base_of, element_of, unfold
 from .queries import Brakes, Entry, Found, SagaRow
 from .words import Condition, Phase, StepState
 
@@ -79,6 +81,8 @@ class StepReport(TypedDict):
     pivot: bool
     optional: bool
     after: list[str]
+    element: str | None
+    elements: dict[str, int] | None
 
 
 def status(
@@ -189,20 +193,22 @@ def history_entry(id_: str, entry: Entry) -> dict[str, Any]:
 def progress(instance: Instance) -> dict[str, int]:
     """Count the steps that need nothing more, of all; the second number never changes."""
     settled = (StepState.DONE, StepState.DEGRADED, StepState.SKIPPED, StepState.COMPENSATED)
-    done = sum(step.state in settled for step in instance.steps.values())
-    return {"done": done, "known": len(instance.steps)}
+    declared = [step for name, step in instance.steps.items() if base_of(name) == name]
+    return {"done": sum(step.state in settled for step in declared), "known": len(declared)}
 
 
 def step_reports(
     definition: Definition, instance: Instance, entries: Sequence[Entry], observed: Observed
 ) -> list[StepReport]:
     """Tell every step in the order of declaration, then every undo in the order in which it runs."""
+    definition = unfold(definition, instance)
     who = _answerers(definition, entries)
-    reports = [_action(plan, instance.steps[plan.name], who, observed) for plan in definition.steps]
+    reports = [_action(plan, instance, who, observed) for plan in fan_report.shown(definition.steps, instance)]
     if instance.phase in (Phase.RUNNING, Phase.COMPLETED):
         return reports
     undoable = [plan for plan in reversed(definition.steps) if plan.undo is not None]
     undoable.sort(key=lambda plan: -len(definition.ancestors[plan.name]))
+    undoable = fan_report.shown(undoable, instance)
     return [*reports, *(_undo(plan, instance, who, observed) for plan in undoable)]
 
 
@@ -267,19 +273,22 @@ def _answerers(definition: Definition, entries: Sequence[Entry]) -> dict[tuple[s
             # A report is about one step, which it changes first; what follows from it is not its sender's doing.
             found[str(changed[0].step), changed[0].state in _UNDOING] = entry.source
         for change in changed if entry.kind == "event" else ():
-            plan = definition.by_name[str(change.step)]
+            plan = definition.by_name.get(str(change.step))
+            if plan is None:  # an occurrence that was answered before its turn, and turned out to be none
+                continue
             if entry.type in (*plan.done, *plan.failed):
-                found[plan.name, False] = entry.source
+                found[plan.name, False] = found[base_of(plan.name), False] = entry.source
             elif entry.type in plan.undone:
                 found[plan.name, True] = entry.source
     return found
 
 
-def _action(plan: StepPlan, step: Step, who: Mapping[tuple[str, bool], str], observed: Observed) -> StepReport:
+def _action(plan: StepPlan, instance: Instance, who: Mapping[tuple[str, bool], str], observed: Observed) -> StepReport:
+    step = instance.steps[plan.name]
     ended = step.ended_at if not step.open else None
     return {
         "name": plan.name,
-        "state": step.state.value,
+        "state": fan_report.state_of(plan, instance).value,
         "outcome": step.outcome.value if step.outcome is not None else None,
         "service": who.get((plan.name, False)) or _producer(observed, (*plan.done, *plan.failed)),
         "compensates": None,
@@ -294,10 +303,12 @@ def _action(plan: StepPlan, step: Step, who: Mapping[tuple[str, bool], str], obs
         "error_class": step.error,
         "message": step.message,
         "event_id": step.done.id if step.done is not None else None,
-        "note": _awaited(plan) if step.open else None,
+        "note": _awaited(plan) if step.open and plan.each is None else None,
         "pivot": plan.pivot,
         "optional": plan.optional,
-        "after": list(plan.after),
+        "after": [name for name in plan.after if base_of(name) == name],
+        "element": element_of(plan.name),
+        "elements": fan_report.counted(plan, instance),
     }
 
 
@@ -306,7 +317,7 @@ def _undo(plan: StepPlan, instance: Instance, who: Mapping[tuple[str, bool], str
     state, note = _undo_state(plan, step, instance)
     started = step.undo_ready_at or None
     return {
-        "name": kebab_case(plan.undo or ""),
+        "name": kebab_case(plan.undo or "") + plan.name.removeprefix(base_of(plan.name)),
         "state": state.value,
         "outcome": step.undo_outcome.value if step.undo_outcome is not None else None,
         "service": who.get((plan.name, True)) or _producer(observed, plan.undone),
@@ -326,6 +337,8 @@ def _undo(plan: StepPlan, instance: Instance, who: Mapping[tuple[str, bool], str
         "pivot": False,
         "optional": False,
         "after": [],
+        "element": element_of(plan.name),
+        "elements": None,
     }
 
 

@@ -6,6 +6,7 @@ Only where a saga's key is not the record's key is the payload read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from ..events.catalog import ServiceAnnouncement
@@ -15,6 +16,7 @@ from ..events.failures import HandlerFailed
 from .definition import Definition
 from .inputs import HandlerGaveUp, Observed
 from .names import parse_saga_id, saga_id
+from .occurrence import LONGEST_ELEMENT
 
 FAILURES = HandlerFailed.spec().topic
 UNKNOWN = "unknown"
@@ -27,6 +29,9 @@ FieldReader = Callable[[Delivery, Envelope, str], str]
 """Reads one field of a payload as text; raises DecodeError."""
 
 
+MOST_TRIGGERS = 150
+"""Ids in an `undoes` header: it shares 8,192 bytes with all other headers."""
+
 MOST_ID = 500
 MOST_NAME = 1_500
 """Characters of an event's id and of a saga's name: PostgreSQL's index entries hold 2,704 bytes, and one has both."""
@@ -35,13 +40,21 @@ MOST_NAME = 1_500
 class Target(NamedTuple):
     """A saga that an event concerns: the latest run of its key, unless the event names one.
 
-    `named` says that the event's saga headers are about this saga, its step and attempt included.
+    `named` says that the event's saga headers are about this saga, its step and attempt included. `element` is the
+    element's key, where the event answers a step that runs once per element and no header names it.
     """
 
     type: str
     key: str
     run: int | None
     named: bool = False
+    element: str | None = None
+
+    def seen(self, event: Observed) -> Observed:
+        """Give the event as this saga sees it: saga headers that are about another one tell it nothing."""
+        if not self.named and (event.step is not None or event.attempt is not None or event.occurrence is not None):
+            event = replace(event, step=None, attempt=None, occurrence=None)
+        return event if self.element is None else replace(event, occurrence=None, element=self.element)
 
 
 class Arrival(NamedTuple):
@@ -95,6 +108,10 @@ class Routes:
                 if not key:
                     raise DecodeError(f"an event of type {envelope.type} has no key, so it belongs to no saga")
                 target = Target(definition.type, key, None)
+            if (named := definition.named_by.get(envelope.type)) is not None:
+                step, field = named
+                if not (target.named and envelope.saga_step == step.name and envelope.saga_occurrence):
+                    target = target._replace(element=read(delivery, envelope, field))
             _check_storable(envelope, target)
             targets.append(target)
         observed = Observed(
@@ -105,6 +122,7 @@ class Routes:
             causation_id=envelope.causation_id,
             step=envelope.saga_step,
             attempt=envelope.saga_attempt,
+            occurrence=envelope.saga_occurrence or None,
             traceparent=envelope.traceparent,
             nothing_undone=any(name == UNDO_EMPTY for name, _ in envelope.extra),
         )
@@ -158,6 +176,8 @@ def _check_storable(envelope: Envelope, target: Target) -> None:
     for text in (envelope.id, envelope.content_type, envelope.causation_id or "", target.key):
         if "\x00" in text:
             raise DecodeError("its id, its key or a header holds a NUL character, which no store keeps")
+    if target.element is not None and len(target.element) > LONGEST_ELEMENT:
+        raise LimitExceeded(f"it names an element by {len(target.element)} characters, at most {LONGEST_ELEMENT} can be")
     if len(envelope.id) > MOST_ID:
         raise LimitExceeded(f"its id has {len(envelope.id)} characters, at most {MOST_ID} are read")
     if len(target.key) > MOST_ID // 5 and len(saga_id(target.type, target.key)) > MOST_NAME:
@@ -167,7 +187,7 @@ def _check_storable(envelope: Envelope, target: Target) -> None:
 def triggers(
     facts: Sequence[tuple[str, str]], near: frozenset[str], consumed: frozenset[str] | None
 ) -> tuple[str, ...]:
-    """Choose the ids for the `undoes` header: what may have triggered the step (ruling R5).
+    """Choose the ids for the `undoes` header: what may have triggered the step (ruling R5), the last ones if too many.
 
     Args:
         facts: type and id of every event seen so far; an empty type always counts.
@@ -176,4 +196,4 @@ def triggers(
     """
     wanted = near if consumed is None else consumed
     chosen = [id_ for type_, id_ in facts if not type_ or type_ in wanted]
-    return tuple(dict.fromkeys(chosen))
+    return tuple(dict.fromkeys(chosen))[-MOST_TRIGGERS:]

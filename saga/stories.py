@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..events.clock import SECOND
 from ..tracing.saga_spans import SagaStory, StepStory
 from .definition import Definition, StepPlan
 from .instance import Instance, Step
+from .occurrence import MOST_TRACED, base_of, element_of, members, unfold, wire_of
 from .words import StepState
 
 _PLAUSIBLE = 3_600 * SECOND
@@ -41,13 +44,32 @@ def _started_at(instance: Instance) -> int:
 def step_stories(definition: Definition, instance: Instance) -> list[StepStory]:
     """Tell every action and compensation of the present epoch that has ended."""
     told = []
-    for plan in definition.steps:
+    counts: dict[str, int] = {}
+    for plan in unfold(definition, instance).steps:
         step = instance.steps[plan.name]
+        base = base_of(plan.name)
+        number = counts[base] = counts.get(base, -1) + 1
+        stories = []
         if step.ended_at is not None and step.ended_at >= instance.opened_at:
-            told.append(_action(plan, step))
+            stories.append(_action(plan, step))
         if _is_undone_for_good(instance, step) and step.undo_ready_at >= instance.opened_at:
-            told.append(_compensation(plan, step, 2 * len(definition.steps) - plan.index))
+            stories.append(_compensation(plan, step, 2 * len(definition.steps) - plan.index))
+        if plan.each is not None:
+            stories = [replace(story, elements=len(members(instance, base))) for story in stories]
+        elif plan.name != base:  # its group comes first and has number 0
+            stories = [_of_element(story, plan.name, number) for story in stories]
+            if number > MOST_TRACED:
+                stories = [story for story in stories if story.final_failure]
+        told += stories
     return told
+
+
+def _of_element(story: StepStory, name: str, number: int) -> StepStory:
+    """Tell it of one element: those that begin together are drawn in their order."""
+    step, occurrence = wire_of(name)
+    return replace(
+        story, name=step, occurrence=occurrence, element=element_of(name), trigger_at=story.trigger_at + number
+    )
 
 
 def _is_undone_for_good(instance: Instance, step: Step) -> bool:
@@ -61,11 +83,13 @@ def newly_told(definition: Definition, before: Instance | None, after: Instance)
     if before is None:
         return step_stories(definition, after)
     known = (
-        {(story.name, story.kind) for story in step_stories(definition, before)}
+        {(story.name, story.occurrence, story.kind) for story in step_stories(definition, before)}
         if before.epoch == after.epoch
         else set()
     )
-    return [story for story in step_stories(definition, after) if (story.name, story.kind) not in known]
+    return [
+        story for story in step_stories(definition, after) if (story.name, story.occurrence, story.kind) not in known
+    ]
 
 
 def _action(plan: StepPlan, step: Step) -> StepStory:

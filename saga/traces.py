@@ -12,8 +12,9 @@ from ..tracing.ids import ROOT, compensation_path, span_id, step_path, trace_id
 from ..tracing.saga_spans import end_spans, started_spans, step_spans
 from ..tracing.spanfile import to_row
 from ..tracing.tree import Node, SpanRow, build_tree
-from .definition import Definition, StepPlan
+from .definition import Definition
 from .instance import Instance, Step
+from .occurrence import base_of, traced, unfold, wire_of
 from .report import rfc3339
 from .stories import story_of
 from .words import StepState
@@ -58,8 +59,9 @@ def build_trace(
     ours = {(span.trace_id, span.span_id) for span in drawn}
     seen = [span for span in spans if (span.trace_id, span.span_id) not in ours]
     parents = {span.parent_id for span in seen if span.trace_id == trace and span.kind == "CONSUMER"}
-    answered = [plan for plan in definition.steps if _answered(instance, instance.steps[plan.name])]
-    silent = [plan.name for plan in answered if parents and _step_id(namespace, instance, plan) not in parents]
+    answered = [name for name, step in instance.steps.items() if _answered(instance, step)]
+    shown = [name for name in answered if traced(instance, name) and name not in definition.fans]
+    silent = [name for name in shown if parents and not _done_under(namespace, instance, name) & parents]
     return Trace(trace, build_tree([*drawn, *seen]), ["history", *(["spans"] if seen else [])], silent)
 
 
@@ -144,21 +146,22 @@ def _still_open(definition: Definition, instance: Instance, namespace: str, now:
         )
 
     rows = [row(root, None, f"saga {instance.type}", instance.opened_at, {})]
-    for plan in definition.steps:
+    for plan in unfold(definition, instance).steps:
         step = instance.steps[plan.name]
+        name, occurrence = wire_of(plan.name)
         if step.ready_at and step.ended_at is None and step.open:
             rows.append(
                 row(
-                    _step_id(namespace, instance, plan),
+                    _step_id(namespace, instance, plan.name),
                     root,
-                    f"step {plan.name}",
+                    f"step {name}",
                     step.ready_at + plan.index + 1,
                     _state(step),
                 )
             )
         if step.undo_ready_at and step.undo_ended_at is None:
-            id_ = f"{span_id(namespace, instance.id, *compensation_path(plan.name)):016x}"
-            rows.append(row(id_, root, f"compensate {plan.name}", step.undo_ready_at + plan.index + 1, _state(step)))
+            id_ = f"{span_id(namespace, instance.id, *compensation_path(name, occurrence)):016x}"
+            rows.append(row(id_, root, f"compensate {name}", step.undo_ready_at + plan.index + 1, _state(step)))
     return rows
 
 
@@ -166,5 +169,10 @@ def _state(step: Step) -> dict[str, Any]:
     return {"saga.step.outcome": step.state.value.lower()}
 
 
-def _step_id(namespace: str, instance: Instance, plan: StepPlan) -> str:
-    return f"{span_id(namespace, instance.id, *step_path(plan.name)):016x}"
+def _step_id(namespace: str, instance: Instance, name: str) -> str:
+    return f"{span_id(namespace, instance.id, *step_path(*wire_of(name))):016x}"
+
+
+def _done_under(namespace: str, instance: Instance, name: str) -> set[str | None]:
+    """Give the spans under which somebody may have done it: one handler may have done it for all elements at once."""
+    return {_step_id(namespace, instance, each) for each in (name, base_of(name))}

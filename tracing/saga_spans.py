@@ -40,6 +40,8 @@ class StepStory:
         ended_at: when its outcome was known, microseconds.
         outcome: the step's state in the words of the state machine, e.g. "done".
         occurrence: tells branches and repetitions apart.
+        element: the key of the element that it was done for, where it is done once per element.
+        elements: how many those are, where this tells of all of them together.
         trigger: `traceparent` of the triggering message.
         attempts: how many were made.
         failed_attempts: time in microseconds and class of the error of each attempt that failed.
@@ -57,6 +59,8 @@ class StepStory:
     attempts: int = 1
     failed_attempts: tuple[tuple[int, str], ...] = ()
     final_failure: bool = False
+    element: str | None = None
+    elements: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +217,10 @@ def _step(story: SagaStory, step: StepStory, resource: Resource) -> ReadableSpan
     attributes["saga.step.index"] = step.index
     attributes["saga.step.outcome"] = step.outcome.lower()
     attributes["saga.step.attempts"] = step.attempts
+    if step.element is not None:
+        attributes["saga.step.element"] = step.element
+    if step.elements is not None:
+        attributes["saga.step.elements"] = step.elements
     if step.final_failure and step.failed_attempts:
         attributes["error.type"] = step.failed_attempts[-1][1]
     trigger = parse_traceparent(step.trigger)

@@ -10,6 +10,7 @@ from rich.text import Text
 from ...events.clock import from_rfc3339
 from .. import report
 from ..inputs import Change
+from ..occurrence import unfold
 from ..waterfall import Scale, axis, bar
 from .glyphs import phase_look, step_look
 from .shell import Shell
@@ -224,7 +225,9 @@ def _row(branch: str, step: report.StepReport | None) -> list[str | Text]:
     if step["compensates"] is None and step["outcome"] is not None and state in _UNDONE:
         state = step["outcome"]  # what became of its undo stands below
     look = step_look(state)
-    name = step["name"] + (" (optional)" if step["optional"] else "")
+    name = step["name"] + (" (optional)" if step["optional"] and step["element"] is None else "")
+    if (elements := step["elements"]) is not None:
+        name += f" ({elements.get('DONE', 0)} of {sum(elements.values())})"
     duration = step["duration_ms"]
     return [
         Text.assemble((branch, "dim"), (look.glyph, look.style), " ", name),
@@ -241,7 +244,7 @@ _UNDONE = ("COMPENSATING", "COMPENSATED", "UNDO_FAILED")
 def _bar(view: View, step: report.StepReport | None, scale: Scale) -> str:
     if step is None:
         return ""
-    plan = view.found.definition.by_name[step["compensates"] or step["name"]]
+    plan = unfold(view.found.definition, view.found.instance).by_name[step["compensates"] or step["name"]]
     state = view.found.instance.steps[plan.name]
     if step["compensates"] is None:
         drawn = bar(report.segments(plan, state, view.observed.at), scale)
