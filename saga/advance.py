@@ -107,4 +107,8 @@ class _Advance(Answers, HandlerReports, Elapsing, People):
             self._fail(plan, step, "Unbuildable", input_.message, certain=step.certain, retry=False, event=None)
 
     def decided(self, input_: Decided) -> None:
+        plan = self.definition.by_name.get(input_.step)
+        if plan is not None and input_.kind == "each" and self._step(plan).asked == "each":
+            self.decide_elements(plan, input_)
+            return
         self._ignore("Unasked", f"{input_.kind}= of step {input_.step} was not asked", quiet=True)

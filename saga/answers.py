@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from .definition import StepPlan
-from .forward import Forward
+from .fanout import FanOut
 from .inputs import (
     Change,
     Observed,
-    command_id,
 )
 from .instance import Fact, Step
+from .occurrence import base_of
 from .words import Condition, Phase, StepState
 
 
-class Answers(Forward):
+class Answers(FanOut):
     """Decides which moves an event calls for."""
 
     def observe(self, event: Observed) -> None:
         definition = self.definition
-        if (plan := definition.done_step.get(event.type)) is not None:
-            self._done(plan, event)
+        if (declared := definition.done_step.get(event.type)) is not None:
+            if (plan := self.meant(declared, event, early=True)) is not None:
+                self._done(plan, event)
+            else:
+                self.no_element(event)
         elif event.type in definition.failed_steps:
             self._failed(event)
         elif event.type in definition.undone_steps:
@@ -80,7 +83,10 @@ class Answers(Forward):
     def _failed(self, event: Observed) -> None:
         plans = self.definition.failed_steps[event.type]
         named = [plan for plan in plans if plan.name == event.step]
-        candidates = named or plans
+        candidates = self.expand(named or plans, event, early=self.instance.phase is Phase.RUNNING)
+        if not candidates:
+            self.no_element(event)
+            return
         plan = next((p for p in candidates if self._step(p).open), None)
         if plan is None:
             plan = next((p for p in candidates if self._step(p).state is StepState.PENDING), None)
@@ -111,7 +117,7 @@ class Answers(Forward):
         self._fail(plan, step, event.type, "", certain=True, retry=True, event=event.id)
 
     def _undone(self, event: Observed) -> None:
-        plans = self.definition.undone_steps[event.type]
+        plans = self.expand(self.definition.undone_steps[event.type], event)
         plan = self._undo_answered_by(plans, event)
         if plan is None:
             plan = self._undone_elsewhere(plans)
@@ -130,9 +136,9 @@ class Answers(Forward):
         expected = [p for p in plans if self._step(p).state in (StepState.COMPENSATING, StepState.UNDO_FAILED)]
         for plan in expected:
             attempts = range(1, self._step(plan).undo_attempt + 1)
-            if event.causation_id in {command_id(self.instance.id, plan.name, "", "undo", n) for n in attempts}:
+            if event.causation_id in {self._command_id(plan, "undo", n) for n in attempts}:
                 return plan
-        named = [plan for plan in expected if plan.name == event.step]
+        named = [plan for plan in expected if base_of(plan.name) == event.step]
         return next(iter(named or expected), None)
 
     def _undone_elsewhere(self, plans: tuple[StepPlan, ...]) -> StepPlan | None:

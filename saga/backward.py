@@ -9,6 +9,7 @@ from .inputs import (
 )
 from .instance import Step
 from .move import Move
+from .occurrence import members
 from .words import Phase, StepState
 
 _IN_FLIGHT = frozenset((StepState.WAITING, StepState.UNKNOWN))
@@ -39,11 +40,22 @@ class Backward(Move):
                 state = StepState.FAILED if step.certain else StepState.UNKNOWN
                 step.conclude(state, self.now)
                 self._enter(other, state, "not tried again")
+            elif step.state is StepState.WAITING and other.each is not None:
+                self._give_up_group(other)
             elif step.state is StepState.WAITING:
                 step.certain = False
                 step.conclude(StepState.UNKNOWN, self.now)
                 self._enter(other, StepState.UNKNOWN, "given up while in flight")
         self._continue_undo()
+
+    def _give_up_group(self, plan: StepPlan) -> None:
+        """Say of the group of a step per element what the worst of its occurrences says."""
+        states = {self.instance.steps[name].state for name in members(self.instance, plan.name)}
+        state = StepState.FAILED if StepState.FAILED in states else StepState.UNKNOWN
+        group = self._step(plan)
+        group.asked = None
+        group.conclude(state, self.now)
+        self._enter(plan, state, "")
 
     def _may_run_unasked(self, plan: StepPlan) -> bool:
         """Whether a step's trigger may be out though the saga gives it up: nobody stops what is choreographed."""

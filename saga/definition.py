@@ -203,6 +203,26 @@ class Definition:
         }
 
     @cached_property
+    def fans(self) -> Mapping[str, StepPlan]:
+        """The steps that run once per element, by name."""
+        return {step.name: step for step in self.steps if step.each is not None}
+
+    @cached_property
+    def unfoldings(self) -> dict[tuple[str, ...], Definition]:
+        """What `occurrence.unfold` has made of it: one definition for each set of occurrences."""
+        return {}
+
+    @cached_property
+    def named_by(self) -> Mapping[str, tuple[StepPlan, str]]:
+        """For the events of steps that run once per element: the step, and the field that names the element."""
+        return {
+            type_: (step, step.by)
+            for step in self.steps
+            if step.each is not None and step.by is not None and step.child is None
+            for type_ in (*step.done, *step.failed, *step.undone)
+        }
+
+    @cached_property
     def pivot(self) -> StepPlan | None:
         """The pivot, if there is one."""
         return next((step for step in self.steps if step.pivot), None)

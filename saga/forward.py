@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from .backward import Backward
 from .definition import StepPlan
+from .inputs import Ask
 from .instance import Step
+from .occurrence import members
 from .words import Phase, StepState
 
 _SETTLED = frozenset((StepState.DONE, StepState.DEGRADED, StepState.SKIPPED))
@@ -17,18 +19,40 @@ class Forward(Backward):
         """Give every step its turn whose predecessors are settled, and end the saga when all are."""
         if self.instance.phase is not Phase.RUNNING:
             return
+        self._join()
         for plan in self.definition.steps:
             step = self._step(plan)
             if step.state is StepState.PENDING and all(
                 self.instance.steps[name].state in _SETTLED for name in plan.after
             ):
-                step.ready_at, step.trigger, step.trace = self.now, trigger, trace
-                step.limit_at = self.now + plan.within
-                self._enter(plan, StepState.WAITING, "")
-                if plan.send is not None:
-                    self._send_do(plan, step)
+                self._give_turn(plan, trigger, trace)
         if all(step.state in _SETTLED for step in self.instance.steps.values()):
             self._end(Phase.COMPLETED, self.definition.completed)
+
+    def _give_turn(self, plan: StepPlan, trigger: str | None, trace: str | None) -> None:
+        step = self._step(plan)
+        step.ready_at, step.trigger, step.trace = self.now, trigger, trace
+        if plan.each is None:
+            step.limit_at = self.now + plan.within
+        else:
+            step.asked = "each"
+            self.outputs.append(Ask("each", plan.name))
+        self._enter(plan, StepState.WAITING, "")
+        if plan.send is not None:
+            self._send_do(plan, step)
+
+    def _join(self) -> None:
+        """Settle every step per element whose occurrences are all settled."""
+        for plan in self.definition.steps:
+            group = self._step(plan)
+            if group.decided is None or group.state not in (StepState.WAITING, StepState.DEGRADED):
+                continue
+            states = {self.instance.steps[name].state for name in members(self.instance, plan.name)}
+            if states <= {StepState.DONE, StepState.DEGRADED}:
+                state = StepState.DEGRADED if StepState.DEGRADED in states else StepState.DONE
+                if state is not group.state:
+                    group.conclude(state, self.now)
+                    self._enter(plan, state, "" if states else "no elements")
 
     def _fail(
         self, plan: StepPlan, step: Step, error: str, message: str, *, certain: bool, retry: bool, event: str | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .definition import StepPlan
-from .forward import Forward
+from .fanout import FanOut
 from .inputs import (
     Change,
     HandlerGaveUp,
@@ -12,7 +12,7 @@ from .instance import Failure, Step
 from .words import Condition, Phase, StepState
 
 
-class HandlerReports(Forward):
+class HandlerReports(FanOut):
     """Decides which moves a report calls for."""
 
     def handler_gave_up(self, report: HandlerGaveUp) -> None:
@@ -23,8 +23,11 @@ class HandlerReports(Forward):
                     self._undo_gave_up(plan, step, report)
                     return
             elif step.open and not self.instance.phase.ended and set(report.produces) & {*plan.done, *plan.failed}:
-                self._step_gave_up(plan, step, report)
-                return
+                concerned = self.concerned(plan, report)
+                for each in concerned:
+                    self._step_gave_up(each, self._step(each), report)
+                if concerned:
+                    return
         self._ignore(
             "NoStep",
             f"handler {report.handler} of {report.service} gave up on {report.event_type}: no open step",

@@ -19,6 +19,8 @@ class Observed:
         id, type, source, time: of the event; `time` is its own, microseconds.
         causation_id: id of the event that led to it.
         step, attempt: from the saga headers, where it carries them for this saga.
+        occurrence: which element of a step it is about, as the header names it.
+        element: the same, the element's key as its payload names it; read where the header is missing.
         traceparent: its trace context.
         nothing_undone: on the answer to an undo: the participant had nothing to undo.
     """
@@ -32,6 +34,8 @@ class Observed:
     attempt: int | None = None
     traceparent: str | None = None
     nothing_undone: bool = False
+    occurrence: str | None = None
+    element: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

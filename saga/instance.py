@@ -55,6 +55,7 @@ class Step:
         caused_by: the event that its success names as its cause, for the undo's guard.
         asked: what a function of the user is being asked about it; set only within a transaction.
         chosen: what its `when` said; None before its turn.
+        decided: where in the history its elements are, for a step that runs once for each of them.
         given_up: the saga goes on without it, because it failed and another takes its place, or because it is not
             wanted; what it may have done is undone by itself.
         undo_*: the same for its undo, `undo_outcome` COMPENSATED or UNDO_FAILED; `undo_event` is the answer,
@@ -80,6 +81,7 @@ class Step:
     caused_by: str | None = None
     asked: Question | None = None
     chosen: bool | None = None
+    decided: str | None = None
     given_up: GivenUp | None = None
     undo_attempt: int = 0
     undo_sends: int = 0
@@ -209,7 +211,7 @@ class Instance:
         """The first step that something is expected of."""
         for name, step in self.steps.items():
             if step.state in (StepState.COMPENSATING, StepState.UNDO_FAILED) or step.open:
-                return name
+                return name.partition("[")[0]  # of an occurrence, the step
         return None
 
     def copy(self) -> Instance:

@@ -15,6 +15,7 @@ from .inputs import (
     command_id,
 )
 from .instance import Fact, Failure, Instance, Remark, Step
+from .occurrence import base_of, unfold, wire_of
 from .words import Condition, Phase, StepState
 
 
@@ -22,7 +23,7 @@ class Move:
     """One application of an input; it owns the instance that it is given."""
 
     def __init__(self, definition: Definition, instance: Instance, now: int) -> None:
-        self.definition = definition
+        self.definition = unfold(definition, instance)
         self.instance = instance
         self.now = now
         self.changes: list[Change] = []
@@ -47,7 +48,10 @@ class Move:
         return self.now + plan.resend.pause(step.sends) if step.sends < plan.resend.attempts else None
 
     def _send_undo(self, plan: StepPlan, step: Step, *, again: bool) -> None:
-        facts = [self.instance.started_by, *(other.done for other in self.instance.steps.values() if other is not step)]
+        # What was done for another element has triggered nothing for this one (ruling R5).
+        base = base_of(plan.name)
+        others = [other for name, other in self.instance.steps.items() if base_of(name) != base]
+        facts = [self.instance.started_by, *(other.done for other in others)]
         undoes = [fact for fact in facts if fact is not None]
         if plan.send is not None:
             undoes += [Fact("", self._command_id(plan, "do", n)) for n in range(1, step.attempt + 1)]
@@ -62,7 +66,7 @@ class Move:
     def _command_id(self, plan: StepPlan, kind: Kind, attempt: int | None = None) -> str:
         step = self._step(plan)
         latest = step.undo_attempt if kind == "undo" else step.attempt
-        return command_id(self.instance.id, plan.name, "", kind, latest if attempt is None else attempt)
+        return command_id(self.instance.id, *wire_of(plan.name), kind, latest if attempt is None else attempt)
 
     def _step(self, plan: StepPlan) -> Step:
         return self.instance.steps[plan.name]

@@ -102,6 +102,16 @@ class Unfolded(Definition):
         assert self.folded is not None
         return self.folded.undone_steps
 
+    @cached_property
+    def occurrences(self) -> Mapping[tuple[str, str], StepPlan]:
+        """The occurrences by their step and their id on the wire."""
+        return {wire_of(plan.name): plan for plan in self.steps if plan.name[-1] == "]"}
+
+
+def occurrences(definition: Definition) -> Mapping[tuple[str, str], StepPlan]:
+    """Give the occurrences that an unfolded definition has, by their step and their id on the wire."""
+    return definition.occurrences if isinstance(definition, Unfolded) else {}
+
 
 def unfold(definition: Definition, instance: Instance) -> Definition:
     """Give a definition as one instance sees it; without a step per element that is the definition itself."""

@@ -6,6 +6,7 @@ from .forward import Forward
 from .inputs import (
     Operator,
 )
+from .occurrence import base_of
 from .words import Phase, StepState
 
 
@@ -16,7 +17,8 @@ class People(Forward):
         if command.kind == "cancel":
             self._cancel(command)
             return
-        names = [command.step] if command.step else [plan.name for plan in self.definition.steps]
+        plans = self.definition.steps
+        names = [plan.name for plan in plans if command.step in (None, "", plan.name, base_of(plan.name))]
         wanted = {StepState.UNDO_FAILED}
         if command.kind == "mark-undone" and command.step:
             wanted.add(StepState.COMPENSATING)

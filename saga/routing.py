@@ -177,7 +177,9 @@ def _check_storable(envelope: Envelope, target: Target) -> None:
         if "\x00" in text:
             raise DecodeError("its id, its key or a header holds a NUL character, which no store keeps")
     if target.element is not None and len(target.element) > LONGEST_ELEMENT:
-        raise LimitExceeded(f"it names an element by {len(target.element)} characters, at most {LONGEST_ELEMENT} can be")
+        raise LimitExceeded(
+            f"it names an element by {len(target.element)} characters, at most {LONGEST_ELEMENT} are read"
+        )
     if len(envelope.id) > MOST_ID:
         raise LimitExceeded(f"its id has {len(envelope.id)} characters, at most {MOST_ID} are read")
     if len(target.key) > MOST_ID // 5 and len(saga_id(target.type, target.key)) > MOST_NAME:
