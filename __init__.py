@@ -40,7 +40,10 @@ if TYPE_CHECKING:
     from .events.settings import Settings, load_settings
     from .events.source import Dated, in_time_order, publish_file
     from .saga.coordinator import Coordinator
+    from .saga.lock import lock
+    from .saga.policy import policy
     from .saga.saga import Saga
+    from .saga.schedule import cron
     from .saga.step import any_of, step
     from .services.context import Context, Transaction
     from .services.retry import Retry
@@ -63,6 +66,9 @@ _HOME = {
     "Saga": "saga.saga",
     "step": "saga.step",
     "any_of": "saga.step",
+    "lock": "saga.lock",
+    "cron": "saga.schedule",
+    "policy": "saga.policy",
     "Coordinator": "saga.coordinator",
 }
 
@@ -81,6 +87,9 @@ __all__ = [  # noqa: RUF022 - by use, errors last
     "Saga",
     "step",
     "any_of",
+    "lock",
+    "cron",
+    "policy",
     "Coordinator",
     "Settings",
     "load_settings",

@@ -37,7 +37,7 @@ from ..events.transport import Consumer, Transport
 from ..tracing.headers import parse_traceparent
 from ..tracing.ids import trace_id
 from ..tracing.spans import Tracing
-from . import definitions, loaded, operators, store, timers
+from . import definitions, loaded, operators, store, ticks, timers
 from .barrier import answered_until, read_until
 from .batch import Batch, Moved
 from .commands import Sender
@@ -218,11 +218,9 @@ class Coordinator:
 
         def quiet(connection: Connection) -> bool:
             soon = self._database.now(connection) + SECOND
-            if loaded.paused(connection, self._loaded, 1):
-                return False
-            return not timers.any_due(connection, soon, self._knowledge.unloaded) and not operators.any_pending(
-                connection
-            )
+            known = self._knowledge
+            due = timers.any_due(connection, soon, known.unloaded) or ticks.any_due(connection, known.newest, soon)
+            return not (due or loaded.paused(connection, self._loaded, 1) or operators.any_pending(connection))
 
         return await self._database.read(quiet)
 
@@ -417,7 +415,7 @@ class Coordinator:
             now,
             timers.any_due(connection, now, self._knowledge.unloaded) or timers.held(connection),
             operators.any_pending(connection),
-            store.any_held_or_expired(connection, now),
+            store.any_held_or_expired(connection, now) or ticks.any_due(connection, self._knowledge.newest, now),
             bool(loaded.paused(connection, self._loaded, 1)),
         )
 
@@ -443,6 +441,7 @@ class Coordinator:
         batch.load_keys([(instance.type, instance.key) for instance, _ in due])
         batch.elapse(due)
         batch.records.extend(store.release(connection, now, self._options.undo_rate))
+        batch.records.extend(ticks.fire(connection, self._knowledge.newest, self._codec, now))
         for row in store.expired(connection, min(now, readable)):
             batch.count_expired(row)
 

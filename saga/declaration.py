@@ -16,7 +16,9 @@ from ..services.retry import Retry
 from .definition import RESEND_FIRST, RESEND_MOST, UNDO_RETRY, Definition, RetryPlan, StepPlan, Unmatched
 from .instance import Question
 from .names import is_saga_type
+from .schedule import StartAt
 from .step import AnyOf, Build, DeclaredStep, Unsaid
+from .terms import Terms
 
 
 class Facts(Protocol):
@@ -43,6 +45,7 @@ class Declaration:
         builds: how commands and end events are made, by event type: None fills the class by name.
         asks: functions of the user that decide something, by step and what they are asked.
         view: makes the view on one saga's events that these functions get: the saga class itself.
+        tick: makes the start event of a tick of the schedule; None fills it by itself.
     """
 
     definition: Definition
@@ -50,6 +53,7 @@ class Declaration:
     builds: Mapping[str, Callable[[Any], Event] | None]
     view: Callable[[Facts], Any]
     asks: Mapping[tuple[str, Question], Callable[[Any], Any]] = field(default_factory=dict)
+    tick: StartAt | None = None
 
     def observing(self) -> Declaration:
         """Give the same, but tracking only."""
@@ -73,6 +77,7 @@ def declare(
     active_from: str | int,
     rerun: bool,
     unmatched: Unmatched,
+    terms: Terms,
 ) -> Declaration:
     """Check a declaration and make its definition.
 
@@ -93,7 +98,7 @@ def declare(
         )
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise DefinitionError(f"{name}: version={version!r}; give a whole number of at least 1")
-    return _Declaring(name, declared, start, key, correlate, observe_only).declaration(
+    return _Declaring(name, declared, start, key, correlate, observe_only, terms).declaration(
         view,
         type_=type_,
         version=version,
@@ -116,6 +121,7 @@ class _Declaring:
         key: str,
         correlate: Mapping[type[Event], str],
         observe_only: bool,
+        terms: Terms,
     ) -> None:
         self.name = name
         self.declared = {step.name: step for step in declared}
@@ -123,6 +129,7 @@ class _Declaring:
         self.key = key
         self.correlate = correlate
         self.observe_only = observe_only
+        self.terms = terms
         self.events: dict[str, type[Event]] = {}
         self.builds: dict[str, Callable[[Any], Event] | None] = {}
         self.asks: dict[tuple[str, Question], Callable[[Any], Any]] = {}
@@ -141,6 +148,7 @@ class _Declaring:
             topics={},
             correlate={},
             observe_only=self.observe_only,
+            cancel=tuple(self._consume(cls, "cancel") for cls in self.terms.cancel),
             **options,
         )
         definition = replace(
@@ -151,7 +159,9 @@ class _Declaring:
         self._check_roles(definition)
         self._check_pivot(definition)
         self._check_fields(definition)
-        return Declaration(definition, self.events, self.builds, view, self.asks)
+        self.terms.check(self.name, definition, self.start)
+        tick = self.terms.schedule.start if self.terms.schedule is not None else None
+        return Declaration(self.terms.of(definition), self.events, self.builds, view, self.asks, tick)
 
     def _plan(self, index: int, step: DeclaredStep[Any]) -> StepPlan:
         options = step.options
@@ -293,6 +303,7 @@ class _Declaring:
 
     def _roles(self, definition: Definition) -> Iterable[tuple[str, tuple[str, ...]]]:
         yield "start", definition.start
+        yield "cancel event", definition.cancel
         for step in definition.steps:
             yield f"success of {step.name}", step.done
             yield f"failure of {step.name}", step.failed

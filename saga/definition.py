@@ -253,7 +253,7 @@ class Definition:
     @cached_property
     def consumed(self) -> frozenset[str]:
         """Every event type that moves an instance."""
-        return frozenset((*self.start, *self.done_step, *self.failed_steps, *self.undone_steps))
+        return frozenset((*self.start, *self.cancel, *self.done_step, *self.failed_steps, *self.undone_steps))
 
     @cached_property
     def consumed_topics(self) -> tuple[str, ...]:

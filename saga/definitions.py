@@ -8,7 +8,7 @@ from sqlalchemy import Connection, select
 
 from ..events.catalog import DefinitionAnnouncement, StepAnnouncement
 from ..events.errors import DefinitionError
-from . import store
+from . import store, ticks
 from .declaration import Declaration
 from .definition import Definition
 from .tables import definition as definition_table
@@ -59,6 +59,7 @@ def register(
         store.save_definition(connection, definition, now, begins[definition.type])
     definitions = {key: definition for key, (definition, _, _) in known.items()}
     definitions.update({key: declaration.definition for key, declaration in loaded.items()})
+    ticks.register(connection, newest(loaded), definitions, begins, now)
     return definitions, begins
 
 

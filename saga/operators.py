@@ -9,16 +9,16 @@ from pydantic import ValidationError
 from sqlalchemy import Connection, insert, select, update
 
 from ..events.clock import system_clock
-from ..events.codec import to_record
-from ..events.envelope import Envelope, Record
-from ..events.errors import ConfigurationError, EventError, LimitExceeded, Refused
+from ..events.envelope import Record
+from ..events.errors import ConfigurationError, EventError, Refused
 from ..events.ids import derived_id, new_id
-from ..events.outbox import MOST_RECORD_BYTES
-from . import store, timers
+from . import store, ticks, timers
 from .batch import Batch
 from .inputs import Operator
 from .knowledge import Knowledge
 from .names import parse_saga_id
+from .schedule import tick_name
+from .starting import start_record
 from .tables import command, sent
 
 PENDING = "pending"
@@ -128,6 +128,13 @@ def _apply(batch: Batch, asked: Asked) -> str:
             timers.let_through(batch.connection, batch.now, asked.by)
             batch.connection.execute(update(sent).where(sent.c.release_at == FAR).values(release_at=batch.now))
             return "timers and compensation go on"
+        case "pause-schedule":
+            row = ticks.pause(batch.connection, str(asked.arguments.get("type")), asked.by, asked.reason, batch.now)
+            return f"the schedule of {row.type} is paused"
+        case "resume-schedule":
+            row = ticks.resume(batch.connection, str(asked.arguments.get("type")), asked.by, asked.reason, batch.now)
+            following = "never" if row.next_at is None else tick_name(row.next_at)
+            return f"the schedule of {row.type} goes on, next {following}"
         case "cancel" | "retry-undo" | "mark-undone":
             return _operate(batch, asked)
     raise Refused(f"{asked.kind!r} is not a command that this coordinator knows")
@@ -161,11 +168,7 @@ def _start(batch: Batch, asked: Asked) -> str:
 def _start_record(knowledge: Knowledge, cls: Any, asked: Asked, now: int) -> Record:
     try:
         event = cls.model_validate(asked.arguments.get("data") or {})
-        envelope = Envelope(derived_id("start", asked.id), cls.spec().type, "choreo/operator", now, event.key_text())
-        record = to_record(event, envelope, knowledge.codec)
-        if record.size() > MOST_RECORD_BYTES:
-            raise LimitExceeded(f"{cls.__name__} has {record.size()} bytes; at most {MOST_RECORD_BYTES} can be sent")
-        return record
+        return start_record(event, derived_id("start", asked.id), "choreo/operator", now, knowledge.codec)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join([cls.__name__, *(str(part) for part in first["loc"])])

@@ -19,8 +19,12 @@ from ..events.errors import DefinitionError
 from ..events.event import Event
 from .declaration import Declaration, Facts, declare
 from .definition import Definition, Unmatched
+from .lock import LockPlan
 from .names import kebab_case
+from .policy import Policy
+from .schedule import Schedule
 from .step import Build, D, DeclaredStep, Duration, several
+from .terms import Terms
 
 _OURS = ("key", "started", "maybe", "declaration", "definition", "observe_only")
 
@@ -43,6 +47,10 @@ class Saga:
         active_from: where its history begins: "registration" (default), "beginning", or an aware datetime.
         rerun: a finished key may start again, as run 2, 3, ...
         unmatched: "park" an event whose saga does not exist yet, or "ignore" it (for shared topics).
+        cancel: event class, or several, that cancel it: before the pivot it is undone, afterwards that is refused.
+        lock: what it holds while it runs, so that no other one does: `lock("customer_id")`.
+        schedule: when it starts by the clock: `cron("0 2 * * *", tz="Europe/Berlin")`.
+        policies: what to do with events that come in vain, by event class: `{OrderShipped: policy(late="ask")}`.
         declaration: a finished declaration instead of all the others, for variants of a saga.
 
     Raises:
@@ -66,6 +74,10 @@ class Saga:
         active_from: Literal["registration", "beginning"] | datetime = "registration",
         rerun: bool = False,
         unmatched: Unmatched = "park",
+        cancel: type[Event] | tuple[type[Event], ...] = (),
+        lock: LockPlan | None = None,
+        schedule: Schedule | None = None,
+        policies: Mapping[type[Event], Policy] | None = None,
         declaration: Declaration | None = None,
     ) -> None:
         super().__init_subclass__()
@@ -89,6 +101,7 @@ class Saga:
             active_from=from_datetime(active_from) if isinstance(active_from, datetime) else active_from,
             rerun=rerun,
             unmatched=unmatched,
+            terms=Terms(several(cancel), dict(policies or {}), lock, schedule),
         )
 
     def __init__(self, facts: Facts) -> None:

@@ -60,6 +60,8 @@ def _make() -> App:
         (look, "watch", "watch:watch", "Follow a saga until it ends."),
         (look, "trace", "trace:trace", "Draw a saga's trace as a waterfall."),
         (look, "ignored", "ignored:ignored", "What was read and changed no saga, counted by reason."),
+        (look, "locks", "locks:locks", "Who holds which semantic lock, and who waits for it."),
+        (look, "schedules", "schedules:schedules", "What starts by the clock: list, pause, resume."),
         (act, "start", "operate:start", "Start a saga by publishing its start event."),
         (act, "cancel", "operate:cancel", "Undo a saga on request."),
         (act, "retry-undo", "operate:retry_undo", "Try an undo again that failed for good."),

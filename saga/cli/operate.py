@@ -60,8 +60,8 @@ async def start(
             field = definition.correlate.get(chosen, definition.key)
             raise ConfigurationError(f"{chosen} needs its key: write {field}=...")
         id_ = saga_id(type, str(key))
-        asked = {"type": type, "event": chosen, "data": values}
-        return await _ask(shell, database, "start", id_, "", timeout, dry_run, yes=True, **asked)
+        asked: dict[str, Any] = {"type": type, "event": chosen, "data": values}
+        return await ask(shell, database, "start", id_, "", timeout, dry_run, yes=True, **asked)
 
 
 async def cancel(
@@ -184,7 +184,7 @@ async def _on_saga(
         if step and step not in found.instance.steps:
             raise ConfigurationError(f"{id_} has no step {step!r}; it has {', '.join(found.instance.steps)}")
         asked = {"step": step} if step else {}
-        return await _ask(shell, database, kind, id_, reason, timeout, dry_run, yes=True, **asked)
+        return await ask(shell, database, kind, id_, reason, timeout, dry_run, yes=True, **asked)
 
 
 async def _on_all(shell: Shell, kind: str, reason: str, timeout: float, dry_run: bool, yes: bool) -> int:
@@ -197,7 +197,7 @@ async def _on_all(shell: Shell, kind: str, reason: str, timeout: float, dry_run:
         concerned = sum(counts.values())
         if not yes and not dry_run:
             _confirm(f"{kind}: this concerns all {concerned:,} open sagas of {database.url}")
-        return await _ask(shell, database, kind, None, reason, timeout, dry_run, yes=yes)
+        return await ask(shell, database, kind, None, reason, timeout, dry_run, yes=yes)
 
 
 def _confirm(question: str) -> None:
@@ -209,7 +209,7 @@ def _confirm(question: str) -> None:
         raise Refused("nothing was changed")
 
 
-async def _ask(
+async def ask(
     shell: Shell,
     database: Database,
     kind: str,
@@ -219,9 +219,22 @@ async def _ask(
     dry_run: bool,
     *,
     yes: bool,
+    about: str = "all sagas",
     **arguments: Any,
 ) -> int:
     """Write the command down and wait for what becomes of it.
+
+    Args:
+        shell: where to tell it.
+        database: the store.
+        kind: what is asked.
+        id_: the saga that it is about; None where it is about something else.
+        reason: why, for the record.
+        timeout: seconds.
+        dry_run: only say what would be asked.
+        yes: nobody was asked whether to go on.
+        about: what it is about, where that is no saga.
+        arguments: what the kind needs.
 
     Raises:
         Refused: the saga's state does not permit it.
@@ -237,9 +250,7 @@ async def _ask(
             "state": "dry-run",
             "result": None,
         }
-        shell.json(told) if shell.machine else shell.lines(
-            [f"{kind} {id_ or 'all sagas'}: nothing was asked (--dry-run)"]
-        )
+        shell.json(told) if shell.machine else shell.lines([f"{kind} {id_ or about}: nothing was asked (--dry-run)"])
         return exits.OK
     command_id = await database.write(
         lambda connection: operators.ask(connection, kind, saga_id=id_, by=_who(), reason=reason, **arguments)
@@ -255,7 +266,7 @@ async def _ask(
         "state": "queued" if answer.state == operators.PENDING else answer.state,
         "result": answer.result or None,
     }
-    _tell(shell, told, timeout)
+    _tell(shell, told, timeout, about)
     return exits.TIMED_OUT if answer.state == operators.PENDING and timeout > 0 else exits.OK
 
 
@@ -271,16 +282,16 @@ async def _answer(database: Database, command_id: str, timeout: float) -> Answer
         await asyncio.sleep(_POLL)
 
 
-def _tell(shell: Shell, told: dict[str, Any], timeout: float) -> None:
+def _tell(shell: Shell, told: dict[str, Any], timeout: float, about: str) -> None:
     if shell.machine:
         shell.json(told)
     elif shell.output == "id":
         shell.lines([told["id"] or told["command_id"]])
     elif told["state"] == "queued":
         waited = f"no coordinator took it within {timeout:g}s; " if timeout > 0 else ""
-        shell.lines([f"{told['kind']} {told['id'] or 'all sagas'}: queued; {waited}it is applied as soon as one runs"])
+        shell.lines([f"{told['kind']} {told['id'] or about}: queued; {waited}it is applied as soon as one runs"])
     else:
-        shell.lines([f"{told['kind']} {told['id'] or 'all sagas'}: {told['result']}"])
+        shell.lines([f"{told['kind']} {told['id'] or about}: {told['result']}"])
     if told["id"] and not shell.machine:
         shell.hint(f"next  saga watch {told['id']} · saga status {told['id']}")
 

@@ -28,7 +28,7 @@ from ...events.settings import Settings
 from ...services.announce import announce
 from ...services.inbox import parked as parked_by_service
 from ...services.worker import Worker
-from .. import operators, queries, timers
+from .. import operators, queries, ticks, timers
 from ..coordinator import Coordinator, Options
 from ..instance import Instance
 from ..loading import Parts
@@ -334,7 +334,7 @@ def _parked_due(connection: Connection, after: int) -> int | None:
 
 
 def _saga_due(connection: Connection, after: int) -> int | None:
-    """When a saga's timer, a held undo or an event without a saga is due; what a person holds is not."""
+    """When a saga's timer, a held undo, an event without a saga or a schedule is due; what a person holds is not."""
     due = select(func.min(saga.c.next_due)).where(saga.c.next_due > after)
     if timers.held(connection):
         due = due.where(saga.c.phase != Phase.RUNNING.value)
@@ -342,7 +342,8 @@ def _saga_due(connection: Connection, after: int) -> int | None:
         due = due.where(saga.c.phase != Phase.COMPENSATING.value)
     release = select(func.min(sent.c.release_at)).where(sent.c.release_at > after, sent.c.release_at < operators.FAR)
     expiry = select(func.min(parked.c.expires_at)).where(parked.c.expires_at > after)
-    return earliest([connection.execute(query).scalar() for query in (due, release, expiry)])
+    found = [connection.execute(query).scalar() for query in (due, release, expiry)]
+    return earliest([*found, ticks.next_due(connection, after)])
 
 
 def _all_at_rest(connection: Connection) -> bool:
