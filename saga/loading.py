@@ -19,6 +19,7 @@ from ..events.errors import ChoreoError, ConfigurationError
 from ..events.failures import HandlerFailed
 from ..events.registry import SCHEMAS_TOPIC
 from ..events.transport import TopicSpec
+from ..services.letters import SETTLED_TOPIC
 from ..services.service import Service
 from .saga import Saga
 
@@ -46,7 +47,10 @@ class Parts:
             definition = cls.definition()
             names |= {*definition.topics.values(), *(f"{topic}.dlq" for topic in definition.consumed_topics)}
         names |= {failures, f"{failures}.dlq"}
-        internal = [*catalog_topics(), TopicSpec(SCHEMAS_TOPIC, partitions=1, compacted=True)]
+        internal = [
+            *catalog_topics(),
+            *(TopicSpec(name, partitions=1, compacted=True) for name in (SCHEMAS_TOPIC, SETTLED_TOPIC)),
+        ]
         return [
             *(TopicSpec(name, partitions=partitions, replication=replication) for name in sorted(names)),
             *(TopicSpec(each.name, each.partitions, each.compacted, replication) for each in internal),

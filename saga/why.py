@@ -227,9 +227,7 @@ class _Why:
         if code == "UndoFailed":
             return (f"saga retry-undo {id_}{each} --reason ...", f"saga mark-undone {id_}{each} --reason ...")
         if word == Condition.DEAD_LETTERED and step is not None:
-            topics = sorted({taken.topic for _, handler in self._asked(step) for taken in handler.consumes})
-            letters = " or ".join(f"{topic}.dlq" for topic in topics) or "the dead letters"
-            return (f"read why in {letters}, mend the handler, and publish the event again",)
+            return (f"saga dlq list --saga {id_}", f"mend the handler, then: saga dlq retry --saga {id_}")
         if word == Condition.KEY_PARKED:
             return ("mend the handler: it is tried again by itself, and what waits behind it follows",)
         if word == Condition.WAITING_FOR_PERSON and code in ("PivotUnknown", "FailedAfterPivot"):

@@ -18,6 +18,9 @@ from .ids import ROOT, span_id, trace_id
 MOST_BAGGAGE_BYTES = 8_192
 """W3C Baggage §3.3.2: what must be propagated at most; larger ones are dropped whole."""
 
+REPLAYED_TRACE = "replay-traceparent"
+"""Header: trace context of the run that gave an event up, where a person has sent it again; the new run links to it."""
+
 SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 UNSAMPLED = TraceFlags(TraceFlags.DEFAULT)
 

@@ -31,6 +31,7 @@ from opentelemetry.trace import (
 from ..events.clock import Clock, system_clock
 from ..events.envelope import Delivery, Envelope, Record
 from .headers import (
+    REPLAYED_TRACE,
     SAMPLED,
     UNSAMPLED,
     SagaTrace,
@@ -198,7 +199,7 @@ class Tracing:
             set_span_in_context(NonRecordingSpan(parent) if parent is not None else INVALID_SPAN),
             SpanKind.CONSUMER,
             self._process_attributes(delivery, envelope, group, place, attempt, redelivered),
-            [*_message_link(envelope), *(_place_link(other) for other in others)],
+            [*_message_link(envelope), *_replay_link(envelope), *(_place_link(other) for other in others)],
         )
         return HandlerSpan(
             self._sends, span, set_span_in_context(span), None, saga_id=saga_id, saga_traceparent=saga_header
@@ -399,6 +400,13 @@ class HandlerSpan:
             saga_id=self._saga_id,
             saga_traceparent=self._saga_traceparent,
         )
+
+
+def _replay_link(envelope: Envelope) -> list[Link]:
+    """Link the run that failed, where a person has sent its event again from the dead letters."""
+    value = next((value for name, value in envelope.extra if name == REPLAYED_TRACE), b"")
+    context = parse_traceparent(value.decode(errors="replace"))
+    return [] if context is None else [Link(context, {"saga.link": "replayed"})]
 
 
 def _message_link(envelope: Envelope) -> list[Link]:

@@ -66,6 +66,7 @@ def _make() -> App:
         (act, "cancel", "operate:cancel", "Undo a saga on request."),
         (act, "retry-undo", "operate:retry_undo", "Try an undo again that failed for good."),
         (act, "mark-undone", "operate:mark_undone", "Record that a person has undone a step."),
+        (act, "dlq", "dlq:dlq", "Dead letters: read, retry, mend, settle."),
         (act, "stop", "operate:stop", "Stop all compensation, everywhere."),
         (act, "resume", "operate:resume", "Let compensation and held timers go on."),
         (keep, "topics", "topics:topics", "List or create topics."),

@@ -196,11 +196,17 @@ async def _on_all(shell: Shell, kind: str, reason: str, timeout: float, dry_run:
         )
         concerned = sum(counts.values())
         if not yes and not dry_run:
-            _confirm(f"{kind}: this concerns all {concerned:,} open sagas of {database.url}")
+            confirm(f"{kind}: this concerns all {concerned:,} open sagas of {database.url}")
         return await ask(shell, database, kind, None, reason, timeout, dry_run, yes=yes)
 
 
-def _confirm(question: str) -> None:
+def confirm(question: str) -> None:
+    """Ask before something large; without a terminal say how to go on.
+
+    Raises:
+        ConfigurationError: there is nobody to ask.
+        Refused: the answer was no.
+    """
     if not sys.stdin.isatty():
         raise ConfigurationError(f"{question}; say -y to go on without being asked")
     sys.stderr.write(f"{question}. Go on? [y/N] ")
@@ -253,7 +259,7 @@ async def ask(
         shell.json(told) if shell.machine else shell.lines([f"{kind} {id_ or about}: nothing was asked (--dry-run)"])
         return exits.OK
     command_id = await database.write(
-        lambda connection: operators.ask(connection, kind, saga_id=id_, by=_who(), reason=reason, **arguments)
+        lambda connection: operators.ask(connection, kind, saga_id=id_, by=who(), reason=reason, **arguments)
     )
     answer = await _answer(database, command_id, timeout)
     if answer.state == operators.REFUSED:
@@ -316,7 +322,7 @@ def _fields(fields: tuple[str, ...], data: str) -> dict[str, Any]:
     return found
 
 
-def _who() -> str:
+def who() -> str:
     """Name the person for the record; a container may have none."""
     try:
         return getpass.getuser()

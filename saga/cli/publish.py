@@ -82,6 +82,17 @@ def _source_name(mapping: str) -> str:
 # -- one event --------------------------------------------------------------------------------------------------------
 
 
+def read_event(mapping: str, data: str) -> Event:
+    """Make one event of a class, `module:Class` or `file.py:Class`, from its fields as JSON.
+
+    Raises:
+        ConfigurationError: it is no event class, or the fields do not fit.
+    """
+    from ..loading import load_object
+
+    return _event(load_object(mapping), mapping, data)
+
+
 def _event(found: Any, mapping: str, data: str) -> Event:
     from pydantic import ValidationError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,11 +36,15 @@ class Console:
     Args:
         capsys: pytest's.
         home: the home folder.
+        beside: something else runs and logs in this process: let that go to standard error, apart from what a command
+            prints.
     """
 
-    def __init__(self, capsys: pytest.CaptureFixture[str], home: Path) -> None:
+    def __init__(self, capsys: pytest.CaptureFixture[str], home: Path, *, beside: bool = False) -> None:
         self._capsys = capsys
         self.home = home
+        self._beside = beside
+        self._reset()
 
     def __call__(self, *arguments: object) -> Done:
         """Run one command."""
@@ -47,10 +52,15 @@ class Console:
         try:
             code = call([str(argument) for argument in arguments])
         finally:
-            # Loggers hold on to this test's standard error, which is closed after it.
-            structlog.reset_defaults()
+            self._reset()
         out, err = self._capsys.readouterr()
         return Done(code, out, err)
+
+    def _reset(self) -> None:
+        # Loggers hold on to this test's standard error, which is closed after it.
+        structlog.reset_defaults()
+        if self._beside:
+            structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 
 @cache

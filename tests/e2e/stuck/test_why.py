@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from aiokafka.admin import AIOKafkaAdminClient
 
 from choreo import Event, Permanent, Publisher, Retry, Saga, Service, step
@@ -122,7 +123,8 @@ async def desk(
     for name, value in chosen.items():
         monkeypatch.setenv(name, value)
     async with AsyncExitStack() as stack:
-        yield Desk(load_settings(), Console(capsys, tmp_path), stack)
+        stack.callback(structlog.reset_defaults)
+        yield Desk(load_settings(), Console(capsys, tmp_path, beside=True), stack)
 
 
 def stock(reserve: Callable[[Ordered], Awaitable[Reserved]] | None = None, *, park: bool = False) -> Service:
@@ -205,7 +207,7 @@ async def test_a_dead_letter_behind_the_pivot_is_named_with_its_topic(desk: Desk
     await desk.publish(Ordered(order_id="4711"))
     told = await desk.why("4711", "DeadLettered", "ship")
     assert "shipping gave up on Ship (Permanent)" in sentence(told, "DeadLettered")
-    assert any("shipping.commands.dlq" in remedy for remedy in told["remedies"])
+    assert "saga dlq list --saga delivery/4711" in told["remedies"]
 
 
 async def test_a_parked_key_is_named_with_the_service(desk: Desk) -> None:

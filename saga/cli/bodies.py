@@ -1,0 +1,136 @@
+"""The body of a dead letter as JSON that a person can read and mend, by the schema that it was written with."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import shlex
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...events.errors import ChoreoError, ConfigurationError, DecodeError
+
+if TYPE_CHECKING:
+    from ...events.settings import Settings
+    from ...events.transport import Transport
+    from ...services.letters import Letter
+
+_HEAD = 5  # magic byte and schema id of the Confluent wire format
+
+
+async def read_body(settings: Settings, transport: Transport, letter: Letter) -> tuple[Any, str | None]:
+    """Decode a letter's body; give it, or None and why it cannot be read.
+
+    Args:
+        settings: where the schema registry is.
+        transport: an open broker.
+        letter: whose.
+    """
+    from ...events.codec import Codec, UnknownSchema
+    from ...events.registry import open_registry
+
+    value = letter.delivery.value
+    if value is None:
+        return None, "the letter has no value" if letter.complete else "the letter was too large to keep its value"
+    registry = open_registry(settings, transport)
+    codec = Codec(registry)
+    try:
+        try:
+            return codec.decode_any(value, _content_type(letter)), None
+        except UnknownSchema as unknown:
+            await codec.learn(unknown.schema_id)
+            return codec.decode_any(value, _content_type(letter)), None
+    except ChoreoError as error:
+        return None, f"it cannot be read: {error.message}"
+    finally:
+        await registry.close()
+
+
+async def mend(settings: Settings, transport: Transport, letter: Letter, data: str) -> bytes | None:
+    """Let a person change a letter's body; give the new value, None where nothing was changed.
+
+    Args:
+        settings: where the schema registry is.
+        transport: an open broker.
+        letter: whose.
+        data: the new body as JSON; empty opens `$EDITOR`.
+
+    Raises:
+        ConfigurationError: the new body is not JSON, or does not fit the schema.
+        DecodeError: the present one cannot be read, so it cannot be edited.
+    """
+    from fastavro import json_reader, json_writer, parse_schema, schemaless_reader, schemaless_writer
+    from fastavro.validation import validate
+
+    from ...events.registry import open_registry
+
+    value = letter.delivery.value
+    if value is None:
+        raise DecodeError(f"{letter.id} has no value to edit; give it one with --data")
+    if value[:1] != b"\0":
+        text = data or await _edited(value.decode(errors="replace"))
+        changed = json.dumps(_parsed(text), ensure_ascii=False).encode()
+        return None if _parsed(text) == _same(value) else changed
+    _, problem = await read_body(settings, transport, letter)  # with its strict scan, before fastavro sees the bytes
+    if problem is not None:
+        raise DecodeError(f"{letter.id}: {problem}")
+    registry = open_registry(settings, transport)
+    try:
+        schema = parse_schema(await registry.fetch(int.from_bytes(value[1:_HEAD], "big")))
+    finally:
+        await registry.close()
+    before = schemaless_reader(io.BytesIO(value[_HEAD:]), schema, None)
+    spelled = io.StringIO()
+    json_writer(spelled, schema, [before])
+    shown = json.dumps(json.loads(spelled.getvalue()), indent=2, ensure_ascii=False)
+    text = json.dumps(_parsed(data or await _edited(shown)), ensure_ascii=False)
+    try:
+        after = next(iter(json_reader(io.StringIO(text), schema)))
+        validate(after, schema)
+    except Exception as error:
+        raise ConfigurationError(
+            f"the new body does not fit its schema ({type(error).__name__}); nothing was sent"
+        ) from None
+    if after == before:
+        return None
+    out = io.BytesIO()
+    out.write(value[:_HEAD])
+    schemaless_writer(out, schema, after)
+    return out.getvalue()
+
+
+async def _edited(text: str) -> str:
+    """Open the text in the person's editor; give what they made of it."""
+    command = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "")
+    if not command:
+        raise ConfigurationError("which editor? set EDITOR, or give the new body with --data")
+    with tempfile.TemporaryDirectory(prefix="choreo-") as folder:  # readable by its owner only: it holds a payload
+        file = Path(folder) / "body.json"
+        file.write_text(text)
+        process = await asyncio.create_subprocess_exec(*command, str(file))
+        if await process.wait():
+            raise ConfigurationError(f"{command[0]} ended with {process.returncode}; nothing was sent")
+        return file.read_text()
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigurationError(f"the new body is not JSON: {error}") from None
+
+
+def _same(value: bytes) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return None
+
+
+def _content_type(letter: Letter) -> str:
+    return next(
+        (value.decode(errors="replace") for name, value in letter.delivery.headers if name == "content-type"), ""
+    )

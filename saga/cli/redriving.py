@@ -1,0 +1,298 @@
+"""`saga dlq retry|edit|skip|discard`: what people do about dead letters, each with a record of who and why."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from ...events.errors import ChoreoError, ConfigurationError, Refused
+from . import exits
+from .letterbox import Flag, Text, Topics, broker, choose, matching, pick, question, read, report
+from .operate import DryRun, Yes, confirm, who
+from .shell import Shell
+
+if TYPE_CHECKING:
+    from ...events.transport import Transport
+    from ...services.letters import Letter, Settled
+
+
+async def retry(
+    *ids: str,
+    topic: Topics = (),
+    service: Text = "",
+    saga: Text = "",
+    type: Text = "",  # noqa: A002 - the option's name
+    step: Text = "",
+    error: Text = "",
+    since: Text = "",
+    reason: Text = "",
+    rate: float = 50.0,
+    force: Flag = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    shell: Annotated[Shell, Parameter(parse=False)],
+) -> int:
+    """Give dead letters to the handlers that gave them up once more.
+
+    Each goes to the topic and key that it had, under its own event id: whoever has met the event drops it. It is
+    refused where the service does not run, or where the letter's saga has ended; --force does it all the same. What
+    fails again comes back once, as a new letter.
+
+    For example: saga dlq retry --service billing --error TimeoutError --since 2h
+
+    Args:
+        ids: letters, or the beginnings of their ids; without any, all open ones of the filter.
+        topic: of the event or of the dead letters.
+        service: who gave up.
+        saga: type/key.
+        type: of the event.
+        step: of the saga.
+        error: text in the error's class or message.
+        since: 1h, a date or RFC 3339.
+        reason: why, for the record.
+        rate: at most so many per second.
+        force: also where nobody consumes, and where the saga has ended.
+        yes: do not ask.
+        dry_run: only say what would be sent.
+    """
+    from ...services.letters import redrive, settlement
+
+    wanted = matching(service=service, saga=saga, type_=type, step=step, error=error, since=since)
+    if rate <= 0:
+        raise ConfigurationError(f"--rate {rate:g}: more than 0 letters per second")
+    async with broker(shell) as transport:
+        chosen = await choose(transport, ids, topic, wanted, bool(service or saga or type or step or error or since))
+        refused = {} if force else await _refusals(shell, transport, chosen)
+        sendable = [letter for letter in chosen if letter.id not in refused]
+        for letter in chosen:
+            if letter.id in refused:
+                shell.hint(f"{letter.id}: {refused[letter.id]}")
+        if chosen and not sendable:
+            raise Refused(
+                f"{refused[chosen[0].id]}"
+                if len(chosen) == 1
+                else f"all {len(chosen)} letters are refused; --force sends them all the same"
+            )
+        if dry_run:
+            report(shell, sendable, "would be sent again", refused)
+            return exits.OK
+        if len(sendable) > 1 and not yes:
+            confirm(question("retry", sendable))
+
+        def send(letter: Letter, now: int) -> tuple[Any, Settled]:
+            replay = _new_id()
+            record = redrive(letter, replay)
+            return record, settlement(letter, "retried", at=now, by=who(), reason=reason, replay_id=replay)
+
+        done = await _settle(shell, transport, sendable, send, rate)
+    report(shell, done, "sent again", refused)
+    return exits.NOT_ALLOWED if refused else exits.OK
+
+
+async def edit(
+    id: str,  # noqa: A002
+    /,
+    *,
+    reason: str,
+    data: Text = "",
+    force: Flag = False,
+    dry_run: DryRun = False,
+    shell: Annotated[Shell, Parameter(parse=False)],
+) -> int:
+    """Mend a dead letter's body in $EDITOR and send it again; the original stays where it is.
+
+    The body is JSON; what does not fit the event's schema is refused, and told.
+
+    Args:
+        id: of the letter, or the beginning of it.
+        reason: why, for the record.
+        data: the new body as JSON, instead of the editor.
+        force: also where nobody consumes, and where the saga has ended.
+        dry_run: only check the new body.
+    """
+    from ...services.letters import redrive, settlement
+    from .bodies import mend
+
+    async with broker(shell) as transport:
+        letter = pick(await read(transport, ()), id).letter
+        refused = {} if force else await _refusals(shell, transport, [letter])
+        if refused:
+            raise Refused(f"{refused[letter.id]}; --force sends it all the same")
+        value = await mend(shell.settings, transport, letter, data)
+        if value is None or dry_run:
+            shell.lines(
+                [f"{letter.id}: {'unchanged' if value is None else 'the new body fits its schema'}; nothing was sent"]
+            )
+            return exits.OK
+
+        def send(each: Letter, now: int) -> tuple[Any, Settled]:
+            replay = _new_id()
+            told = settlement(each, "retried", at=now, by=who(), reason=f"edited: {reason}", replay_id=replay)
+            return redrive(each, replay, value), told
+
+        done = await _settle(shell, transport, [letter], send, 1_000.0)
+    report(shell, done, "sent again with a new body", {})
+    return exits.OK
+
+
+async def skip(
+    id: str,  # noqa: A002
+    /,
+    *,
+    reason: str,
+    with_event: Text = "",
+    data: Text = "",
+    dry_run: DryRun = False,
+    shell: Annotated[Shell, Parameter(parse=False)],
+) -> int:
+    """Settle a dead letter without its handler, and publish the event that the handler would have.
+
+    Args:
+        id: of the letter, or the beginning of it.
+        reason: why, for the record.
+        with_event: module:Class or file.py:Class of the event that takes the handler's place.
+        data: its fields as JSON.
+        dry_run: only say what would be published.
+    """
+    from ...events.publisher import Publisher
+    from ...services.letters import settlement
+    from .publish import read_event
+
+    event = read_event(with_event, data) if with_event else None
+    async with broker(shell) as transport:
+        letter = pick(await read(transport, ()), id).letter
+        if not dry_run:
+            if event is not None:
+                async with Publisher(transport, source="choreo/operator", settings=shell.settings) as publisher:
+                    # The id follows from the letter, so that a second try publishes nothing new.
+                    await publisher.publish(
+                        event, id=f"{letter.id}-skipped-{letter.event_id}", causation_id=letter.event_id or None
+                    )
+            await _settle(
+                shell,
+                transport,
+                [letter],
+                lambda each, now: (None, settlement(each, "skipped", at=now, by=who(), reason=reason)),
+                1_000.0,
+            )
+    told = f" and {type(event).__name__} published" if event is not None else ""
+    report(shell, [letter], f"{'would be ' if dry_run else ''}skipped{told}", {})
+    return exits.OK
+
+
+async def discard(
+    *ids: str,
+    reason: str,
+    topic: Topics = (),
+    service: Text = "",
+    saga: Text = "",
+    type: Text = "",  # noqa: A002 - the option's name
+    step: Text = "",
+    error: Text = "",
+    since: Text = "",
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    shell: Annotated[Shell, Parameter(parse=False)],
+) -> int:
+    """Settle dead letters for which nothing shall be done; they stay on their topic and leave the list.
+
+    Args:
+        ids: letters, or the beginnings of their ids; without any, all open ones of the filter.
+        reason: why, for the record.
+        topic: of the event or of the dead letters.
+        service: who gave up.
+        saga: type/key.
+        type: of the event.
+        step: of the saga.
+        error: text in the error's class or message.
+        since: 1h, a date or RFC 3339.
+        yes: do not ask.
+        dry_run: only say what would be discarded.
+    """
+    from ...services.letters import settlement
+
+    wanted = matching(service=service, saga=saga, type_=type, step=step, error=error, since=since)
+    async with broker(shell) as transport:
+        chosen = await choose(transport, ids, topic, wanted, bool(service or saga or type or step or error or since))
+        if not dry_run:
+            if len(chosen) > 1 and not yes:
+                confirm(question("discard", chosen))
+            await _settle(
+                shell,
+                transport,
+                chosen,
+                lambda each, now: (None, settlement(each, "discarded", at=now, by=who(), reason=reason)),
+                1_000.0,
+            )
+    report(shell, chosen, "would be discarded" if dry_run else "discarded", {})
+    return exits.OK
+
+
+# -- pieces -----------------------------------------------------------------------------------------------------------
+
+
+async def _refusals(shell: Shell, transport: Transport, letters: Sequence[Letter]) -> dict[str, str]:
+    """Say which letters should not be sent again, and why."""
+    refused: dict[str, str] = {}
+    for service in dict.fromkeys(letter.service for letter in letters):
+        if not service or not (await transport.group(service)).members:
+            told = f"service {service or '?'} does not run, so nobody would take it; start it, or use --force"
+            refused |= {letter.id: told for letter in letters if letter.service == service}
+    for id_, phase in (await _ended(shell, [letter.saga for letter in letters if letter.saga])).items():
+        told = f"its saga {id_} is {phase}: its handler would act for an order that has ended; --force does it"
+        refused |= {letter.id: told for letter in letters if letter.saga == id_}
+    return refused
+
+
+async def _ended(shell: Shell, names: Sequence[str]) -> dict[str, str]:
+    """Ask the store which sagas have ended; without a store nobody knows."""
+    from .. import queries
+
+    if not names:
+        return {}
+    try:
+        async with shell.sagas() as database:
+            found = await database.read(lambda connection: queries.states(connection, list(dict.fromkeys(names))))
+    except ChoreoError:
+        return {}
+    return {id_: each.instance.phase.value for id_, each in found.items() if each.instance.phase.ended}
+
+
+async def _settle(
+    shell: Shell,
+    transport: Transport,
+    letters: Sequence[Letter],
+    decide: Callable[[Letter, int], tuple[Any, Settled]],
+    rate: float,
+) -> list[Letter]:
+    """Settle letters a few at a time, no faster than `rate` per second; Ctrl-C leaves the rest open."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress
+
+    from ...events.clock import system_clock
+    from ...services.letters import settle
+
+    chunk = max(1, round(rate / 10))
+    done: list[Letter] = []
+    hidden = shell.quiet or not shell.err.is_terminal or len(letters) <= chunk
+    with Progress(BarColumn(), MofNCompleteColumn(), console=shell.err, transient=True, disable=hidden) as progress:
+        task = progress.add_task("", total=len(letters))
+        for start in range(0, len(letters), chunk):
+            part = letters[start : start + chunk]
+            decided = [decide(letter, system_clock()) for letter in part]
+            await settle(
+                transport, [record for record, _ in decided if record is not None], [settled for _, settled in decided]
+            )
+            done += part
+            progress.update(task, completed=len(done))
+            if start + chunk < len(letters):
+                await asyncio.sleep(chunk / rate)
+    return done
+
+
+def _new_id() -> str:
+    from ...events.ids import new_id
+
+    return new_id()
