@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .events.publisher import BlockingPublisher, Publisher
     from .events.settings import Settings, load_settings
     from .events.source import Dated, in_time_order, publish_file
+    from .saga.approval import approval
     from .saga.coordinator import Coordinator
     from .saga.lock import lock
     from .saga.policy import policy
@@ -66,6 +67,7 @@ _HOME = {
     "Saga": "saga.saga",
     "step": "saga.step",
     "any_of": "saga.step",
+    "approval": "saga.approval",
     "lock": "saga.lock",
     "cron": "saga.schedule",
     "policy": "saga.policy",
@@ -87,6 +89,7 @@ __all__ = [  # noqa: RUF022 - by use, errors last
     "Saga",
     "step",
     "any_of",
+    "approval",
     "lock",
     "cron",
     "policy",

@@ -28,6 +28,7 @@ from .inputs import (
 )
 from .instance import Fact, Instance, new_instance
 from .people import People
+from .strays import Strays
 from .words import Phase
 
 
@@ -74,7 +75,11 @@ def advance(definition: Definition, instance: Instance, input_: Input, now: int)
     match input_:
         case Observed():
             move.trace = input_.traceparent
-            move.observe(input_)
+            if input_.type in definition.cancel:
+                move.cancelled_by(input_)
+            else:
+                move.observe(input_)
+            move.react(input_)
         case HandlerGaveUp():
             move.trace = input_.traceparent
             move.handler_gave_up(input_)
@@ -95,7 +100,7 @@ def advance(definition: Definition, instance: Instance, input_: Input, now: int)
     return move.transition()
 
 
-class _Advance(Answers, HandlerReports, Elapsing, People):
+class _Advance(Answers, HandlerReports, Elapsing, Strays, People):
     """Every move; `advance` chooses among them."""
 
     def unbuildable(self, input_: Unbuildable) -> None:

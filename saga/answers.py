@@ -34,7 +34,7 @@ class Answers(FanOut):
 
     def _done(self, plan: StepPlan, event: Observed) -> None:
         step = self._step(plan)
-        if step.done is not None:
+        if step.done is not None or (step.by is not None and step.state is StepState.DONE):
             self._ignore("AlreadyDone", f"{event.type} came again for step {plan.name}")
             return
         if self.instance.phase is Phase.COMPLETED:

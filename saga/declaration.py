@@ -165,7 +165,7 @@ class _Declaring:
 
     def _plan(self, index: int, step: DeclaredStep[Any]) -> StepPlan:
         options = step.options
-        if not step.done:
+        if not step.done and options.approval is None:
             raise self._wrong(step.name, "done", "is empty", "name the event class that tells its success")
         after, groups = self._before(step)
         if options.when is not None:
@@ -201,6 +201,7 @@ class _Declaring:
             undo_within=undo_within,
             pivot=options.pivot,
             optional=options.optional,
+            approval=options.approval,
         )
 
     def _before(self, step: DeclaredStep[Any]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
@@ -343,7 +344,8 @@ class _Declaring:
 
     def _check_fields(self, definition: Definition) -> None:
         for step in definition.steps:
-            sure = [name for name in definition.ancestors[step.name] if not definition.by_name[name].optional]
+            before = [definition.by_name[name] for name in definition.ancestors[step.name]]
+            sure = [plan.name for plan in before if _tells(plan)]
             if step.undo is not None:
                 self._check_built(step.undo, f"step {step.name}: undo", sure, maybe=step.name)
             if step.send is not None:
@@ -351,7 +353,7 @@ class _Declaring:
         for role in ("completed", "compensated"):
             type_ = getattr(definition, role)
             if type_ is not None:
-                always = [step.name for step in definition.steps if not step.optional] if role == "completed" else []
+                always = [step.name for step in definition.steps if _tells(step)] if role == "completed" else []
                 self._check_built(type_, role, always, maybe=None)
 
     def _check_built(self, type_: str, role: str, steps: Iterable[str], *, maybe: str | None) -> None:
@@ -389,6 +391,11 @@ class _Declaring:
 
     def _wrong(self, step: str, option: str, problem: str, remedy: str) -> DefinitionError:
         return DefinitionError(f"{self.name}, step {step}: {option}= {problem}; {remedy}", step=step)
+
+
+def _tells(plan: StepPlan) -> bool:
+    """Whether a step that is settled has surely told so with an event; a person's approval is none."""
+    return not plan.optional and plan.approval is None
 
 
 def _fits(given: Any, wanted: Any) -> bool:

@@ -48,9 +48,11 @@ class Elapsing(Forward):
             )
 
     def _limit(self, plan: StepPlan, step: Step) -> None:
-        message = f"no {' or '.join((*plan.done, *plan.failed))} within {format_duration(plan.within)}"
+        awaited = f"answer of {plan.approval}" if plan.approval else " or ".join((*plan.done, *plan.failed))
+        message = f"no {awaited} within {format_duration(plan.within)}"
         self._remark(Condition.LATE, "Timeout", message, plan)
-        certain = step.state is StepState.RETRYING and step.certain  # every attempt so far is known to have failed
+        # Nobody has approved it, or every attempt so far is known to have failed.
+        certain = plan.approval is not None or (step.state is StepState.RETRYING and step.certain)
         self._fail(plan, step, "Timeout", message, certain=certain, retry=False, event=None)
 
     def _send_due(self, plan: StepPlan, step: Step) -> None:

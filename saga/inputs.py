@@ -73,7 +73,7 @@ class Elapsed:
     until: int
 
 
-OperatorKind = Literal["cancel", "retry-undo", "mark-undone"]
+OperatorKind = Literal["cancel", "retry-undo", "mark-undone", "approve", "reject", "dismiss"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,8 @@ class Operator:
         id: of the command.
         kind: what to do.
         by, reason: who and why, for the record.
-        step: for `retry-undo` and `mark-undone`; None means every step whose undo failed.
+        step: for `retry-undo` and `mark-undone`; None means every step whose undo failed. For `approve` and `reject`;
+            None means the one that waits.
     """
 
     id: str

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from .definition import Definition
 from .names import saga_id
+from .policy import Stray
 from .words import Phase, StepState
 
 Question = Literal["when", "each"]
@@ -52,6 +53,7 @@ class Step:
         message: what it said.
         failures: the attempts that failed.
         certain: its outcome is known; a step given up without an answer may have happened all the same.
+        by: the person who approved or rejected it.
         caused_by: the event that its success names as its cause, for the undo's guard.
         asked: what a function of the user is being asked about it; set only within a transaction.
         chosen: what its `when` said; None before its turn.
@@ -78,6 +80,7 @@ class Step:
     message: str | None = None
     failures: list[Failure] = field(default_factory=list)
     certain: bool = True
+    by: str | None = None
     caused_by: str | None = None
     asked: Question | None = None
     chosen: bool | None = None
@@ -124,6 +127,16 @@ class Waiting(NamedTuple):
     output: str
 
 
+class Doubt(NamedTuple):
+    """An event that came in vain, about which a person is asked: which, how it came, a sentence, and since when."""
+
+    type: str
+    id: str
+    stray: Stray
+    message: str
+    at: int
+
+
 class Remark(NamedTuple):
     """One condition that holds: a machine-readable reason, a sentence, since when, and of which step."""
 
@@ -155,6 +168,7 @@ class Instance:
         steps: by name.
         conditions: by word.
         waiting: what is to be published and needs code that is loaded nowhere.
+        doubts: events about which a person is asked.
     """
 
     type: str
@@ -180,6 +194,7 @@ class Instance:
     steps: dict[str, Step] = field(default_factory=dict)
     conditions: dict[str, Remark] = field(default_factory=dict)
     waiting: list[Waiting] = field(default_factory=list)
+    doubts: list[Doubt] = field(default_factory=list)
 
     @property
     def id(self) -> str:

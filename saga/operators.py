@@ -135,7 +135,7 @@ def _apply(batch: Batch, asked: Asked) -> str:
             row = ticks.resume(batch.connection, str(asked.arguments.get("type")), asked.by, asked.reason, batch.now)
             following = "never" if row.next_at is None else tick_name(row.next_at)
             return f"the schedule of {row.type} goes on, next {following}"
-        case "cancel" | "retry-undo" | "mark-undone":
+        case "cancel" | "retry-undo" | "mark-undone" | "approve" | "reject" | "dismiss":
             return _operate(batch, asked)
     raise Refused(f"{asked.kind!r} is not a command that this coordinator knows")
 

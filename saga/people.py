@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from .forward import Forward
+from .cancelling import Cancelling
+from .definition import StepPlan
 from .inputs import (
+    Change,
     Operator,
 )
 from .occurrence import base_of
-from .words import Phase, StepState
+from .words import Condition, StepState
 
 
-class People(Forward):
+class People(Cancelling):
     """Decides which moves a person's command calls for."""
 
     def operate(self, command: Operator) -> None:
-        if command.kind == "cancel":
-            self._cancel(command)
+        answers = {"cancel": self._cancel, "approve": self._answer, "reject": self._answer, "dismiss": self._dismiss}
+        if command.kind in answers:
+            answers[command.kind](command)
             return
         plans = self.definition.steps
         names = [plan.name for plan in plans if command.step in (None, "", plan.name, base_of(plan.name))]
@@ -36,15 +39,69 @@ class People(Forward):
             else:
                 self._compensated(plan, step, f"marked as undone by {command.by or 'a person'}: {command.reason}")
 
-    def _cancel(self, command: Operator) -> None:
-        instance, pivot = self.instance, self.definition.pivot
-        if instance.phase is not Phase.RUNNING:
-            self.ignored = f"it cannot be cancelled: it is {instance.phase} already"
-        elif self.definition.observe_only:
-            self.ignored = "it cannot be cancelled: this saga only observes"
-        elif pivot is not None and not self._may_go_back():
-            state = self._step(pivot).state
-            self.ignored = f"it cannot be cancelled: the pivot {pivot.name} is {state}, from here it only goes forward"
+    def _answer(self, command: Operator) -> None:
+        """A person approves or rejects a step that waits for it."""
+        waiting = [plan for plan in self.definition.steps if self.is_asked(plan)]
+        named = [plan for plan in waiting if command.step in (None, "", plan.name)]
+        if not named:
+            what = f"step {command.step}" if command.step else "this saga"
+            self.ignored = f"nothing to do: {what} waits for no approval"
+            return
+        if len(named) > 1:
+            names = ", ".join(plan.name for plan in named)
+            self.ignored = f"several steps wait for an approval, name one: {names}"
+            return
+        plan, who = named[0], command.by or "a person"
+        step = self._step(plan)
+        step.by = who
+        why = f": {command.reason}" if command.reason else ""
+        if command.kind == "approve":
+            self._clear(step)
+            step.certain = True
+            step.conclude(StepState.DONE, self.now)
+            self._enter(plan, StepState.DONE, f"approved by {who}{why}")
+            self.open_ready(command.id, None)
         else:
-            instance.cancelling = True
-            self._compensate(None, "Cancelled", command.reason, None)
+            self._fail(plan, step, "Rejected", f"rejected by {who}{why}", certain=True, retry=False, event=command.id)
+
+    def is_asked(self, plan: StepPlan) -> bool:
+        """Tell whether a step waits for a person's approval."""
+        return plan.approval is not None and self._step(plan).state is StepState.WAITING
+
+    def _dismiss(self, command: Operator) -> None:
+        """A person says that what came in vain is of no importance."""
+        if not self.instance.doubts:
+            self.ignored = "nothing to do: this saga asks about no event"
+            return
+        who = command.by or "a person"
+        for doubt in self.instance.doubts:
+            self.changes.append(Change(None, self.instance.phase, f"{doubt.type} dismissed by {who}: {command.reason}"))
+        self.instance.doubts = []
+
+    def _compensate(self, plan: StepPlan | None, error: str, message: str, event: str | None) -> None:
+        for other in self.definition.steps:
+            if self.is_asked(other):  # nothing is in flight: nobody need answer any more
+                step = self._step(other)
+                self._clear(step)
+                step.conclude(StepState.SKIPPED, self.now)
+                self._enter(other, StepState.SKIPPED, "nobody is asked any more")
+        self.instance.doubts = []
+        super()._compensate(plan, error, message, event)
+
+    def _wait_for_person_no_longer(self) -> None:
+        """Wait for a person as long as a step is stuck, an approval is asked for, or an event is in doubt."""
+        before = self.instance.conditions.get(Condition.WAITING_FOR_PERSON)
+        super()._wait_for_person_no_longer()
+        if Condition.WAITING_FOR_PERSON in self.instance.conditions:
+            return
+        asked = next((plan for plan in self.definition.steps if self.is_asked(plan)), None)
+        if asked is not None:
+            self._needs_person(asked, "Approval", f"step {asked.name} waits for the approval of {asked.approval}")
+        elif self.instance.doubts:
+            doubt = self.instance.doubts[0]
+            self._remark(
+                Condition.WAITING_FOR_PERSON, doubt.stray.capitalize(), f"{doubt.message}: what shall be done?"
+            )
+        remark = self.instance.conditions.get(Condition.WAITING_FOR_PERSON)
+        if remark is not None and before is not None and (remark.reason, remark.step) == (before.reason, before.step):
+            self.instance.conditions[Condition.WAITING_FOR_PERSON] = remark._replace(since=before.since)

@@ -415,6 +415,8 @@ def _attempts(failures: Sequence[Failure]) -> list[dict[str, Any]]:
 
 
 def _awaited(plan: StepPlan) -> str:
+    if plan.approval is not None:
+        return f"waiting for {' or '.join((f'the approval of {plan.approval}', *plan.done, *plan.failed))}"
     return f"waiting for {' or '.join((*plan.done, *plan.failed))}"
 
 

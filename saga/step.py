@@ -48,6 +48,7 @@ class StepOptions:
     final: bool = False
     each: Each | None = None
     by: str | None = None
+    approval: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,6 +226,10 @@ class _Why:
         id_, each = self._instance.id, f" --step {step}" if step else ""
         if code == "UndoFailed":
             return (f"saga retry-undo {id_}{each} --reason ...", f"saga mark-undone {id_}{each} --reason ...")
+        if code == "Approval":
+            return (f"saga approve {id_} {step} --reason ...", f"saga reject {id_} {step} --reason ...")
+        if word == Condition.WAITING_FOR_PERSON and code in ("Late", "Duplicate", "Unexpected"):
+            return (f"saga dismiss {id_} --reason ...", f"saga cancel {id_} --reason ...")
         if word == Condition.DEAD_LETTERED and step is not None:
             return (f"saga dlq list --saga {id_}", f"mend the handler, then: saga dlq retry --saga {id_}")
         if word == Condition.KEY_PARKED:
@@ -246,7 +250,7 @@ class _Why:
     def _of_step(self, plan: StepPlan, step: Step, known: set[tuple[str, str | None]]) -> list[Reason]:
         """Say who should answer a step, and why they have not."""
         around = self._around
-        if around.trouble is not None or not around.topics:
+        if around.trouble is not None or not around.topics or plan.approval is not None:
             return []
         undoing = step.state is StepState.COMPENSATING
         command = plan.undo if undoing else plan.send

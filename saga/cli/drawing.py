@@ -76,6 +76,11 @@ def next_commands(told: dict[str, Any]) -> str:
     commands = [f"saga trace {id_}"]
     if told["phase"] in ("RUNNING", "COMPENSATING"):
         commands.insert(0, f"saga watch {id_}")
+    asked = [condition for condition in told["conditions"] if condition["type"] == "WaitingForPerson"]
+    if asked and asked[0]["reason"] == "Approval":
+        commands = [f"saga {answer} {id_} {asked[0]['step']} --reason ..." for answer in ("approve", "reject")]
+    elif asked and asked[0]["reason"] in ("Late", "Duplicate", "Unexpected"):
+        commands = [f"saga dismiss {id_} --reason ...", f"saga cancel {id_} --reason ..."]
     if told["phase"] == "RUNNING":
         commands.append(f"saga cancel {id_} --reason ...")
     elif any(step["state"] == "UNDO_FAILED" and step["compensates"] for step in told["steps"]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -12,6 +12,7 @@ from ...events.errors import ConfigurationError
 from .shell import Shell
 
 if TYPE_CHECKING:
+    from ..instance import Instance
     from ..queries import SagaRow
 
 _DEFAULT_LIMIT = 50
@@ -27,6 +28,7 @@ async def list_(
     since: str = "",
     until: str = "",
     failed: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    waiting_for_person: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     open: Annotated[bool, Parameter(negative="", show_default=False)] = False,  # noqa: A002
     all: Annotated[bool, Parameter(negative="", show_default=False)] = False,  # noqa: A002
     limit: int | None = None,
@@ -47,6 +49,7 @@ async def list_(
         since: started at or after this: 1h (ago), a date, or RFC 3339.
         until: started before this.
         failed: FAILED, or waiting for a person.
+        waiting_for_person: waiting for a person; the note says for what.
         open: not ended.
         all: all of them, not 50 rows.
         limit: at most so many rows.
@@ -62,7 +65,7 @@ async def list_(
         shell,
         types=type or (),
         phases=_words(state, "--state"),
-        conditions=_conditions(condition),
+        conditions=_conditions([*(condition or ()), *(["WaitingForPerson"] if waiting_for_person else ())]),
         steps=step or (),
         keys=key or (),
         since=moment(since, now, "--since") if since else None,
@@ -90,10 +93,12 @@ async def show_list(
             shell.json([_told(shell, row, found.get(row.id), now) for row in rows])
             return
         counts = await database.read(lambda connection: queries.count_phases(connection, wanted))
+        asking = [row.id for row in rows] if "WaitingForPerson" in wanted.conditions else []
+        found = await database.read(lambda c: queries.states(c, asking))
     if shell.output == "id":
         shell.lines(row.id for row in rows)
         return
-    _draw(shell, rows, now)
+    _draw(shell, rows, now, {id_: _asked(each.instance) for id_, each in found.items()})
     shell.hint(footer(len(rows), counts))
 
 
@@ -117,7 +122,15 @@ def _told(shell: Shell, row: SagaRow, found: Any, now: int) -> dict[str, Any]:
     return told
 
 
-def _draw(shell: Shell, rows: Sequence[SagaRow], now: int) -> None:
+def _asked(instance: Instance) -> str:
+    """Say for what a saga waits for a person."""
+    from ..words import Condition
+
+    remark = instance.conditions.get(Condition.WAITING_FOR_PERSON)
+    return remark.message if remark is not None else ""
+
+
+def _draw(shell: Shell, rows: Sequence[SagaRow], now: int, notes: Mapping[str, str]) -> None:
     from rich.text import Text
 
     from ..words import Condition
@@ -140,7 +153,7 @@ def _draw(shell: Shell, rows: Sequence[SagaRow], now: int) -> None:
             row.step or "-",
             show_time(row.started_at, style, now),
             span((row.ended_at or now) - row.started_at),
-            " ".join([*row.conditions, *([row.error] if row.error else [])]) or "-",
+            notes.get(row.id) or " ".join([*row.conditions, *([row.error] if row.error else [])]) or "-",
         ]
         if wide:
             cells[2:2] = [str(row.version), str(row.run), show_time(row.updated_at, style, now)]

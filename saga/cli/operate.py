@@ -81,7 +81,7 @@ async def cancel(
         timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
         dry_run: only say what would be asked.
     """
-    return await _on_saga(shell, "cancel", saga, reason, timeout, dry_run)
+    return await on_saga(shell, "cancel", saga, reason, timeout, dry_run)
 
 
 async def retry_undo(
@@ -103,7 +103,7 @@ async def retry_undo(
         timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
         dry_run: only say what would be asked.
     """
-    return await _on_saga(shell, "retry-undo", saga, reason, timeout, dry_run, step)
+    return await on_saga(shell, "retry-undo", saga, reason, timeout, dry_run, step)
 
 
 async def mark_undone(
@@ -125,7 +125,7 @@ async def mark_undone(
         timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
         dry_run: only say what would be asked.
     """
-    return await _on_saga(shell, "mark-undone", saga, reason, timeout, dry_run, step)
+    return await on_saga(shell, "mark-undone", saga, reason, timeout, dry_run, step)
 
 
 async def stop(
@@ -170,13 +170,19 @@ async def resume(
     return await _on_all(shell, "resume", reason, timeout, dry_run, yes)
 
 
-async def _on_saga(
-    shell: Shell, kind: str, saga: str, reason: str, timeout: float, dry_run: bool, step: str = ""
+async def on_saga(
+    shell: Shell, kind: str, saga: str, reason: str, timeout: float, dry_run: bool, step: str = "", by: str = ""
 ) -> int:
+    """Ask for something that is about one saga, and wait for what becomes of it.
+
+    Raises:
+        Refused: the saga's state does not permit it.
+        ConfigurationError: the saga has no such step, or a reason is needed.
+    """
     from .. import queries
     from .status import find
 
-    if kind in ("cancel", "mark-undone") and not reason.strip():
+    if kind in ("cancel", "mark-undone", "reject", "dismiss") and not reason.strip():
         raise ConfigurationError("--reason is empty; say why, for the record")
     async with shell.sagas() as database:
         id_ = await find(database, saga)
@@ -184,7 +190,7 @@ async def _on_saga(
         if step and step not in found.instance.steps:
             raise ConfigurationError(f"{id_} has no step {step!r}; it has {', '.join(found.instance.steps)}")
         asked = {"step": step} if step else {}
-        return await ask(shell, database, kind, id_, reason, timeout, dry_run, yes=True, **asked)
+        return await ask(shell, database, kind, id_, reason, timeout, dry_run, yes=True, by=by, **asked)
 
 
 async def _on_all(shell: Shell, kind: str, reason: str, timeout: float, dry_run: bool, yes: bool) -> int:
@@ -226,6 +232,7 @@ async def ask(
     *,
     yes: bool,
     about: str = "all sagas",
+    by: str = "",
     **arguments: Any,
 ) -> int:
     """Write the command down and wait for what becomes of it.
@@ -240,6 +247,7 @@ async def ask(
         dry_run: only say what would be asked.
         yes: nobody was asked whether to go on.
         about: what it is about, where that is no saga.
+        by: who asks; "" for the user of this machine.
         arguments: what the kind needs.
 
     Raises:
@@ -259,7 +267,7 @@ async def ask(
         shell.json(told) if shell.machine else shell.lines([f"{kind} {id_ or about}: nothing was asked (--dry-run)"])
         return exits.OK
     command_id = await database.write(
-        lambda connection: operators.ask(connection, kind, saga_id=id_, by=who(), reason=reason, **arguments)
+        lambda connection: operators.ask(connection, kind, saga_id=id_, by=by or who(), reason=reason, **arguments)
     )
     answer = await _answer(database, command_id, timeout)
     if answer.state == operators.REFUSED:

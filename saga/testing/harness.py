@@ -215,6 +215,46 @@ class Harness:
         """
         await self._ask("mark-undone", saga, reason, step=step)
 
+    async def approve(self, saga: str, *, step: str | None = None, by: str = "test", reason: str = "") -> None:
+        """Approve a step that waits for a person (`saga approve`), and settle.
+
+        Args:
+            saga: its name.
+            step: which; None for the only one that waits.
+            by: who approves it.
+            reason: for the record.
+
+        Raises:
+            Refused: with the reason, such as that no step waits for an approval.
+        """
+        await self._ask("approve", saga, reason, by, step=step)
+
+    async def reject(self, saga: str, *, step: str | None = None, by: str = "test", reason: str = "") -> None:
+        """Reject a step that waits for a person (`saga reject`), and settle: the step has failed.
+
+        Args:
+            saga: its name.
+            step: which; None for the only one that waits.
+            by: who rejects it.
+            reason: for the record.
+
+        Raises:
+            Refused: with the reason, such as that no step waits for an approval.
+        """
+        await self._ask("reject", saga, reason, by, step=step)
+
+    async def dismiss(self, saga: str, *, reason: str = "") -> None:
+        """Say that an event about which a person is asked is of no importance (`saga dismiss`), and settle.
+
+        Args:
+            saga: its name.
+            reason: for the record.
+
+        Raises:
+            Refused: with the reason, such as that the saga asks about no event.
+        """
+        await self._ask("dismiss", saga, reason)
+
     async def stop(self, *, reason: str = "") -> None:
         """Stop all compensation (`saga stop`), and settle.
 
@@ -232,10 +272,10 @@ class Harness:
         """
         await self._ask("resume", None, reason)
 
-    async def _ask(self, kind: str, saga: str | None, reason: str = "", **arguments: object) -> None:
+    async def _ask(self, kind: str, saga: str | None, reason: str = "", by: str = "test", **arguments: object) -> None:
         if not self._parts.sagas:
             raise ConfigurationError("this harness runs no saga; give it a saga class")
-        await self._run(lambda world: world.ask(kind, saga, reason, **arguments))
+        await self._run(lambda world: world.ask(kind, saga, reason, by, **arguments))
 
     # ---- looking -----------------------------------------------------------------------------------------------
 

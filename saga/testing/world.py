@@ -30,10 +30,9 @@ from ...services.inbox import parked as parked_by_service
 from ...services.worker import Worker
 from .. import operators, queries, ticks, timers
 from ..coordinator import Coordinator, Options
-from ..instance import Instance
 from ..loading import Parts
 from ..tables import HEAD, metadata, parked, saga, sent
-from ..words import Condition, Phase
+from ..words import Condition, Phase, StepState
 from .loop import VirtualLoop, earliest
 from .stores import open_memory
 from .views import DeadLetter, Published, SagaView, read_dead_letter, saga_view
@@ -218,7 +217,7 @@ class World:
             await self._publisher.publish(event, id=each)
         return ids
 
-    async def ask(self, kind: str, saga_id: str | None, reason: str, **arguments: object) -> str:
+    async def ask(self, kind: str, saga_id: str | None, reason: str, by: str, **arguments: object) -> str:
         """Ask what a person may ask, and give the answer.
 
         Raises:
@@ -227,7 +226,7 @@ class World:
         id_, at = self._new_id(), self._loop.clock()
 
         def write(connection: Connection) -> None:
-            operators.ask(connection, kind, saga_id=saga_id, by="test", reason=reason, id=id_, at=at, **arguments)
+            operators.ask(connection, kind, saga_id=saga_id, by=by, reason=reason, id=id_, at=at, **arguments)
 
         await self._store.write(write)
         await self.settle()
@@ -348,9 +347,14 @@ def _saga_due(connection: Connection, after: int) -> int | None:
 
 def _all_at_rest(connection: Connection) -> bool:
     """Whether sagas have begun, and each has ended or only waits for a person."""
-    open_ = select(saga.c.state).where(saga.c.phase.in_(queries.OPEN))
-    for state in connection.execute(open_).scalars():
-        instance = Instance.from_json(state)
-        if Condition.WAITING_FOR_PERSON not in instance.conditions or instance.next_due is not None:
+    open_ = connection.execute(select(saga.c.id).where(saga.c.phase.in_(queries.OPEN))).scalars().all()
+    for definition, instance, _ in queries.states(connection, open_).values():
+        if Condition.WAITING_FOR_PERSON not in instance.conditions:
+            return False
+        plans = {plan.name for plan in definition.steps if plan.approval is not None}
+        asked = [name for name in plans if instance.steps[name].state is StepState.WAITING]
+        # The limit of an approval, and the deadline of a saga that waits for one, are somebody's time to answer.
+        due = [at for name, step in instance.steps.items() if name not in asked for at in step.timers()]
+        if due or (not asked and instance.next_due is not None):
             return False
     return connection.execute(select(saga.c.id).limit(1)).first() is not None

@@ -1,0 +1,82 @@
+"""What a saga that waits for a person is told: `saga approve`, `saga reject`, `saga dismiss`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from .operate import DryRun, on_saga
+from .shell import Shell
+
+
+async def approve(
+    saga: str,
+    step: str = "",
+    /,
+    *,
+    reason: str = "",
+    by: str = "",
+    timeout: float = 5.0,
+    dry_run: DryRun = False,
+    shell: Annotated[Shell, Parameter(parse=False)],
+) -> int:
+    """Approve a step that waits for a person.
+
+    Args:
+        saga: type/key, the key alone where only one type has it, @latest or @latest:type.
+        step: which; not needed where only one waits.
+        reason: why, for the record.
+        by: who approves it; default: the user of this machine.
+        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
+        dry_run: only say what would be asked.
+    """
+    return await on_saga(shell, "approve", saga, reason, timeout, dry_run, step, by)
+
+
+async def reject(
+    saga: str,
+    step: str = "",
+    /,
+    *,
+    reason: str,
+    by: str = "",
+    timeout: float = 5.0,
+    dry_run: DryRun = False,
+    shell: Annotated[Shell, Parameter(parse=False)],
+) -> int:
+    """Reject a step that waits for a person: it has failed, and the saga is undone.
+
+    Args:
+        saga: type/key, the key alone where only one type has it, @latest or @latest:type.
+        step: which; not needed where only one waits.
+        reason: why, for the record.
+        by: who rejects it; default: the user of this machine.
+        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
+        dry_run: only say what would be asked.
+    """
+    return await on_saga(shell, "reject", saga, reason, timeout, dry_run, step, by)
+
+
+async def dismiss(
+    saga: str,
+    /,
+    *,
+    reason: str,
+    by: str = "",
+    timeout: float = 5.0,
+    dry_run: DryRun = False,
+    shell: Annotated[Shell, Parameter(parse=False)],
+) -> int:
+    """Say that the events about which a saga asks are of no importance: it stays as it is.
+
+    To undo it because of them, say `saga cancel`.
+
+    Args:
+        saga: type/key, the key alone where only one type has it, @latest or @latest:type.
+        reason: why, for the record.
+        by: who says so; default: the user of this machine.
+        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
+        dry_run: only say what would be asked.
+    """
+    return await on_saga(shell, "dismiss", saga, reason, timeout, dry_run, "", by)
