@@ -1,0 +1,221 @@
+"""The mutation score of the pure core: each small change of its code must make a pure test fail.
+
+cosmic-ray says what can be changed and how; its own runner starts a new Python for every change. Here one process has
+imported everything that is not ours, and for each change a fork of it imports ours, with that one module changed, and
+runs the pure tests until the first fails.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import multiprocessing
+import os
+import resource
+import sys
+import time
+import unittest
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator, operator_names
+
+from tests.mutants.patching import Changed, install
+
+ROOT = Path(__file__).parents[2]
+ROOM = ROOT / "saga"
+
+ENTRY = ("advance", "ordering", "barrier", "rate", "routing", "names")
+"""The pure core: these modules, and every module of the room that `advance` is made of."""
+
+APART = frozenset(("words",))
+"""Nothing but a list of words."""
+
+TESTS = (
+    "tests.saga.test_semantics",
+    "tests.saga.test_definition",
+    "tests.saga.test_properties",
+    "tests.saga.test_machine",
+)
+"""The pure tests, the quickest first."""
+
+SAME = ("ReplaceComparisonOperator_Is_Eq", "ReplaceComparisonOperator_IsNot_NotEq")
+"""Changes that change nothing: words of an enumeration are single objects, and so is None."""
+
+MOST_SECONDS = 15
+"""Processor time after which a change that makes the tests run for ever counts as found."""
+
+MOST_BYTES = 3 << 30
+"""Memory after which one that collects for ever does."""
+
+LEAST = 0.85
+"""The score that must be reached."""
+
+
+class Mutant(NamedTuple):
+    """One change: which module, by which operator, the how-manieth place, and the line of it."""
+
+    module: str
+    operator: str
+    occurrence: int
+    line: int
+
+
+def pure_modules() -> list[str]:
+    """Give the pure core's modules: what `advance` imports from its own room, and so on, with the entries."""
+    found: list[str] = []
+    todo = list(ENTRY)
+    while todo:
+        name = todo.pop(0)
+        if name in found or name in APART or not (ROOM / f"{name}.py").exists():
+            continue
+        found.append(name)
+        if name in ENTRY and name != "advance":
+            continue
+        for node in ast.walk(ast.parse((ROOM / f"{name}.py").read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module is not None:
+                todo.append(node.module)
+    return found
+
+
+def annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Give where the type annotations stand: `from __future__ import annotations` never evaluates them."""
+    spans = []
+    for node in ast.walk(ast.parse(source)):
+        parts: list[ast.expr | None] = []
+        if isinstance(node, (ast.AnnAssign, ast.arg)):
+            parts.append(node.annotation)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            parts.append(node.returns)
+        for part in parts:
+            if part is not None:
+                spans.append(((part.lineno, part.col_offset), (part.end_lineno or 0, part.end_col_offset or 0)))
+    return spans
+
+
+def mutants(module: str) -> Iterator[Mutant]:
+    """Give every change of one module."""
+    source = (ROOM / f"{module}.py").read_text()
+    tree = get_ast(source)
+    unread = annotations(source)
+    for name in sorted(operator_names()):
+        operator_class = get_operator(name)
+        if name.partition("/")[2] in SAME or operator_class.arguments():
+            continue
+        operator = operator_class()
+        occurrence = 0
+        for node in ast_nodes(tree):
+            for start, _ in operator.mutation_positions(node):
+                if not any(first <= start < last for first, last in unread):
+                    yield Mutant(module, name, occurrence, start[0])
+                occurrence += 1
+
+
+def judged(mutant: Mutant) -> str:
+    """Say what became of one change: killed, or survived; runs in a fork."""
+    source = (ROOM / f"{mutant.module}.py").read_text()
+    changed = mutate_code(source, get_operator(mutant.operator)(), mutant.occurrence)
+    if changed is None:
+        raise AssertionError(f"{mutant} is no longer there")
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _in_child(f"choreo.saga.{mutant.module}", changed, writing)
+    os.close(writing)
+    told = os.read(reading, 10)
+    os.close(reading)
+    _, status = os.waitpid(child, 0)
+    return "survived" if status == 0 and told == b"passed" else "killed"
+
+
+def _in_child(module: str, source: str, writing: int) -> None:
+    code = 1
+    try:
+        resource.setrlimit(resource.RLIMIT_CPU, (MOST_SECONDS, MOST_SECONDS))
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        install({module: Changed(source)})
+        if _tests_pass():
+            os.write(writing, b"passed")
+        code = 0
+    except BaseException:
+        code = 1
+    finally:
+        os._exit(code)
+
+
+def _tests_pass() -> bool:
+    """Run the pure tests, without pytest: they need nothing of it but `parametrize`, and its start takes a second."""
+    for name in TESTS:
+        tests = importlib.import_module(name)
+        for test in [found for called, found in vars(tests).items() if called.lower().startswith("test")]:
+            if isinstance(test, type):
+                if (
+                    not unittest.defaultTestLoader.loadTestsFromTestCase(test)
+                    .run(unittest.TestResult())
+                    .wasSuccessful()
+                ):
+                    return False
+                continue
+            for given in _parameters(test):
+                test(**given)
+    return True
+
+
+def _parameters(test: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [{}]
+    for mark in getattr(test, "pytestmark", ()):
+        names, values = mark.args[0], mark.args[1]
+        names = names.replace(" ", "").split(",") if isinstance(names, str) else names
+        rows = [row if len(names) > 1 else (row,) for row in values]
+        found = [{**one, **dict(zip(names, row, strict=True))} for one in found for row in rows]
+    return found
+
+
+def preload() -> None:
+    """Import what is not ours and costs time, so that the forks need not."""
+    os.environ["CHOREO_QUICK_SEARCH"] = "1"
+    for name in ("pytest", "hypothesis.stateful", "pydantic", "fastavro", "sqlalchemy", "tests.support.profiles"):
+        importlib.import_module(name)
+    for name in [name for name in sys.modules if name == "choreo" or name.startswith("choreo.")]:
+        raise AssertionError(f"{name} must not be imported before it is changed")
+
+
+def score(modules: Sequence[str] = (), processes: int = 2) -> bool:
+    """Judge every change of the pure core, print a line for each survivor and the table; True if the score is reached.
+
+    Args:
+        modules: only these; none: all of the pure core.
+        processes: how many are judged at once.
+    """
+    preload()
+    every = [mutant for module in modules or pure_modules() for mutant in mutants(module)]
+    began = time.monotonic()
+    verdicts: dict[str, Counter[str]] = {}
+    with multiprocessing.get_context("fork").Pool(processes) as pool:
+        for mutant, verdict in zip(every, pool.imap(judged, every, chunksize=4), strict=True):
+            verdicts.setdefault(mutant.module, Counter())[verdict] += 1
+            if verdict == "survived":
+                print(
+                    f"survived: saga/{mutant.module}.py:{mutant.line} {mutant.operator} #{mutant.occurrence}",
+                    flush=True,
+                )
+    print(f"\n{'module':<14}{'changes':>8}{'killed':>8}{'survived':>10}{'score':>8}")
+    for module, counted in verdicts.items():
+        _row(module, counted)
+    total = sum(verdicts.values(), Counter())
+    _row("all", total)
+    print(f"{time.monotonic() - began:.0f} s; at least {LEAST:.0%} must be killed")
+    return total["killed"] >= LEAST * total.total()
+
+
+def _row(name: str, counted: Counter[str]) -> None:
+    share = counted["killed"] / max(1, counted.total())
+    print(f"{name:<14}{counted.total():>8}{counted['killed']:>8}{counted['survived']:>10}{share:>8.1%}")
