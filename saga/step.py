@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Generic, Protocol, Self, TypeVar, overload
+from typing import Any, Generic, Never, Protocol, Self, TypeVar, overload
 
 from ..events.errors import NotYet
 from ..events.event import Event
@@ -102,6 +102,9 @@ class DeclaredStep(Generic[D]):
                 f"ask saga.maybe({owner.__name__}.{self.name}) instead"
             )
         return found
+
+    def __set__(self, instance: Viewed, value: Never) -> None:
+        raise AttributeError(f"step {self.name} is told by the saga's events; nobody sets it")
 
     def __repr__(self) -> str:
         return f"<step {self.name}>"

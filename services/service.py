@@ -23,7 +23,7 @@ from .answer import Empty, empty_answer
 from .retry import Retry
 from .signature import Signature, read_signature
 
-F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+F = TypeVar("F", bound=Callable[..., Awaitable[Event | Sequence[Event] | None]])
 Exhausted = Literal["dead", "park"]
 
 

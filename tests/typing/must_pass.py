@@ -1,0 +1,139 @@
+"""What users write, and what must type-check; test_typing.py runs mypy over it. It is never imported."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from choreo import (
+    Context,
+    Event,
+    NotYet,
+    Publisher,
+    Retry,
+    Saga,
+    Service,
+    Transaction,
+    any_of,
+    cron,
+    lock,
+    policy,
+    step,
+)
+from choreo.saga.testing import Harness, SagaView, answers, crashes, silent
+
+
+class Placed(Event, topic="orders", key="order_id"):
+    order_id: str
+    total: Decimal
+
+
+class Reserved(Event, topic="inventory", key="order_id"):
+    order_id: str
+    reservation: str
+
+
+class Refused(Event, topic="inventory", key="order_id"):
+    order_id: str
+
+
+class Release(Event, topic="inventory.commands", key="order_id"):
+    order_id: str
+    reservation: str | None = None
+
+
+class Released(Event, topic="inventory", key="order_id"):
+    order_id: str
+
+
+class Paid(Event, topic="payments", key="order_id"):
+    order_id: str
+    amount: Decimal
+
+
+class Shipped(Event, topic="shipping", key="order_id"):
+    order_id: str
+
+
+class SendReceipt(Event, topic="mail.commands", key="order_id"):
+    order_id: str
+
+
+class Sent(Event, topic="mail", key="order_id"):
+    order_id: str
+
+
+class Done(Event, topic="orders", key="order_id"):
+    order_id: str
+
+
+inventory = Service("inventory")
+
+
+@inventory.on(Placed, retry=Retry(attempts=5, first="200ms", most="30s"))
+async def reserve(order: Placed, context: Context) -> Reserved | Refused:
+    return Reserved(order_id=order.order_id, reservation=context.idempotency_key)
+
+
+@inventory.on(Release, undoes=reserve, exhausted="park")
+async def release(command: Release, tx: Transaction) -> Released:
+    return Released(order_id=command.order_id)
+
+
+@inventory.on(Placed)
+async def look(order: Placed) -> None: ...
+
+
+@inventory.on(Placed)
+async def several(order: Placed) -> list[Reserved | Paid]:
+    return []
+
+
+def release_by_hand(saga: Fulfilment) -> Release:
+    try:
+        return Release(order_id=saga.key, reservation=saga.reserve.reservation)
+    except NotYet:
+        return Release(order_id=saga.key)
+
+
+class Fulfilment(
+    Saga,
+    start=Placed,
+    key="order_id",
+    deadline=timedelta(hours=2),
+    completed=Done,
+    policies={Shipped: policy(late="ask")},
+    lock=lock("order_id", waits="10m", expires="2h"),
+):
+    reserve = step(done=Reserved, failed=Refused, undo=release_by_hand, undone=Released, within="30s")
+    charge = step(after=reserve, done=Paid, undo=None, within=timedelta(minutes=5))
+    ship = step(after=(reserve, any_of(charge)), done=Shipped, within="3d", pivot=True)
+    notify = step(after=ship, send=SendReceipt, done=Sent, within=60, retry=Retry(attempts=10), optional=True)
+
+
+class Nightly(Saga, start=Placed, key="order_id", schedule=cron("0 2 * * *", tz="Europe/Berlin")):
+    reserve = step(done=(Reserved, Paid), undo=None, within="30s")
+
+
+def typed(saga: Fulfilment) -> str:
+    amount: Decimal = saga.charge.amount
+    maybe: Reserved | None = saga.maybe(Fulfilment.reserve)
+    return f"{amount} {maybe.reservation if maybe is not None else saga.key}"
+
+
+async def publishing(events: AsyncIterator[Placed]) -> list[str]:
+    async with Publisher("memory:", source="shop") as publisher:
+        async for event in events:
+            await publisher.publish(event, time=datetime.now())
+        return await publisher.publish(Placed(order_id="1", total=Decimal(1)), Done(order_id="1"))
+
+
+async def testing() -> SagaView:
+    async with Harness(inventory, Fulfilment, play={SendReceipt: [silent(), answers(Sent)]}, seed=7) as harness:
+        await harness.publish(Placed(order_id="4711", total=Decimal(1)))
+        await harness.advance("2h")
+        sent: list[SendReceipt] = harness.sent(SendReceipt)
+        assert not sent
+        crashes(ValueError("no"), instead_of=Sent)
+        return harness.saga("fulfilment/4711")
