@@ -59,6 +59,7 @@ def _make() -> App:
         (look, "why", "why:why", "What a saga waits for, why it does not come, and what to do."),
         (look, "watch", "watch:watch", "Follow a saga until it ends."),
         (look, "trace", "trace:trace", "Draw a saga's trace as a waterfall."),
+        (look, "graph", "graph:graph", "A saga's steps as a picture."),
         (look, "ignored", "ignored:ignored", "What was read and changed no saga, counted by reason."),
         (look, "locks", "locks:locks", "Who holds which semantic lock, and who waits for it."),
         (look, "schedules", "schedules:schedules", "What starts by the clock: list, pause, resume."),
