@@ -20,6 +20,7 @@ from .inputs import (
     HandlerGaveUp,
     Input,
     Loaded,
+    Migrated,
     Observed,
     Operator,
     Transition,
@@ -95,6 +96,8 @@ def advance(definition: Definition, instance: Instance, input_: Input, now: int)
             pausing.hold(move, input_)
         case Loaded():
             pausing.release(move, input_)
+        case Migrated():
+            move.ignored = "a saga is moved by folding its history, see `replay.moved`"
         case _:
             assert_never(input_)
     return move.transition()

@@ -32,6 +32,7 @@ from .inputs import (
     Elapsed,
     Input,
     Loaded,
+    Migrated,
     Observed,
     Output,
     Send,
@@ -245,6 +246,10 @@ class Batch:
             return transition
         self._record(work, definition, transition, input_, arrival)
         return transition
+
+    def migrate(self, work: _Work, transition: Transition, input_: Migrated) -> None:
+        """Write that a saga was moved to another version, and its state under that one (`replay.moved`)."""
+        self._record(work, self._pinned(transition.instance), transition, input_, None)
 
     def saga(self, type_: str, key: str, run: int) -> _Work | None:
         """Give a loaded saga."""

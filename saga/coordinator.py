@@ -154,9 +154,7 @@ class Coordinator:
             lambda connection: definitions.register(connection, self._loaded, self._database.now(connection))
         )
         own = [declaration.definition for declaration in self._loaded.values()]
-        self._behind = await self._database.read(
-            lambda connection: loaded.left_behind(connection, self.group, known, self._loaded)
-        )
+        self._behind = await self._database.read(lambda c: loaded.left_behind(c, self.group, known, self._loaded))
         await announce(self._transport, *definitions.announcements(own, self._settings.namespace))
         self._knowledge = Knowledge(
             declarations=self._loaded,
@@ -220,7 +218,9 @@ class Coordinator:
             soon = self._database.now(connection) + SECOND
             known = self._knowledge
             due = timers.any_due(connection, soon, known.unloaded) or ticks.any_due(connection, known.newest, soon)
-            return not (due or loaded.paused(connection, self._loaded, 1) or operators.any_pending(connection))
+            return not (
+                due or loaded.paused(connection, self._loaded, 1) or operators.any_pending(connection, self._loaded)
+            )
 
         return await self._database.read(quiet)
 
@@ -414,7 +414,7 @@ class Coordinator:
         return (
             now,
             timers.any_due(connection, now, self._knowledge.unloaded) or timers.held(connection),
-            operators.any_pending(connection),
+            operators.any_pending(connection, self._loaded),
             store.any_held_or_expired(connection, now) or ticks.any_due(connection, self._knowledge.newest, now),
             bool(loaded.paused(connection, self._loaded, 1)),
         )
@@ -495,5 +495,5 @@ class Coordinator:
 
 
 def _obey(batch: Batch) -> None:
-    for asked in operators.take(batch.connection):
+    for asked in operators.take(batch.connection, batch.knowledge.declarations):
         operators.apply(batch, asked)

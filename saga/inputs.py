@@ -137,7 +137,23 @@ class Loaded:
     """A coordinator that has the code found the saga paused: what waits goes out, and has its time from now on."""
 
 
-Input = Observed | HandlerGaveUp | Elapsed | Operator | Unbuildable | Decided | Unloaded | Loaded
+@dataclass(frozen=True, slots=True)
+class Migrated:
+    """The saga is moved to another version of its definition: from here on its whole history is read under that one.
+
+    Args:
+        was, version, hash: of its definition before and after, and the latter's digest.
+        by, reason: who and why, for the record.
+    """
+
+    was: int
+    version: int
+    hash: str
+    by: str = ""
+    reason: str = ""
+
+
+Input = Observed | HandlerGaveUp | Elapsed | Operator | Unbuildable | Decided | Unloaded | Loaded | Migrated
 
 
 def input_id(input_: Input, seq: int) -> str:
@@ -155,6 +171,8 @@ def input_id(input_: Input, seq: int) -> str:
             return f"paused:{seq}"
         case Loaded():
             return f"released:{seq}"
+        case Migrated():
+            return f"migrated:{seq}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Collection, Iterable, Mapping
 from itertools import count
 
-from sqlalchemy import Connection, delete, insert, select, text, tuple_
+from sqlalchemy import Connection, delete, func, insert, select, text, tuple_
 
 from ..events.clock import SECOND
 from .batch import Batch
@@ -105,6 +105,12 @@ def paused(connection: Connection, versions: Collection[Version], most: int) -> 
     query = select(saga.c.type, saga.c.key, saga.c.run).where(_PAUSED)
     query = query.where(tuple_(saga.c.type, saga.c.version).in_(sorted(versions))).limit(most)
     return [(type_, key, run) for type_, key, run in connection.execute(query)]
+
+
+def count_paused(connection: Connection) -> dict[Version, int]:
+    """Count the sagas of each version that wait for their code."""
+    query = select(saga.c.type, saga.c.version, func.count()).where(_PAUSED).group_by(saga.c.type, saga.c.version)
+    return {(type_, version): number for type_, version, number in connection.execute(query)}
 
 
 def release(batch: Batch) -> None:

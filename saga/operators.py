@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Select, insert, or_, select, update
 
 from ..events.clock import system_clock
 from ..events.envelope import Record
 from ..events.errors import ConfigurationError, EventError, Refused
 from ..events.ids import derived_id, new_id
-from . import store, ticks, timers
+from . import moving, store, ticks, timers
 from .batch import Batch
 from .inputs import Operator
 from .knowledge import Knowledge
@@ -89,16 +90,24 @@ def answer(connection: Connection, id_: str) -> Answer:
     return Answer(row.state, row.result or "")
 
 
-def any_pending(connection: Connection) -> bool:
-    """Tell whether a command waits."""
-    return connection.execute(select(command.c.id).where(command.c.state == PENDING).limit(1)).first() is not None
+def any_pending(connection: Connection, loaded: Iterable[tuple[str, int]] | None = None) -> bool:
+    """Tell whether a command waits, or only one for a coordinator with these versions' code."""
+    return connection.execute(_pending(select(command.c.id), loaded).limit(1)).first() is not None
 
 
-def take(connection: Connection) -> list[Asked]:
-    """Lock the commands that wait, in the order in which they were written."""
-    query = select(command).where(command.c.state == PENDING).order_by(command.c.at, command.c.id).limit(_MOST)
+def take(connection: Connection, loaded: Iterable[tuple[str, int]]) -> list[Asked]:
+    """Lock the commands that wait, in the order in which they were written; moves only to versions of this code."""
+    query = _pending(select(command), loaded).order_by(command.c.at, command.c.id).limit(_MOST)
     rows = connection.execute(query.with_for_update(skip_locked=True)).all()
     return [Asked(row.id, row.saga_id, row.kind, json.loads(row.arguments), row.by, row.reason) for row in rows]
+
+
+def _pending(query: Select[Any], loaded: Iterable[tuple[str, int]] | None) -> Select[Any]:
+    if loaded is None:
+        return query.where(command.c.state == PENDING)
+    ours = [moving.target(type_, version) for type_, version in loaded]
+    mine = or_(command.c.kind != moving.KIND, command.c.saga_id.in_(ours))
+    return query.where(command.c.state == PENDING, mine)
 
 
 def apply(batch: Batch, asked: Asked) -> None:
@@ -137,6 +146,8 @@ def _apply(batch: Batch, asked: Asked) -> str:
             return f"the schedule of {row.type} goes on, next {following}"
         case "cancel" | "retry-undo" | "mark-undone" | "approve" | "reject" | "dismiss":
             return _operate(batch, asked)
+        case moving.KIND:
+            return moving.apply(batch, asked.saga_id or "", asked.arguments, asked.by, asked.reason)
     raise Refused(f"{asked.kind!r} is not a command that this coordinator knows")
 
 

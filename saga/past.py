@@ -12,6 +12,7 @@ from .inputs import (
     HandlerGaveUp,
     Input,
     Loaded,
+    Migrated,
     Observed,
     Operator,
     Transition,
@@ -74,6 +75,7 @@ _KINDS: dict[str, type[Any]] = {
     "decided": Decided,
     "paused": Unloaded,
     "released": Loaded,
+    "migrated": Migrated,
 }
 
 
@@ -113,3 +115,12 @@ def _told(input_: Input, now: int) -> tuple[str, str, int, str]:
             return "paused", "", now, json.dumps({"outputs": input_.outputs, "cause": input_.cause})
         case Loaded():
             return "released", "", now, "{}"
+        case Migrated():
+            moved = {
+                "was": input_.was,
+                "version": input_.version,
+                "hash": input_.hash,
+                "by": input_.by,
+                "reason": input_.reason,
+            }
+            return "migrated", f"version {input_.version}", now, json.dumps(moved)

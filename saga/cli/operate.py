@@ -269,7 +269,7 @@ async def ask(
     command_id = await database.write(
         lambda connection: operators.ask(connection, kind, saga_id=id_, by=by or who(), reason=reason, **arguments)
     )
-    answer = await _answer(database, command_id, timeout)
+    answer = await answered(database, command_id, timeout)
     if answer.state == operators.REFUSED:
         raise Refused(f"{kind} {id_ or ''}: {answer.result}".replace(" :", ":"), saga_id=id_)
     told = {
@@ -284,7 +284,8 @@ async def ask(
     return exits.TIMED_OUT if answer.state == operators.PENDING and timeout > 0 else exits.OK
 
 
-async def _answer(database: Database, command_id: str, timeout: float) -> Answer:
+async def answered(database: Database, command_id: str, timeout: float) -> Answer:
+    """Wait for what becomes of a command, for at most `timeout` seconds; it may be pending still."""
     from .. import operators
 
     loop = asyncio.get_running_loop()
