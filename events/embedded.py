@@ -220,6 +220,10 @@ class EmbeddedConsumer:
         """See `Consumer.end_offsets`."""
         return {place: end for place, (_, end) in (await self._log.bounds(partitions)).items()}
 
+    async def stable_offsets(self, partitions: Sequence[TopicPartition]) -> Offsets:
+        """See `Consumer.stable_offsets`; there are no transactions here."""
+        return await self.end_offsets(partitions)
+
     async def offsets_at(self, partitions: Sequence[TopicPartition], timestamp: int) -> Offsets:
         """See `Consumer.offsets_at`."""
         return await self._log.offsets_at(partitions, timestamp)
@@ -303,6 +307,24 @@ class EmbeddedConsumer:
         self._round = round_
         self._open = True
         self._changed()
+
+
+def fair_shares(available: Mapping[TopicPartition, int], most: int) -> Offsets:
+    """Split a poll among partitions: each gets its share, and what one does not need goes to the others.
+
+    Args:
+        available: how many records each partition has.
+        most: how many may be read in all.
+    """
+    shares: Offsets = {}
+    left = most
+    waiting = sorted((count, place) for place, count in available.items() if count > 0)
+    for index, (count, place) in enumerate(waiting):
+        share = min(count, -(-left // (len(waiting) - index)))
+        if share:
+            shares[place] = share
+            left -= share
+    return shares
 
 
 def position_lost(place: TopicPartition, offset: int, begin: int, end: int) -> PositionLost:

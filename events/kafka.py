@@ -12,20 +12,20 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka import TopicPartition as Place
 from aiokafka import errors as kafka_errors
-from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 
-from .embedded import REBALANCE, Offsets, commit_refused, position_lost
-from .envelope import Delivery, Record, TopicPartition
-from .errors import BrokerUnreachable, ChoreoError, ConfigurationError, LimitExceeded, PositionLost
+from .embedded import REBALANCE, Offsets
+from .envelope import Delivery, Record
+from .errors import BrokerUnreachable, ChoreoError, ConfigurationError, LimitExceeded
+from .kafka_client import FETCH, KafkaClient, Moved, delivery, farewell, ours
 from .kafka_log import tame
 from .kafka_member import KafkaMember
 from .kafka_security import parse_address, security_options
@@ -43,16 +43,12 @@ PATIENCE = 30.0
 """Seconds that any later request may take, acknowledgement of a send included."""
 SESSION = 30.0
 """Seconds after which the broker drops a member without heartbeats."""
-_FETCH = 0.1
-_FAREWELL = 5.0
 _BATCH_BYTES = 512 * 1024
-_NOTHING = Place("-", 0)
 _REFUSED = (
     kafka_errors.TopicAuthorizationFailedError,
     kafka_errors.GroupAuthorizationFailedError,
     kafka_errors.ClusterAuthorizationFailedError,
 )
-_LINGERING: set[asyncio.Task[None]] = set()
 
 
 class KafkaTransport:
@@ -76,8 +72,10 @@ class KafkaTransport:
         self._log = tame()
         self._depth = 0
         self._counts: dict[str, int] = {}
-        self._members: dict[_Client, KafkaMember] = {}
+        self._members: dict[KafkaClient, KafkaMember] = {}
         self._producer: AIOKafkaProducer | None = None
+        self._ends: AIOKafkaConsumer | None = None
+        self._asking = asyncio.Lock()
         self._joiner = Joiner(self._write)
         self._spread = itertools.count()
 
@@ -94,7 +92,7 @@ class KafkaTransport:
                 await self._start(admin.start())
             except BaseException:
                 self._depth = 0
-                await _farewell(admin.close())
+                await farewell(admin.close())
                 raise
             self._admin = admin
         return self
@@ -107,7 +105,10 @@ class KafkaTransport:
         await self._joiner.close()
         self._depth = 0
         await self._drop_producer()
-        await _farewell(self._admin.close())
+        ends, self._ends = self._ends, None
+        if ends is not None:
+            await farewell(ends.stop())
+        await farewell(self._admin.close())
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
@@ -177,14 +178,14 @@ class KafkaTransport:
         try:
             await self._start(producer.start())
         except BaseException:
-            await _farewell(producer.stop())
+            await farewell(producer.stop())
             raise
         return producer
 
     async def _drop_producer(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            await _farewell(producer.stop())
+            await farewell(producer.stop())
 
     # -- topics -------------------------------------------------------------------------------------------------------
 
@@ -237,9 +238,16 @@ class KafkaTransport:
 
     async def end_offsets(self, topics: Sequence[str]) -> Offsets:
         """See `Transport.end_offsets`."""
-        places = await self._places(topics)
-        async with self._reader() as reader:
-            return _ours(await self.ask(lambda: reader.end_offsets(places)))
+        return await self.ends(await self._places(topics))
+
+    async def ends(self, places: Sequence[Place]) -> Offsets:
+        """Give the log's ends, also of what an open transaction hides; asked on a connection that nothing blocks."""
+        async with self._asking:
+            if self._ends is None:
+                self._check_open()
+                self._ends = await self.start_consumer("choreo", None, isolation="read_uncommitted")
+        asked = self._ends
+        return ours(await self.ask(lambda: asked.end_offsets(places)))
 
     async def snapshot(self, topic: str) -> list[Delivery]:
         """See `Transport.snapshot`."""
@@ -255,12 +263,12 @@ class KafkaTransport:
                     reader.seek(place, begins[place])
             quiet = 0.0
             while left:
-                batch = await self.ask(lambda: reader.getmany(timeout_ms=round(_FETCH * 1000)))
-                quiet = 0.0 if batch else quiet + _FETCH
+                batch = await self.ask(lambda: reader.getmany(timeout_ms=round(FETCH * 1000)))
+                quiet = 0.0 if batch else quiet + FETCH
                 if quiet > self._patience:
                     raise self.failed(f"does not give the records of topic {topic!r}", TimeoutError())
                 for place, records in batch.items():
-                    found[place] += [_delivery(record) for record in records if record.offset < ends[place]]
+                    found[place] += [delivery(record) for record in records if record.offset < ends[place]]
                 for place in tuple(left):
                     if await reader.position(place) >= ends[place]:
                         left.discard(place)
@@ -272,7 +280,7 @@ class KafkaTransport:
         try:
             yield kafka
         finally:
-            await _farewell(kafka.stop())
+            await farewell(kafka.stop())
 
     async def _places(self, topics: Sequence[str]) -> list[Place]:
         found = await self.topics()
@@ -294,15 +302,17 @@ class KafkaTransport:
     ) -> Consumer:
         """See `Transport.subscribe`; the group is joined with the first `poll`."""
         await self._places(topics)
-        gate = _Client(self, await self.start_consumer(client, group))
+        gate = KafkaClient(self, await self.start_consumer(client, group))
         self._members[gate] = member = KafkaMember(gate, group, topics, listener, begin)
         return member
 
-    def forget(self, client: _Client) -> None:
+    def forget(self, client: KafkaClient) -> None:
         """Note that a member is closed."""
         self._members.pop(client, None)
 
-    async def start_consumer(self, client: str, group: str | None) -> AIOKafkaConsumer:
+    async def start_consumer(
+        self, client: str, group: str | None, *, isolation: str = "read_committed"
+    ) -> AIOKafkaConsumer:
         """Start Kafka's own consumer, in a group that is yet to be joined or in none."""
         kafka = AIOKafkaConsumer(
             **self._options,
@@ -310,7 +320,7 @@ class KafkaTransport:
             group_id=group,
             enable_auto_commit=False,
             auto_offset_reset="none",
-            isolation_level="read_committed",
+            isolation_level=isolation,
             fetch_max_wait_ms=100,  # meanwhile the broker answers nothing else here, not even where a topic ends
             partition_assignment_strategy=(RangePartitionAssignor,),
             session_timeout_ms=round(self._session * 1000),
@@ -322,7 +332,7 @@ class KafkaTransport:
         try:
             await self._start(kafka.start())
         except BaseException:
-            await _farewell(kafka.stop())
+            await farewell(kafka.stop())
             raise
         return kafka
 
@@ -337,7 +347,7 @@ class KafkaTransport:
             for group in answer.to_object()["groups"]
             for member in group["members"]
         )
-        return GroupInfo(name, tuple(clients), _ours({place: found.offset for place, found in offsets.items()}))
+        return GroupInfo(name, tuple(clients), ours({place: found.offset for place, found in offsets.items()}))
 
     # -- waiting and failing ------------------------------------------------------------------------------------------
 
@@ -369,7 +379,7 @@ class KafkaTransport:
                     try:
                         return await request()
                     except (kafka_errors.CommitFailedError, kafka_errors.IllegalStateError) as error:
-                        raise _Moved from error
+                        raise Moved from error
                     except kafka_errors.KafkaError as error:
                         if not error.retriable:
                             raise
@@ -385,115 +395,3 @@ class KafkaTransport:
             return LimitExceeded(f"Kafka at {self._hosts[0]} refuses a batch as too large; raise its max.message.bytes")
         reason = f"not within {self._patience:g} s" if isinstance(error, TimeoutError) else str(error)
         return BrokerUnreachable(f"Kafka at {', '.join(self._hosts)} {what}: {reason}")
-
-
-class _Moved(Exception):
-    """The group has moved on."""
-
-
-class _Client(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no types
-    """Kafka's client for one group member: its types and errors become ours here."""
-
-    def __init__(self, transport: KafkaTransport, kafka: AIOKafkaConsumer) -> None:
-        self._transport = transport
-        self._kafka = kafka
-
-    def join(self, member: KafkaMember, topics: Sequence[str]) -> None:
-        self._member = member
-        self._kafka.subscribe(list(topics), listener=self)
-
-    async def on_partitions_revoked(self, revoked: Collection[Place]) -> None:
-        await self._member.revoked()
-
-    async def on_partitions_assigned(self, assigned: Collection[Place]) -> None:
-        self._member.assigned(frozenset(TopicPartition(*place) for place in assigned))
-
-    async def fetch(
-        self, places: Collection[TopicPartition] | None, timeout: float, most: int
-    ) -> dict[TopicPartition, list[Delivery]]:
-        only = () if places is None else (_NOTHING, *_theirs(places))
-        try:
-            found = await self._kafka.getmany(*only, timeout_ms=round(timeout * 1000), max_records=most)
-        except kafka_errors.NoOffsetForPartitionError:
-            return {}  # met before our own positions were set
-        except kafka_errors.OffsetOutOfRangeError as error:
-            raise await self._lost(error.args[0]) from error
-        except kafka_errors.KafkaError as error:
-            raise self._transport.failed("does not give records", error) from error
-        return {TopicPartition(*place): [_delivery(record) for record in records] for place, records in found.items()}
-
-    async def _lost(self, offsets: Mapping[Place, int]) -> PositionLost:
-        ((topic, number), offset) = next(iter(offsets.items()))
-        place = TopicPartition(topic, number)
-        first, end = (await self.begin_offsets([place]))[place], (await self.end_offsets([place]))[place]
-        return position_lost(place, offset, first, end)
-
-    def seek(self, place: TopicPartition, offset: int) -> None:
-        with suppress(kafka_errors.IllegalStateError):  # not ours any more
-            self._kafka.seek(Place(*place), offset)
-
-    def pause(self, places: Collection[TopicPartition]) -> None:
-        with suppress(kafka_errors.IllegalStateError):
-            self._kafka.pause(*_theirs(places))
-
-    def resume(self, places: Collection[TopicPartition]) -> None:
-        with suppress(kafka_errors.IllegalStateError):
-            self._kafka.resume(*_theirs(places))
-
-    async def commit(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
-        wanted = {Place(*place): offset for place, offset in offsets.items()}
-        try:
-            await self._transport.ask(lambda: self._kafka.commit(wanted))
-        except _Moved as error:
-            raise commit_refused(group, offsets) from error
-
-    async def committed(self, places: Sequence[TopicPartition]) -> Offsets:
-        found = await self._transport.ask(
-            lambda: asyncio.gather(*(self._kafka.committed(place) for place in _theirs(places)))
-        )
-        return {place: offset for place, offset in zip(places, found, strict=True) if offset is not None}
-
-    async def begin_offsets(self, places: Sequence[TopicPartition]) -> Offsets:
-        return _ours(await self._transport.ask(lambda: self._kafka.beginning_offsets(_theirs(places))))
-
-    async def end_offsets(self, places: Sequence[TopicPartition]) -> Offsets:
-        return _ours(await self._transport.ask(lambda: self._kafka.end_offsets(_theirs(places))))
-
-    async def offsets_at(self, places: Sequence[TopicPartition], timestamp: int) -> Offsets:
-        wanted = dict.fromkeys(_theirs(places), timestamp)
-        found = await self._transport.ask(lambda: self._kafka.offsets_for_times(wanted))
-        ends = await self.end_offsets(places)
-        return {
-            TopicPartition(*place): at.offset if at else ends[TopicPartition(*place)] for place, at in found.items()
-        }
-
-    async def close(self) -> None:
-        self._transport.forget(self)
-        await _farewell(self._kafka.stop())
-
-
-def _theirs(places: Iterable[TopicPartition]) -> list[Place]:
-    return [Place(*place) for place in places]
-
-
-def _ours(offsets: Mapping[Place, int]) -> Offsets:
-    return {TopicPartition(*place): offset for place, offset in offsets.items()}
-
-
-def _delivery(record: Any) -> Delivery:
-    headers = tuple(record.headers)
-    return Delivery(record.topic, record.partition, record.offset, record.timestamp, record.key, record.value, headers)
-
-
-async def _farewell(stop: Coroutine[Any, Any, None]) -> None:
-    """Wait for a client to stop, but not for long: one whose broker is silent ends by itself, in the background."""
-    task = asyncio.create_task(stop)
-    _LINGERING.add(task)
-    task.add_done_callback(_gone)
-    await asyncio.wait((task,), timeout=_FAREWELL)
-
-
-def _gone(task: asyncio.Task[None]) -> None:
-    _LINGERING.discard(task)
-    if not task.cancelled() and task.exception() is not None:
-        _log.debug("a Kafka client did not stop cleanly", exc_info=task.exception())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from .embedded import Offsets, commit_refused
 from .envelope import Delivery, TopicPartition
@@ -20,13 +20,25 @@ _FETCH = 0.1
 _RETRY = 1.0
 
 
+class Found(NamedTuple):
+    """What a fetch brought.
+
+    Args:
+        records: of each partition, in order.
+        positions: from where the client goes on; it has passed control records and what an aborted transaction wrote.
+    """
+
+    records: dict[TopicPartition, list[Delivery]]
+    positions: Offsets
+
+
 class Client(Protocol):
     """What a member asks of Kafka's client; errors are ours already."""
 
     def join(self, member: KafkaMember, topics: Sequence[str]) -> None: ...
     async def fetch(
-        self, places: Collection[TopicPartition] | None, timeout: float, most: int
-    ) -> dict[TopicPartition, list[Delivery]]: ...
+        self, places: Collection[TopicPartition] | None, own: Collection[TopicPartition], timeout: float, most: int
+    ) -> Found: ...
     def seek(self, place: TopicPartition, offset: int) -> None: ...
     def pause(self, places: Collection[TopicPartition]) -> None: ...
     def resume(self, places: Collection[TopicPartition]) -> None: ...
@@ -34,6 +46,7 @@ class Client(Protocol):
     async def committed(self, places: Sequence[TopicPartition]) -> Offsets: ...
     async def begin_offsets(self, places: Sequence[TopicPartition]) -> Offsets: ...
     async def end_offsets(self, places: Sequence[TopicPartition]) -> Offsets: ...
+    async def stable_offsets(self, places: Sequence[TopicPartition]) -> Offsets: ...
     async def offsets_at(self, places: Sequence[TopicPartition], timestamp: int) -> Offsets: ...
     async def close(self) -> None: ...
 
@@ -59,7 +72,7 @@ class KafkaMember:
         self._assignment: frozenset[TopicPartition] = frozenset()
         self._positions: Offsets = {}
         self._paused: set[TopicPartition] = set()
-        self._fetching: asyncio.Task[dict[TopicPartition, list[Delivery]]] | None = None
+        self._fetching: asyncio.Task[Found] | None = None
         self._stale = False  # the fetch under way began before the present assignment
         self._void: set[TopicPartition] = set()  # sought or paused since the fetch under way began
         self._assigning: asyncio.Task[None] | None = None
@@ -92,33 +105,42 @@ class KafkaMember:
             places = self._assignment - self._paused if self._paused else None
             self._stale = False
             self._void.clear()
-            self._fetching = asyncio.create_task(self._client.fetch(places, _FETCH, most))
+            self._fetching = asyncio.create_task(self._client.fetch(places, self._ready(), _FETCH, most))
         done, _ = await asyncio.wait((self._fetching,), timeout=wait)
         if not done:
             return []
         found, self._fetching = self._fetching.result, None
         return self._accept(found(), most) if self._open.is_set() else await self._decline(found())
 
-    async def _decline(self, found: dict[TopicPartition, list[Delivery]]) -> list[Delivery]:
+    def _ready(self) -> Collection[TopicPartition]:
+        return tuple(self._positions) if self._open.is_set() else ()
+
+    async def _decline(self, found: Found) -> list[Delivery]:
         # Every position is set anew when the gate opens, so these records are not lost.
-        if found:
+        if found.records:
             await asyncio.sleep(0.02)
         return []
 
-    def _accept(self, found: dict[TopicPartition, list[Delivery]], most: int) -> list[Delivery]:
+    def _accept(self, found: Found, most: int) -> list[Delivery]:
         accepted: list[Delivery] = []
-        for place, records in found.items():
+        passed = {} if self._stale else found.positions
+        for place, records in found.records.items():
             position = self._positions.get(place)
             if position is None:
                 continue
             if self._stale or place in self._void or len(accepted) >= most:
                 self._client.seek(place, position)
+                passed.pop(place, None)
                 continue
             taken = records[: most - len(accepted)]
             self._positions[place] = taken[-1].offset + 1
             if len(taken) < len(records):
                 self._client.seek(place, self._positions[place])
+                passed.pop(place, None)
             accepted += taken
+        for place, position in passed.items():
+            if place not in self._void and position > self._positions.get(place, position):
+                self._positions[place] = position
         return accepted
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
@@ -169,8 +191,12 @@ class KafkaMember:
         return await self._client.begin_offsets(partitions)
 
     async def end_offsets(self, partitions: Sequence[TopicPartition]) -> Offsets:
-        """See `Consumer.end_offsets`; of open transactions, the offset where the first one began."""
+        """See `Consumer.end_offsets`."""
         return await self._client.end_offsets(partitions)
+
+    async def stable_offsets(self, partitions: Sequence[TopicPartition]) -> Offsets:
+        """See `Consumer.stable_offsets`."""
+        return await self._client.stable_offsets(partitions)
 
     async def offsets_at(self, partitions: Sequence[TopicPartition], timestamp: int) -> Offsets:
         """See `Consumer.offsets_at`."""
@@ -208,6 +234,7 @@ class KafkaMember:
                 self._failure = failure
         self._assignment = frozenset()
         self._positions = {}
+        self._paused.clear()
 
     def assigned(self, partitions: frozenset[TopicPartition]) -> None:
         """Take over, in a task of its own: the client sends no heartbeats until this returns."""
@@ -218,7 +245,7 @@ class KafkaMember:
     async def _assign(self, partitions: frozenset[TopicPartition]) -> None:
         while not self._yielding:
             self._positions = {}
-            self._paused.clear()
+            self.resume(tuple(self._paused))  # who paused since the assignment thinks of the one before
             try:
                 if self._listener is not None:
                     await self._listener.on_assigned(partitions)
@@ -236,7 +263,7 @@ class KafkaMember:
         committed = await self.committed(unknown) if unknown else {}
         missing = [place for place in unknown if place not in committed]
         if missing:
-            find = self.begin_offsets if self._begin == "earliest" else self.end_offsets
+            find = self.begin_offsets if self._begin == "earliest" else self.stable_offsets
             committed |= await find(missing)
         for place in unknown:
             self._positions.setdefault(place, committed[place])

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from .embedded import Offsets, commit_refused, position_lost
+from .embedded import Offsets, commit_refused, fair_shares, position_lost
 from .envelope import Delivery, Headers, Record, TopicPartition
 from .errors import StoreMismatch
 from .groups import Group, View
@@ -199,14 +199,19 @@ class LogFile:
             PositionLost: a position lies outside the log.
         """
         found: list[Delivery] = []
+        available: Offsets = {}
         with self._read():
             for place, offset in positions.items():
-                id_ = self._id(place)
-                first, end = self._bounds(id_)
+                first, end = self._bounds(self._id(place))
                 if not first <= offset <= end:
                     raise position_lost(place, offset, first, end)
-                if offset < end and len(found) < most:
-                    found += self._range(place, id_, offset, end, most - len(found))
+                if offset < end:
+                    available[place] = end - offset
+            shares = available if sum(available.values()) <= most else fair_shares(available, most)
+            for place, count in available.items():
+                if share := shares.get(place):
+                    offset = positions[place]
+                    found += self._range(place, self._id(place), offset, offset + count, share)
         return found
 
     def snapshot(self, topic: str) -> list[Delivery]:

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from .clock import SECOND, Clock, system_clock
-from .embedded import REBALANCE, SESSION, Bell, EmbeddedConsumer, Offsets, commit_refused, position_lost
+from .embedded import REBALANCE, SESSION, Bell, EmbeddedConsumer, Offsets, commit_refused, fair_shares, position_lost
 from .envelope import Delivery, Record, TopicPartition
 from .errors import ConfigurationError
 from .groups import Group, View
@@ -163,14 +163,18 @@ class MemoryBroker:
         Raises:
             PositionLost: a position lies outside the log.
         """
-        found: list[Delivery] = []
+        available: Offsets = {}
         for place, offset in positions.items():
             partition = self._partition(place)
             if not partition.begin <= offset <= partition.end:
                 raise position_lost(place, offset, partition.begin, partition.end)
-            if len(found) < most:
-                start = offset - partition.begin
-                found += partition.records[start : start + most - len(found)]
+            if offset < partition.end:
+                available[place] = partition.end - offset
+        found: list[Delivery] = []
+        shares = available if sum(available.values()) <= most else fair_shares(available, most)
+        for place in available:
+            start = positions[place] - self._partition(place).begin
+            found += self._partition(place).records[start : start + shares.get(place, 0)]
         return found
 
     async def snapshot(self, topic: str) -> list[Delivery]:

@@ -61,6 +61,8 @@ class Consumer(Protocol):
     async def poll(self, *, most: int, timeout: float) -> list[Delivery]:
         """Take at most `most` records, waiting at most `timeout` seconds for the first; in order within a partition.
 
+        Where more are at hand, each partition gives its share, so that none is read far ahead of the others.
+
         Never cancel a poll: give it a short timeout instead.
 
         Raises:
@@ -79,7 +81,7 @@ class Consumer(Protocol):
         """Give the partitions that are ours now."""
 
     def position(self, partition: TopicPartition) -> int | None:
-        """Give the next offset that `poll` will return, if known."""
+        """Give the offset from which `poll` goes on, if known; what no poll returns (control records) is passed."""
 
     async def committed(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         """Give the group's committed offsets; a partition without one is left out."""
@@ -97,7 +99,10 @@ class Consumer(Protocol):
         """Give the first offset still in the log of each partition."""
 
     async def end_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        """Give the offset that the next record of each partition will get (the last stable one on Kafka)."""
+        """Give the offset that the next record of each partition will get, whoever's transaction is open."""
+
+    async def stable_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """Give the offset up to which each partition can be read now: its end, or where an open transaction began."""
 
     async def offsets_at(self, partitions: Sequence[TopicPartition], timestamp: int) -> dict[TopicPartition, int]:
         """Give the first offset whose timestamp is at or after `timestamp` (milliseconds); the end where none is."""

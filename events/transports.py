@@ -192,6 +192,10 @@ class _PrefixedConsumer:
     async def end_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         return _cut_keys(await self._consumer.end_offsets(self._all(partitions)), self._prefix)
 
+    async def stable_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """See `Consumer.stable_offsets`."""
+        return _cut_keys(await self._consumer.stable_offsets(self._all(partitions)), self._prefix)
+
     async def offsets_at(self, partitions: Sequence[TopicPartition], timestamp: int) -> dict[TopicPartition, int]:
         return _cut_keys(await self._consumer.offsets_at(self._all(partitions), timestamp), self._prefix)
 

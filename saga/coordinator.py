@@ -25,7 +25,6 @@ from ..events.errors import (
     ConfigurationError,
     DecodeError,
     EventError,
-    PositionLost,
     StoreError,
 )
 from ..events.failpoints import failpoint
@@ -33,7 +32,7 @@ from ..events.failures import HandlerFailed
 from ..events.outbox import OutboxRow, Relay
 from ..events.registry import open_registry
 from ..events.settings import Settings
-from ..events.transport import Consumer, Transport
+from ..events.transport import Transport
 from ..tracing.headers import parse_traceparent
 from ..tracing.ids import trace_id
 from ..tracing.spans import Tracing
@@ -42,6 +41,7 @@ from .barrier import answered_until, read_until
 from .batch import Batch, Moved
 from .commands import Sender
 from .emission import Emission
+from .feed import Feed
 from .inputs import HandlerGaveUp
 from .instance import Instance
 from .knowledge import Knowledge, UnknownDefinition
@@ -116,7 +116,7 @@ class Coordinator:
         self._codec = Codec(self._registry)
         self._relay = Relay(database, transport, clock=clock)
         self._emission = Emission(self._tracing)
-        self._positions = Positions(database, settings.group, self._since, self._options.gap)
+        self._positions = Positions(database, settings.group, self._since, self._options.gap, self._options.batch)
         self._barrier = self._positions.barrier
         self._rate = Rate(self._options.undo_rate)
         self._stopping = asyncio.Event()
@@ -170,10 +170,11 @@ class Coordinator:
         self._topics = sorted({FAILURES, *(t for d in own for t in d.consumed_topics), *others})
         self._catalog_until = asyncio.get_running_loop().time() + _CATALOG
         self._route()
-        self._consumer: Consumer = await self._transport.subscribe(
-            self.group, self._topics, listener=self._positions, client=self._client
+        options = self._options
+        self._feed = Feed(
+            self._transport, self.group, self._topics, self._positions, options.batch, options.poll, self._client
         )
-        self._positions.bind(self._consumer)
+        await self._feed.open()
         await self._database.write(
             lambda c: loaded.enter(c, self.group, self._client, self._loaded, self._database.now(c))
         )
@@ -195,7 +196,7 @@ class Coordinator:
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
             await self._positions.commit()
-            await self._consumer.close()
+            await self._feed.close()
             await self._try(lambda connection: loaded.leave(connection, self.group, self._client))
         await self._relay.close(drain=drain)
         ended = self._emission.take_ended()
@@ -234,33 +235,24 @@ class Coordinator:
         while not self._stopping.is_set():
             try:
                 await self._positions.settle()
-                deliveries = await self._poll()
+                await self._feed.fill()
                 async with self._positions.busy:
                     if not self._positions.settled:
                         continue
-                    # A rebalance may have come between: what was read of a partition that went is void (row 31).
-                    deliveries = [each for each in deliveries if each.place in self._positions.processed]
+                    deliveries = self._feed.take()
                     if deliveries:
                         await self._process(deliveries)
+                    self._positions.pass_over()
                     self._caught_up = not deliveries
                     if loop.time() >= next_tick or not deliveries:
                         await self._tick()
                         next_tick = loop.time() + self._options.tick
-                if len(deliveries) >= self._options.batch // 2 or self._positions.paused:
-                    await self._positions.keep_together()
             except (ChoreoError, DBAPIError) as error:
                 if isinstance(error, ChoreoError) and not error.retryable:
                     raise
                 log.warning("the coordinator waits", error=trouble(error))
                 self._positions.rewind()
                 await asyncio.sleep(0.5)
-
-    async def _poll(self) -> list[Delivery]:
-        try:
-            return await self._consumer.poll(most=self._options.batch, timeout=self._options.poll)
-        except PositionLost:
-            self._positions.doubt()
-            return []
 
     # ---- events ------------------------------------------------------------------------------------------------
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from ..events.envelope import Delivery, Envelope, TopicPartition
 
 Arrived = tuple[Delivery, Envelope]
-
-AHEAD = 5_000
-"""Milliseconds by which one partition may run ahead of another before it is paused while catching up."""
 
 
 def in_order(batch: Sequence[Arrived]) -> list[Arrived]:
@@ -67,16 +64,3 @@ def _causes_first(batch: list[Arrived]) -> list[Arrived]:
     for left in waiting.values():  # a cycle of causes: nonsense, but nothing is dropped
         ordered.extend(left)
     return ordered
-
-
-def to_pause(heads: Mapping[TopicPartition, int], behind: Sequence[TopicPartition]) -> set[TopicPartition]:
-    """Choose the partitions that run ahead while others still have much to read.
-
-    Args:
-        heads: timestamp (milliseconds) of the last record read of each partition.
-        behind: the partitions that are not at their end.
-    """
-    if len(behind) < 2:
-        return set()
-    slowest = min(heads.get(partition, 0) for partition in behind)
-    return {partition for partition in behind if heads.get(partition, 0) > slowest + AHEAD}

@@ -15,7 +15,7 @@ from ..events.errors import ChoreoError, CommitRefused, PositionLost, TransportE
 from ..events.transport import Consumer
 from . import store
 from .barrier import ReadBarrier
-from .ordering import to_pause
+from .merging import Merge
 from .tables import position
 
 log = structlog.get_logger("choreo.coordinator")
@@ -32,20 +32,25 @@ class Positions:
         group: the consumer group.
         since: gives for a topic where its history begins, microseconds; 0 is the beginning of the log (ruling R2).
         gap: what to do about a gap.
+        room: records of one partition that may wait for those of others.
+
+    Attributes:
+        round: grows whenever the positions were set anew: what was read before is read again.
+        merge: holds back what runs ahead of other partitions.
     """
 
-    def __init__(self, database: Database, group: str, since: Callable[[str], int], gap: Gap) -> None:
+    def __init__(self, database: Database, group: str, since: Callable[[str], int], gap: Gap, room: int) -> None:
         self._database = database
         self._group = group
         self._since = since
         self._gap = gap
         self._uncommitted: dict[TopicPartition, int] = {}
-        self._heads: dict[TopicPartition, int] = {}
         self._failure: ChoreoError | None = None
         self._assigned = False
         self.busy = asyncio.Lock()
         self.processed: dict[TopicPartition, int] = {}
-        self.paused: set[TopicPartition] = set()
+        self.round = 0
+        self.merge = Merge(room)
         self.barrier = ReadBarrier()
 
     def bind(self, consumer: Consumer) -> None:
@@ -78,8 +83,9 @@ class Positions:
             await self.commit()
             for place in partitions:
                 self.processed.pop(place, None)
-                self._heads.pop(place, None)
-                self.paused.discard(place)
+            self.round += 1
+            self.merge.drop()
+            self.merge.aim({}, {})
 
     async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
         """Read each partition from where the store says, or from where the definitions begin."""
@@ -100,8 +106,28 @@ class Positions:
         """Note that these were read and what they led to is stored."""
         for delivery in deliveries:
             self.processed[delivery.place] = self._uncommitted[delivery.place] = delivery.offset + 1
-            self._heads[delivery.place] = delivery.timestamp
         self.barrier.advance(self.processed)
+
+    def reach(self) -> None:
+        """Note how far the partitions were polled."""
+        if self.merge.behind:
+            for place in self.processed:
+                self.merge.reach(place, self._consumer.position(place) or 0)
+
+    def aim(self, ends: Mapping[TopicPartition, int]) -> None:
+        """Read the partitions up to these ends in the order of their records' times."""
+        polled = {place: self._consumer.position(place) for place in self.processed}
+        self.merge.aim(ends, {place: offset for place, offset in polled.items() if offset is not None})
+
+    def pass_over(self) -> None:
+        """Take note of what no poll returns: the end of a transaction has an offset, but is no record.
+
+        Call it when everything that was polled is stored or waits in `merge`.
+        """
+        for place, offset in self.processed.items():
+            position = self._consumer.position(place)
+            if position is not None and position > offset and not self.merge.holds(place):
+                self.processed[place] = self._uncommitted[place] = position
 
     async def raise_barrier(self, now: int) -> None:
         """Note where the partitions end now, once all that was noted before has been read.
@@ -137,20 +163,12 @@ class Positions:
 
     def rewind(self) -> None:
         """Read again what was polled and not stored."""
+        self.merge.drop()
+        self.round += 1
         assigned = self._consumer.assignment()
         for place, offset in self.processed.items():
             if place in assigned:
                 self._consumer.seek(place, offset)
-
-    async def keep_together(self) -> None:
-        """While catching up, hold the partitions that run ahead, so that causes are read before effects (ruling R8)."""
-        assigned = sorted(self.processed)
-        ends = await self._consumer.end_offsets(assigned)
-        behind = [place for place in assigned if self.processed.get(place, 0) < ends.get(place, 0)]
-        wanted = to_pause(self._heads, behind)
-        self._consumer.pause(sorted(wanted - self.paused))
-        self._consumer.resume(sorted(self.paused - wanted))
-        self.paused = wanted
 
     async def _assign(self, partitions: list[TopicPartition]) -> None:
         saved = await self._database.read(lambda connection: store.load_positions(connection, self._group))
@@ -169,6 +187,9 @@ class Positions:
             self.processed[place] = offset
         until = {place: read_until for place, (_, read_until) in saved.items()}
         self.barrier.assign(sorted(self.processed), until)
+        self.round += 1
+        self.merge.drop()
+        self.merge.aim(await self._consumer.stable_offsets(partitions), self.processed)
         if fresh or told:
             await self._database.write(lambda connection: self._save(connection, fresh, told))
 

@@ -584,3 +584,49 @@ async def test_a_prefix_keeps_environments_apart_and_is_not_seen(broker: Broker)
 
 def _as_listener(recorder: Recorder) -> Listener:
     return recorder
+
+
+# -- fair turns ------------------------------------------------------------------------------------------------------
+
+
+async def test_ruling_8_no_partition_is_read_far_ahead_of_the_others(broker: Broker) -> None:
+    topics = [await broker.topic(2), await broker.topic(2)]
+    for topic in topics:
+        await broker.transport.send([Record(topic, b"k", b"v", partition=n % 2) for n in range(2_000)])
+    consumer = await broker.transport.subscribe(fresh(), topics)
+    read_: dict[TopicPartition, int] = {TopicPartition(topic, n): 0 for topic in topics for n in (0, 1)}
+    async with asyncio.timeout(PATIENCE):
+        while not all(read_.values()):  # Kafka's client may fetch one of them a little later than the others
+            for record in await consumer.poll(most=4, timeout=1):
+                read_[record.place] += 1
+        begun = dict(read_)
+        while max(read_.values()) < 1_000:
+            batch = await consumer.poll(most=200, timeout=1)
+            assert len(batch) <= 200
+            for record in batch:
+                read_[record.place] += 1
+            given = [read_[place] - begun[place] for place in read_]
+            assert max(given) - min(given) <= 200, (begun, read_)
+
+
+async def test_what_a_quiet_partition_does_not_need_of_a_poll_is_given_to_the_others(broker: Broker) -> None:
+    topic = await broker.topic(4)
+    counts = {0: 3, 1: 0, 2: 40, 3: 400}
+    await broker.transport.send(
+        [Record(topic, b"k", b"v", partition=n) for n, many in counts.items() for _ in range(many)]
+    )
+    consumer = await broker.transport.subscribe(fresh(), [topic])
+    found = await read(consumer, 443)
+    assert {number: len(records) for number, records in by_partition(found).items()} == {0: 3, 2: 40, 3: 400}
+
+
+async def test_where_no_transaction_is_open_a_partition_can_be_read_to_its_end(broker: Broker) -> None:
+    topic = await broker.topic(2)
+    await broker.transport.send([Record(topic, b"k", b"v", partition=1)] * 3)
+    consumer = await joined_at_end(broker, topic)
+    places = sorted(consumer.assignment())
+    assert await consumer.stable_offsets(places) == await consumer.end_offsets(places) == {places[0]: 0, places[1]: 3}
+
+
+async def joined_at_end(broker: Broker, topic: str) -> Consumer:
+    return await joined(broker.transport, topic, begin="latest")

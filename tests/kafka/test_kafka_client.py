@@ -181,13 +181,23 @@ async def test_aborted_records_are_not_read_and_an_open_transaction_ends_the_log
         await kafka.send([Record(topic, b"k", b"plain")])
         await foreign.begin_transaction()
         await foreign.send_and_wait(topic, b"open")
-        ends = await kafka.end_offsets([topic])
-        assert ends == {TopicPartition(topic, 0): 3}  # the aborted one, its marker, the plain one
+        place = TopicPartition(topic, 0)
+        assert await kafka.end_offsets([topic]) == {
+            place: 4
+        }  # the aborted one, its marker, the plain one, the open one
         assert [record.value for record in await kafka.snapshot(topic)] == [b"plain"]
         consumer = await kafka.subscribe(uuid.uuid4().hex, [topic])
         assert [record.value for record in await poll_until(consumer, bool)] == [b"plain"]
+        assert await consumer.stable_offsets([place]) == {place: 3}, "what comes after an open one cannot be read"
+        assert await consumer.end_offsets([place]) == {place: 4}, "and nobody may think that it was"
         await foreign.commit_transaction()
         assert [record.value for record in await poll_until(consumer, bool)] == [b"open"]
+        await poll_until(consumer, lambda _: consumer.position(place) == 5)
+        await foreign.begin_transaction()
+        await foreign.send_and_wait(topic, b"aborted too")
+        await foreign.abort_transaction()
+        assert await poll_until(consumer, lambda _: consumer.position(place) == 7) == []
+        assert await consumer.end_offsets([place]) == {place: 7}, "read to the end, though the last are no records"
     finally:
         await foreign.stop()
 
