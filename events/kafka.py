@@ -1,4 +1,4 @@
-"""Apache Kafka: the only module that knows its client library, aiokafka.
+"""Apache Kafka: with `kafka_client`, the only module that knows its client library, aiokafka.
 
 Chosen against the client's defaults (docs/guarantees.md names the reasons): acks=all with an idempotent producer, no
 automatic commits, no automatic reset of lost positions, read_committed, range assignment, our own partitioner.

@@ -36,6 +36,10 @@ class ReadBarrier:
         """Note the end offsets, asked for after `at`."""
         self._mark = {partition: (end, at) for partition, end in ends.items() if partition in self._until}
 
+    def unread(self) -> Mapping[TopicPartition, tuple[int, int]]:
+        """Give the marks that were not passed yet: the end offset, and when it was asked for."""
+        return self._mark
+
     def advance(self, positions: Mapping[TopicPartition, int]) -> None:
         """Note how far each partition was read: the next offset of each."""
         for partition, position in positions.items():

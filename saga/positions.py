@@ -9,6 +9,7 @@ from typing import Literal
 import structlog
 from sqlalchemy import Connection, and_, update
 
+from ..events.clock import SECOND
 from ..events.database import Database
 from ..events.envelope import Delivery, TopicPartition
 from ..events.errors import ChoreoError, CommitRefused, PositionLost, TransportError
@@ -19,6 +20,9 @@ from .merging import Merge
 from .tables import position
 
 log = structlog.get_logger("choreo.coordinator")
+
+HIDDEN_AFTER = 10 * SECOND
+"""How long a partition may not be readable to its end before that is told."""
 
 Gap = Literal["stop", "continue"]
 """What to do when records were deleted before they were read: stop for a person, or go on at what is left."""
@@ -47,6 +51,7 @@ class Positions:
         self._uncommitted: dict[TopicPartition, int] = {}
         self._failure: ChoreoError | None = None
         self._assigned = False
+        self._hidden_at = 0
         self.busy = asyncio.Lock()
         self.processed: dict[TopicPartition, int] = {}
         self.round = 0
@@ -138,6 +143,24 @@ class Positions:
         if self.processed and self.barrier.wants_ends():
             self.barrier.mark(await self._consumer.end_offsets(sorted(self.processed)), now)
         self.barrier.advance(self.processed)
+        if now >= self._hidden_at and any(now - at >= HIDDEN_AFTER for _, at in self.barrier.unread().values()):
+            self._hidden_at = now + 6 * HIDDEN_AFTER
+            await self._tell_hidden()
+
+    async def _tell_hidden(self) -> None:
+        """Say which partitions cannot be read to their end because a transaction of some producer is open."""
+        unread = self.barrier.unread()
+        for place, stable in (await self._consumer.stable_offsets(sorted(unread))).items():
+            end, _ = unread[place]
+            if stable < end and self.processed.get(place, 0) >= stable:
+                log.warning(
+                    "an open transaction of another producer hides records: timers wait until it is ended or the "
+                    "broker aborts it (transaction.timeout.ms)",
+                    topic=place.topic,
+                    partition=place.partition,
+                    offset=stable,
+                    records=end - stable,
+                )
 
     async def lag(self) -> int:
         """Count what is still to be read; before the first assignment, more than nothing.

@@ -93,6 +93,20 @@ class Ledger:
         self._next[place] = offset + 1
         self._changed.add(place)
 
+    def pass_over(self, place: TopicPartition, position: int) -> bool:
+        """Note that nothing lies before `position` that is not finished; say whether that is news.
+
+        What no poll returns has offsets too: the ends of transactions, and what an aborted one wrote.
+        """
+        if self._open.get(place):
+            return False
+        known = self._next.setdefault(place, position)
+        if position <= known:
+            return False
+        self._next[place] = position
+        self._changed.add(place)
+        return True
+
     def committable(self, places: Iterable[TopicPartition] | None = None) -> dict[TopicPartition, int]:
         """Give the next offset to read of each partition that moved since this was last asked.
 

@@ -58,6 +58,13 @@ class Partitions:
             self._ledger.finish(place, receipt.delivery.offset)
             self.moved.set()
 
+    def pass_over(self, consumer: Consumer) -> None:
+        """Note how far the broker has been read where everything is finished; call it right after a poll."""
+        for place in consumer.assignment() - self._leaving:
+            position = consumer.position(place)
+            if position is not None and self._ledger.pass_over(place, position):
+                self.moved.set()
+
     async def commit(self, consumer: Consumer, places: frozenset[TopicPartition] | None = None) -> None:
         """Commit up to the first record of each partition that is not finished.
 

@@ -300,7 +300,9 @@ class Worker:
                     raise
                 await self._reconnect(error)
                 continue
-            if records:
+            if not records:
+                self._partitions.pass_over(consumer)
+            else:
                 self._admitting = True
                 try:
                     await self._admit(records)

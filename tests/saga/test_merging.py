@@ -7,11 +7,21 @@ import random
 
 import pytest
 
+from choreo import Saga, step
 from choreo.events.envelope import Delivery, TopicPartition
 from choreo.events.errors import BrokerUnreachable
 from choreo.saga.coordinator import Options
 from choreo.saga.merging import Merge
-from tests.saga.stage import Cancelled, Declined, Paid, Past, Placed, Released, Reserved, Stage, Undoing
+from tests.saga.stage import Declined, Fulfilled, Paid, Placed, Refused, Release, Released, Reserved, Stage
+
+
+class Money(Saga, start=Placed, key="order_id", active_from="beginning"):
+    """Its causes lie in the topics that a broker gives last."""
+
+    pay = step(done=Paid, failed=Declined, undo=None, within="30s")
+    reserve = step(after=pay, done=Reserved, undo=Release, undone=Released, within="30s")
+    ship = step(after=reserve, done=Fulfilled, failed=Refused, undo=None, within="30s")
+
 
 ONE, TWO, THREE = (TopicPartition("topic", number) for number in range(3))
 
@@ -93,10 +103,11 @@ def test_ruling_8_however_polls_are_cut_the_times_grow_and_nothing_is_missing(se
 
 
 async def test_ruling_8_after_an_outage_no_saga_sees_an_effect_before_its_cause(store_url: str) -> None:
-    async with Stage(store_url, sagas=(Past,), options=Options(poll=0.01, tick=0.0, batch=20)) as stage:
+    async with Stage(store_url, sagas=(Money,), options=Options(poll=0.01, tick=0.0, batch=20)) as stage:
         orders = [f"{number}" for number in range(60)]
         for order in orders:
-            await stage.publish(Placed(order_id=order), Reserved(order_id=order), Paid(order_id=order))
+            events = (Placed(order_id=order), Paid(order_id=order), Reserved(order_id=order), Fulfilled(order_id=order))
+            await stage.publish(*events)
         coordinator = await stage.start()
         found = await stage.until(lambda all_: len(all_) == 60 and all(each.phase.ended for each in all_.values()))
         assert {name for name, each in found.items() if each.conditions} == set()
@@ -105,34 +116,18 @@ async def test_ruling_8_after_an_outage_no_saga_sees_an_effect_before_its_cause(
 
 
 async def test_ruling_8_a_backlog_that_grows_while_the_coordinator_runs_is_merged_too(store_url: str) -> None:
-    async with Stage(store_url, sagas=(Past,), options=Options(poll=0.01, tick=0.0, batch=10)) as stage:
+    async with Stage(store_url, sagas=(Money,), options=Options(poll=0.01, tick=0.0, batch=10)) as stage:
         coordinator = await stage.start()
         await stage.publish(Placed(order_id="first"))
         await stage.settled()
         async with coordinator._positions.busy:  # it is held up in a batch, as by a slow store
             for number in range(50):
                 order = str(number)
-                await stage.publish(Placed(order_id=order), Reserved(order_id=order), Paid(order_id=order))
+                events = (Placed(order_id=order), Paid(order_id=order), Reserved(order_id=order))
+                await stage.publish(*events, Fulfilled(order_id=order))
         found = await stage.until(lambda all_: sum(each.phase.ended for each in all_.values()) == 50)
         early = [name for name, each in found.items() if "OutOfOrder" in each.conditions]
         assert len(early) <= 5, "at most the poll that showed that there is a backlog"
-
-
-async def test_ruling_8_undos_whose_answers_were_not_read_go_out_in_their_order(stage: Stage) -> None:
-    stage.sagas = (Undoing,)
-    stage.options = Options(poll=0.01, tick=0.0, batch=4)
-    for number in range(20):
-        order = str(number)
-        await stage.publish(Placed(order_id=order), Reserved(order_id=order), Declined(order_id=order))
-    await stage.start()
-    await stage.until(lambda all_: len(all_) == 20 and all(each.phase == "COMPENSATING" for each in all_.values()))
-    for number in range(20):
-        await stage.publish(Released(order_id=str(number)))
-    await stage.until(lambda all_: all(each.phase == "COMPENSATED" for each in all_.values()))
-    await stage.settled()
-    assert len(await stage.sent("inventory.commands")) == 20
-    assert sum(b"Cancelled" in dict(each.headers)["ce_type"] for each in await stage.sent("orders")) == 20
-    assert Cancelled.spec().topic == "orders"
 
 
 async def test_a_connection_that_is_gone_for_good_is_replaced(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,11 +144,13 @@ async def test_a_connection_that_is_gone_for_good_is_replaced(stage: Stage, monk
         raise BrokerUnreachable("the client has ended")
 
     monkeypatch.setattr(broken, "poll", poll)
+    while not polls:
+        await asyncio.sleep(0.01)
     await stage.publish(Reserved(order_id="1"), Paid(order_id="1"))
     found = await stage.until(lambda all_: all_["order/1"].phase.ended)
     assert found["order/1"].phase == "COMPLETED"
     assert polls == 1
-    assert await stage.ignored() == {}
+    assert not any(reason == "duplicate" for _, reason in await stage.ignored())
 
 
 async def test_row_31_what_was_read_before_a_rebalance_and_not_applied_is_read_again_by_its_owner(stage: Stage) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from choreo.events.settings import Settings
 from choreo.events.transports import connect
@@ -91,3 +92,20 @@ async def test_row_15_an_undo_that_overtakes_its_step_is_answered_and_the_step_r
         await until(lambda: worker.counters.refused == 1)
     (answer,) = await kafka.published("inventory")
     assert (answer.type, answer.header("undo-empty")) == ("StockReleased", "1")
+
+
+async def test_the_ends_of_transactions_are_no_lag_of_a_service(kafka: Rig, store, kafka_bootstrap: str):
+    seen: list[int] = []
+    foreign = AIOKafkaProducer(bootstrap_servers=kafka_bootstrap, transactional_id=uuid.uuid4().hex)
+    async with foreign, kafka.running(_service(store, seen)) as worker:
+        await kafka.publish(*(OrderPlaced(order_id=str(n), number=n) for n in range(8)))
+        topic = f"{kafka.settings.topic_prefix}orders"
+        for partition in await foreign.partitions_for(topic):
+            await foreign.begin_transaction()
+            await foreign.send_and_wait(topic, b"{}", b"k", partition=partition)
+            await foreign.abort_transaction()
+        await idle(worker)
+        assert sorted(seen) == sorted([*range(8), 7])
+        async with asyncio.timeout(30):
+            while not await kafka.all_committed("inventory", "orders"):
+                await asyncio.sleep(0.1)
