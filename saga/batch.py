@@ -6,24 +6,20 @@ made. One bad event never fails its batch: `advance` is pure, so an event on whi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import Connection
 
-from ..events.codec import UnknownSchema, to_record
+from ..events.codec import UnknownSchema
 from ..events.envelope import Envelope, Record
-from ..events.errors import DecodeError, EventError, LimitExceeded
-from ..events.event import Event
+from ..events.errors import EventError
 from ..events.ids import derived_id
-from ..events.outbox import MOST_RECORD_BYTES
 from . import pausing, races, store, timers
 from .advance import advance, begin
-from .building import SagaFacts, build, decide
-from .commands import command_envelope
-from .declaration import Declaration
+from .crafting import Crafting
 from .definition import Definition
 from .inputs import (
     Announce,
@@ -42,12 +38,14 @@ from .inputs import (
     command_id,
     input_id,
 )
-from .instance import Fact, Instance, new_instance
+from .instance import Instance, new_instance
 from .knowledge import Knowledge
+from .occurrence import wire_of
 from .outputs import read_output
 from .past import history_row
 from .refusals import Refused
-from .routing import MOST_ID, Arrival, Target, triggers
+from .routing import MOST_ID, Arrival, Target
+from .work import Moved, Work
 
 log = structlog.get_logger("choreo.coordinator")
 
@@ -58,37 +56,8 @@ MOST_PARKED = 100_000
 """How many events of one saga type may wait for their sagas."""
 
 
-class Moved(NamedTuple):
-    """What one saga went through in a batch: its state before (None for a new one) and after."""
-
-    definition: Definition
-    before: Instance | None
-    after: Instance
-
-
 DEFECTS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 """What a defect of ours or of a user's function raises: one event, or one saga's timers, must not stop the others."""
-
-
-@dataclass
-class _Work:
-    """A saga within the batch."""
-
-    instance: Instance
-    before: Instance | None
-    values: dict[str, tuple[bytes | None, str]] = field(default_factory=dict)
-    ends: dict[int, Instance] = field(default_factory=dict)
-    causes: dict[Output, str] = field(default_factory=dict)
-
-    def moves(self, definition: Definition) -> Iterator[Moved]:
-        """Tell what it went through: one move, and one more for each end after which it was opened again."""
-        before = self.before
-        for epoch, end in sorted(self.ends.items()):
-            if epoch < self.instance.epoch:  # else the reopening was taken back
-                yield Moved(definition, before, end)
-                before = end
-        if before is None or self.instance.seq != before.seq:
-            yield Moved(definition, before, self.instance)
 
 
 class _Kept(NamedTuple):
@@ -120,11 +89,14 @@ class Batch:
     ignored: dict[tuple[str, str, str, str], tuple[int, str]] = field(default_factory=dict)
     applied: int = 0
     duplicates: int = 0
-    _runs: dict[tuple[str, str], dict[int, _Work]] = field(default_factory=dict)
+    _runs: dict[tuple[str, str], dict[int, Work]] = field(default_factory=dict)
     _seen: set[tuple[str, str]] = field(default_factory=set)
     _history: list[store.HistoryRow] = field(default_factory=list)
     _parked: dict[tuple[str, str], list[store.Parked]] = field(default_factory=dict)
     _to_park: dict[tuple[str, str], list[store.Parked]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._crafting = Crafting(self.connection, self.knowledge, self.now)
 
     def load(self, arrivals: Sequence[Arrival]) -> None:
         """Lock and load what these arrivals concern: three queries for the whole batch."""
@@ -152,7 +124,7 @@ class Batch:
         """Lock and load every run of these (type, key) pairs; what is loaded stays as this batch has made it."""
         wanted = [key for key in keys if key not in self._runs]
         for key, runs in store.lock_sagas(self.connection, wanted).items():
-            self._runs[key] = {run: _Work(instance, instance) for run, instance in runs.items()}
+            self._runs[key] = {run: Work(instance, instance) for run, instance in runs.items()}
 
     # ---- applying ----------------------------------------------------------------------------------------------
 
@@ -183,8 +155,7 @@ class Batch:
         starts = False
         if isinstance(arrival.input, Observed):
             starts = self._starts(target.type, arrival.input.type)
-            if not target.named and (arrival.input.step is not None or arrival.input.attempt is not None):
-                arrival = arrival._replace(input=replace(arrival.input, step=None, attempt=None))
+            arrival = arrival._replace(input=target.seen(arrival.input))
             if work is None and starts and runs:
                 work = runs[max(runs)]  # a run that does not exist is no way around `rerun`
         if work is None:
@@ -207,7 +178,7 @@ class Batch:
             return
         self.apply(work, arrival.input, arrival)
 
-    def _run_for(self, arrival: Arrival, target: Target, runs: Mapping[int, _Work]) -> _Work | None:
+    def _run_for(self, arrival: Arrival, target: Target, runs: Mapping[int, Work]) -> Work | None:
         """Choose the run: the header's, else the one that saw the cause, else the latest (ruling R12)."""
         if target.run is not None:
             return runs.get(target.run)
@@ -226,7 +197,7 @@ class Batch:
         transition = begin(definition, target.key, run, event, self.now)
         instance = transition.instance
         instance.sampled = self.knowledge.sampled(instance.id, event.traceparent)
-        work = _Work(instance, None)
+        work = Work(instance, None)
         self._runs.setdefault((target.type, target.key), {})[run] = work
         self._record(work, definition, transition, event, arrival)
         key = (target.type, target.key)
@@ -238,20 +209,29 @@ class Batch:
             if (instance.id, early.input.id) not in self._seen:
                 self.apply(work, early.input, Arrival(early.delivery, envelope, early.input, (target,)))
 
-    def apply(self, work: _Work, input_: Input, arrival: Arrival | None = None) -> Transition:
-        """Apply one input to one saga."""
+    def apply(
+        self, work: Work, input_: Input, arrival: Arrival | None = None, elements: bytes | None = None
+    ) -> Transition:
+        """Apply one input to one saga.
+
+        Args:
+            work: the saga.
+            input_: what is applied.
+            arrival: the record that it came from.
+            elements: the elements that a `Decided` is about, as JSON.
+        """
         definition = self._pinned(work.instance)
         transition = advance(definition, work.instance, input_, self.now)
         if isinstance(input_, Elapsed) and transition.verdict == "ignored":
             return transition
-        self._record(work, definition, transition, input_, arrival)
+        self._record(work, definition, transition, input_, arrival, elements)
         return transition
 
-    def migrate(self, work: _Work, transition: Transition, input_: Migrated) -> None:
+    def migrate(self, work: Work, transition: Transition, input_: Migrated) -> None:
         """Write that a saga was moved to another version, and its state under that one (`replay.moved`)."""
         self._record(work, self._pinned(transition.instance), transition, input_, None)
 
-    def saga(self, type_: str, key: str, run: int) -> _Work | None:
+    def saga(self, type_: str, key: str, run: int) -> Work | None:
         """Give a loaded saga."""
         return self._runs.get((type_, key), {}).get(run)
 
@@ -295,7 +275,13 @@ class Batch:
             self._to_park[kept.key] = kept.to_park
 
     def _record(
-        self, work: _Work, definition: Definition, transition: Transition, input_: Input, arrival: Arrival | None
+        self,
+        work: Work,
+        definition: Definition,
+        transition: Transition,
+        input_: Input,
+        arrival: Arrival | None,
+        elements: bytes | None = None,
     ) -> None:
         if transition.instance.epoch != work.instance.epoch:
             work.ends[work.instance.epoch] = work.instance
@@ -304,11 +290,13 @@ class Batch:
         self._seen.add((instance.id, event_id))
         if arrival is not None:
             work.values[event_id] = (arrival.delivery.value, arrival.envelope.content_type)
+        elif elements is not None:
+            work.values[event_id] = (elements, "")
         if transition.verdict == "applied":
             self.applied += 1
         elif arrival is not None:
             self._ignore(instance.type, arrival, transition.reason)
-        self._history.append(history_row(instance, transition, input_, event_id, arrival, self.now))
+        self._history.append(history_row(instance, transition, input_, event_id, arrival, self.now, elements))
         outputs: Sequence[Output] = transition.outputs
         if outputs and not self.knowledge.loads(instance):
             outputs, waiting = pausing.divided(outputs)
@@ -321,7 +309,7 @@ class Batch:
             if isinstance(output, Ask):
                 self._answer(work, output)
 
-    def release(self, work: _Work) -> None:
+    def release(self, work: Work) -> None:
         """Let go what a saga could not send because its code was not loaded; under the cause that it had then."""
         work.causes = {read_output(each.output): each.cause for each in work.instance.waiting}
         self.apply(work, Loaded())
@@ -329,12 +317,12 @@ class Batch:
 
     # ---- producing ---------------------------------------------------------------------------------------------
 
-    def _produce(self, work: _Work, definition: Definition, output: Send | Announce, cause: str) -> None:
+    def _produce(self, work: Work, definition: Definition, output: Send | Announce, cause: str) -> None:
         instance = work.instance
         if isinstance(output, Announce):
             id_ = derived_id("announce", instance.id, output.type)
             try:
-                self.records.append(self._built(work, definition, output, id_, cause, ()))
+                self.records.append(self._crafting.record(work, definition, output, id_, cause))
             except EventError as error:
                 if isinstance(error, UnknownSchema):
                     raise
@@ -342,13 +330,13 @@ class Batch:
                     "the saga's own event cannot be built", saga_id=instance.id, type=output.type, error=error.message
                 )
             return
-        id_ = command_id(instance.id, output.step, "", output.kind, output.attempt)
+        id_ = command_id(instance.id, *wire_of(output.step), output.kind, output.attempt)
         if output.again:
             if (record := store.load_sent(self.connection, id_)) is not None:
                 self.records.append(record)
             return
         try:
-            record = self._built(work, definition, output, id_, cause, self._undoes(definition, instance, output))
+            record = self._crafting.record(work, definition, output, id_, cause)
         except EventError as error:
             if isinstance(error, UnknownSchema):
                 raise
@@ -356,76 +344,18 @@ class Batch:
             return
         self.held.append(store.Held(id_, instance.id, output.step, output.kind, record))
 
-    def _answer(self, work: _Work, output: Ask) -> None:
+    def _answer(self, work: Work, output: Ask) -> None:
         """Ask a function of the user, and apply what it says."""
         if work.instance.steps[output.step].asked != output.kind:
             return  # what came in between has settled it
         try:
-            declaration = self._declaration(work.instance)
-            facts = SagaFacts(work.instance, lambda fact: self._decoded(work, declaration, fact))
-            value = decide(declaration, output.step, output.kind, facts)
+            value, elements = self._crafting.answer(work, output)
         except EventError as error:
             if isinstance(error, UnknownSchema):
                 raise
             self.apply(work, Unbuildable(output.step, output.kind, error.message))
             return
-        self.apply(work, Decided(output.step, output.kind, value))
-
-    def _declaration(self, instance: Instance) -> Declaration:
-        declaration = self.knowledge.declarations.get((instance.type, instance.version))
-        if declaration is None:
-            raise DecodeError(
-                f"version {instance.version} of {instance.type} is not loaded here; run it with `saga run`"
-            )
-        return declaration
-
-    def _built(
-        self,
-        work: _Work,
-        definition: Definition,
-        output: Send | Announce,
-        id_: str,
-        cause: str,
-        undoes: tuple[str, ...],
-    ) -> Record:
-        instance = work.instance
-        declaration = self._declaration(instance)
-        facts = SagaFacts(instance, lambda fact: self._decoded(work, declaration, fact))
-        event = build(declaration, output.type, facts)
-        envelope = command_envelope(
-            self.knowledge.sender, definition, instance, output, id_, cause, undoes, event, self.now
-        )
-        record = to_record(event, envelope, self.knowledge.codec)
-        if record.size() > MOST_RECORD_BYTES:
-            raise LimitExceeded(f"{output.type} has {record.size()} bytes; at most {MOST_RECORD_BYTES} can be sent")
-        return record
-
-    def _decoded(self, work: _Work, declaration: Declaration, fact: Fact) -> Event:
-        found = work.values.get(fact.id)
-        if found is None:
-            found = work.values[fact.id] = store.event_value(self.connection, work.instance.id, fact.id)
-        value, content_type = found
-        if value is None:
-            raise DecodeError(f"the payload of {fact.type} {fact.id} is not in the history")
-        try:
-            return self.knowledge.codec.decode(declaration.events[fact.type], value, content_type)
-        except UnknownSchema as error:
-            if error.schema_id not in self.knowledge.unreadable:
-                raise
-            raise DecodeError(
-                f"{fact.type} {fact.id} was written with schema {error.schema_id}, which nobody knows"
-            ) from None
-
-    def _undoes(self, definition: Definition, instance: Instance, output: Send) -> tuple[str, ...]:
-        if output.kind == "do":
-            return ()
-        plan = definition.by_name[output.step]
-        before = [definition.by_name[name].done for name in plan.after]
-        near = frozenset(type_ for types in before for type_ in types) if before else frozenset(definition.start)
-        handlers = [h for service in self.knowledge.catalog.values() for h in service.handlers]
-        makers = [h for h in handlers if {made.type for made in h.produces} & {*plan.done, *plan.failed}]
-        consumed = frozenset(c.type for h in makers for c in h.consumes) if makers else None
-        return triggers([(fact.type, fact.id) for fact in output.undoes], near, consumed)
+        self.apply(work, Decided(output.step, output.kind, value), elements=elements)
 
     # ---- writing -----------------------------------------------------------------------------------------------
 

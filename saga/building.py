@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -11,6 +11,7 @@ from ..events.errors import ChoreoError, DecodeError, EncodeError
 from ..events.event import Event
 from .declaration import Declaration
 from .instance import Fact, Instance, Question
+from .occurrence import base_of, members
 
 Decode = Callable[[Fact], Event]
 """Gives the event of a fact, decoded."""
@@ -42,14 +43,27 @@ class SagaFacts:
 
     def done(self, step: str) -> Event | None:
         """Give the event that told a step's success, None before it."""
-        fact = self._instance.steps[step].done
-        return None if fact is None else self._event(fact)
+        found = self._instance.steps.get(step)
+        return None if found is None or found.done is None else self._event(found.done)
+
+    def every(self, step: str) -> list[Event]:
+        """Give the events that told the success of a step's occurrences so far, in the order of the elements."""
+        return [event for name in members(self._instance, step) if (event := self.done(name)) is not None]
 
     def newest_first(self) -> list[Fact]:
-        """List the facts in the order in which fields are taken from them: newest step first, start event last."""
-        done = [(step.ended_at or 0, index, step.done) for index, step in enumerate(self._instance.steps.values())]
+        """List the facts in the order in which fields are taken from them: newest step first, start event last.
+
+        What was said about one of several elements is left out: it says nothing about the saga.
+        """
+        steps = [step for name, step in self._instance.steps.items() if base_of(name) == name]
+        done = [(step.ended_at or 0, index, step.done) for index, step in enumerate(steps)]
         facts = [fact for _, _, fact in sorted(done, key=lambda each: each[:2], reverse=True) if fact is not None]
         return [*facts, *([self._instance.started_by] if self._instance.started_by else [])]
+
+    def before(self, steps: Collection[str]) -> list[Fact]:
+        """The same of these steps alone, the start event among them."""
+        own = {step.done for name, step in self._instance.steps.items() if name in steps}
+        return [fact for fact in self.newest_first() if fact in own or fact == self._instance.started_by]
 
     def event(self, fact: Fact) -> Event:
         """Give the event of a fact."""
@@ -61,11 +75,24 @@ class SagaFacts:
         return self._known[fact.id]
 
 
-def build(declaration: Declaration, type_: str, facts: SagaFacts) -> Event:
+class Element(NamedTuple):
+    """The element that something is built for: the name of the occurrence, its key, and the element itself.
+
+    `value` is None where nobody ever said what the elements are: the occurrence answered before its turn.
+    """
+
+    name: str
+    key: Any
+    value: Any
+    by: str
+
+
+def build(declaration: Declaration, type_: str, facts: SagaFacts, element: Element | None = None) -> Event:
     """Build one event for a saga.
 
-    A class is filled by name: the saga's key first, then each field from the newest event that has it. Nothing is
-    decoded where the key alone is enough.
+    A class is filled by name: the saga's key first, then each field from the newest event that has it; for an element
+    its key, what its own occurrence said, and its own fields go before the saga's. Nothing is decoded where the key
+    alone is enough.
 
     Raises:
         EncodeError: a field is missing or does not fit, or the user's function raised; never with a payload's value.
@@ -74,15 +101,19 @@ def build(declaration: Declaration, type_: str, facts: SagaFacts) -> Event:
     cls = declaration.events[type_]
     function = declaration.builds[type_]
     if function is not None:
-        return _called(function, declaration, facts, type_)
+        return _called(function, declaration, facts, type_, element)
     wanted: dict[str, Any] = {}
     keys = {cls.spec().key, declaration.definition.key}
     missing = []
     for field in cls.model_fields:
         if field in keys:
             wanted[field] = facts.key
+        elif element is not None and field == element.by:
+            wanted[field] = element.key
         else:
             missing.append(field)
+    if missing and element is not None:
+        _fill_from_element(declaration, facts, element, wanted, missing)
     for fact in facts.newest_first() if missing else ():
         source = declaration.events[fact.type]
         if any(field in source.model_fields for field in missing):
@@ -98,6 +129,16 @@ def build(declaration: Declaration, type_: str, facts: SagaFacts) -> Event:
         first = error.errors(include_input=False, include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
         raise EncodeError(f"{type_}.{name} cannot be filled from the saga's events: {first['msg']}") from None
+
+
+def _fill_from_element(
+    declaration: Declaration, facts: SagaFacts, element: Element, wanted: dict[str, Any], missing: list[str]
+) -> None:
+    """Fill fields from what an occurrence has said, then from its element."""
+    for source in (facts.done(element.name), element.value):
+        for field in [field for field in missing if field in getattr(type(source), "model_fields", ())]:
+            wanted[field] = getattr(source, field)
+            missing.remove(field)
 
 
 def decide(declaration: Declaration, step: str, kind: Question, facts: SagaFacts) -> Any:
@@ -121,6 +162,32 @@ def decide(declaration: Declaration, step: str, kind: Question, facts: SagaFacts
     return said
 
 
+def find_elements(
+    declaration: Declaration, step: str, facts: SagaFacts, default: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Ask what the elements of a step are; give them by key.
+
+    Args:
+        declaration: of the saga.
+        step: its name.
+        facts: the saga's events.
+        default: what to give where that cannot be said; None raises.
+
+    Raises:
+        EncodeError: they cannot be found or told apart; never with a payload's value.
+        DecodeError: an event of the saga cannot be read.
+    """
+    fan = declaration.fans[step]
+    before = facts.before(declaration.definition.ancestors[step])
+    having = [fact for fact in before if fan.each in declaration.events[fact.type].model_fields]
+    try:
+        return fan.find((facts.event(fact) for fact in having), lambda: declaration.view(facts))
+    except EncodeError:
+        if default is None:
+            raise
+        return default
+
+
 def _ask(function: Callable[[Any], Any], declaration: Declaration, facts: SagaFacts, what: str) -> Any:
     try:
         return function(declaration.view(facts))
@@ -132,8 +199,13 @@ def _ask(function: Callable[[Any], Any], declaration: Declaration, facts: SagaFa
         raise EncodeError(f"{what} raised {type(error).__name__}") from error
 
 
-def _called(function: Callable[[Any], Event], declaration: Declaration, facts: SagaFacts, type_: str) -> Event:
-    made: Event = _ask(function, declaration, facts, f"the function for {type_}")
+def _called(
+    function: Callable[..., Event], declaration: Declaration, facts: SagaFacts, type_: str, element: Element | None
+) -> Event:
+    if element is not None and element.value is None:
+        raise EncodeError(f"the function for {type_} needs the element, and nobody has said what the elements are")
+    given = function if element is None else lambda saga: function(saga, element.value)
+    made: Event = _ask(given, declaration, facts, f"the function for {type_}")
     if not isinstance(made, declaration.events[type_]):
         raise EncodeError(f"the function for {type_} gave {type(made).__name__}")
     return made

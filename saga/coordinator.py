@@ -38,7 +38,7 @@ from ..tracing.ids import trace_id
 from ..tracing.spans import Tracing
 from . import definitions, loaded, operators, store, ticks, timers
 from .barrier import answered_until, read_until
-from .batch import Batch, Moved
+from .batch import Batch
 from .commands import Sender
 from .emission import Emission
 from .feed import Feed
@@ -52,6 +52,7 @@ from .refusals import Refused, blames_input, set_aside, trouble, unreadable
 from .routing import FAILURES, UNKNOWN, Arrival, Routes
 from .saga import Saga
 from .tables import HEAD, metadata
+from .work import Moved
 
 log = structlog.get_logger("choreo.coordinator")
 

@@ -9,15 +9,19 @@ from dataclasses import dataclass, field, replace
 from types import NoneType
 from typing import Any, Protocol
 
+from pydantic import BaseModel
+
 from ..events.clock import SECOND, duration
 from ..events.errors import DefinitionError
 from ..events.event import Event
 from ..services.retry import Retry
 from .definition import RESEND_FIRST, RESEND_MOST, UNDO_RETRY, Definition, RetryPlan, StepPlan, Unmatched
+from .elements import Fan
+from .fan_rules import fan_of
 from .instance import Question
 from .names import is_saga_type
 from .schedule import StartAt
-from .step import AnyOf, Build, DeclaredStep, Unsaid
+from .step import AnyBuild, AnyOf, Build, DeclaredStep, Unsaid
 from .terms import Terms
 
 
@@ -34,6 +38,9 @@ class Facts(Protocol):
     def done(self, step: str) -> Event | None:
         """Give the event that told a step's success, None before it."""
 
+    def every(self, step: str) -> list[Event]:
+        """Give the events that told the success of a step's occurrences so far, in the order of the elements."""
+
 
 @dataclass(frozen=True)
 class Declaration:
@@ -44,16 +51,18 @@ class Declaration:
         events: every event class that it names, by type.
         builds: how commands and end events are made, by event type: None fills the class by name.
         asks: functions of the user that decide something, by step and what they are asked.
+        fans: how the elements of steps that run once per element are found, by step.
         view: makes the view on one saga's events that these functions get: the saga class itself.
         tick: makes the start event of a tick of the schedule; None fills it by itself.
     """
 
     definition: Definition
     events: Mapping[str, type[Event]]
-    builds: Mapping[str, Callable[[Any], Event] | None]
+    builds: Mapping[str, Callable[..., Event] | None]
     view: Callable[[Facts], Any]
     asks: Mapping[tuple[str, Question], Callable[[Any], Any]] = field(default_factory=dict)
     tick: StartAt | None = None
+    fans: Mapping[str, Fan] = field(default_factory=dict)
 
     def observing(self) -> Declaration:
         """Give the same, but tracking only."""
@@ -131,8 +140,9 @@ class _Declaring:
         self.observe_only = observe_only
         self.terms = terms
         self.events: dict[str, type[Event]] = {}
-        self.builds: dict[str, Callable[[Any], Event] | None] = {}
+        self.builds: dict[str, Callable[..., Event] | None] = {}
         self.asks: dict[tuple[str, Question], Callable[[Any], Any]] = {}
+        self.fans: dict[str, Fan] = {}
 
     def declaration(
         self, view: Callable[[Facts], Any], *, ends: Mapping[str, Build | None], type_: str, **options: Any
@@ -158,15 +168,20 @@ class _Declaring:
         )
         self._check_roles(definition)
         self._check_pivot(definition)
+        for declared in self.declared.values():
+            if declared.options.each is not None:
+                self.fans[declared.name] = fan_of(self.name, declared, self.declared, definition, self.start)
         self._check_fields(definition)
         self.terms.check(self.name, definition, self.start)
         tick = self.terms.schedule.start if self.terms.schedule is not None else None
-        return Declaration(self.terms.of(definition), self.events, self.builds, view, self.asks, tick)
+        return Declaration(self.terms.of(definition), self.events, self.builds, view, self.asks, tick, self.fans)
 
     def _plan(self, index: int, step: DeclaredStep[Any]) -> StepPlan:
         options = step.options
         if not step.done and options.approval is None:
             raise self._wrong(step.name, "done", "is empty", "name the event class that tells its success")
+        if options.by is not None and options.each is None:
+            raise self._wrong(step.name, "by", "names the element of each=, which is missing", 'add each="lines"')
         after, groups = self._before(step)
         if options.when is not None:
             self.asks[step.name, "when"] = options.when
@@ -190,6 +205,8 @@ class _Declaring:
             when=options.when is not None,
             instead_of=next((self._own(step, "instead_of", other) for other in options.instead_of), None),
             final=options.final,
+            each=_label(step),
+            by=options.by,
             within=within,
             send=self._built(options.send, f"step {step.name}: send"),
             undo=undo,
@@ -258,7 +275,7 @@ class _Declaring:
             )
         return type_
 
-    def _built(self, build: Build | None, role: str) -> str | None:
+    def _built(self, build: AnyBuild | None, role: str) -> str | None:
         if build is None:
             return None
         if isinstance(build, type):
@@ -346,24 +363,29 @@ class _Declaring:
         for step in definition.steps:
             before = [definition.by_name[name] for name in definition.ancestors[step.name]]
             sure = [plan.name for plan in before if _tells(plan)]
+            fan = self.fans.get(step.name)
             if step.undo is not None:
-                self._check_built(step.undo, f"step {step.name}: undo", sure, maybe=step.name)
+                self._check_built(step.undo, f"step {step.name}: undo", sure, maybe=step.name, fan=fan)
             if step.send is not None:
-                self._check_built(step.send, f"step {step.name}: send", sure, maybe=None)
+                self._check_built(step.send, f"step {step.name}: send", sure, maybe=None, fan=fan)
         for role in ("completed", "compensated"):
             type_ = getattr(definition, role)
             if type_ is not None:
                 always = [step.name for step in definition.steps if _tells(step)] if role == "completed" else []
                 self._check_built(type_, role, always, maybe=None)
 
-    def _check_built(self, type_: str, role: str, steps: Iterable[str], *, maybe: str | None) -> None:
+    def _check_built(
+        self, type_: str, role: str, steps: Iterable[str], *, maybe: str | None, fan: Fan | None = None
+    ) -> None:
         """Every field that an event needs must come from events that are there whenever it is built."""
         if self.builds[type_] is not None:
             return
         cls = self.events[type_]
-        sources = [*(self.declared[name].done for name in steps), self.start]
+        sources: list[tuple[type[BaseModel], ...]] = [*(self.declared[name].done for name in steps), self.start]
+        if fan is not None and not fan.plain:
+            sources.append((fan.item,))
         for name, info in cls.model_fields.items():
-            if name in (cls.spec().key, self.key) or not info.is_required():
+            if name in (cls.spec().key, self.key, fan.by if fan is not None else "") or not info.is_required():
                 continue
             if not any(all(name in source.model_fields for source in classes) for classes in sources):
                 where = f"{self.name}, {role}: {type_}.{name} cannot be filled"
@@ -376,11 +398,12 @@ class _Declaring:
                     f"{where}: no event that has surely happened by then has such a field; add it to one of them, "
                     f"give it a default, or write a function (saga) -> {type_}"
                 )
-            self._check_types(cls, name, f"{self.name}, {role}")
+            self._check_types(cls, name, f"{self.name}, {role}", fan)
 
-    def _check_types(self, cls: type[Event], field: str, where: str) -> None:
+    def _check_types(self, cls: type[Event], field: str, where: str, fan: Fan | None) -> None:
         wanted = cls.model_fields[field].annotation
-        for source in (*self.start, *(done for step in self.declared.values() for done in step.done)):
+        own: tuple[type[BaseModel], ...] = () if fan is None or fan.plain else (fan.item,)
+        for source in (*own, *self.start, *(done for step in self.declared.values() for done in step.done)):
             info = source.model_fields.get(field)
             if info is not None and not _fits(info.annotation, wanted):
                 raise DefinitionError(
@@ -394,8 +417,8 @@ class _Declaring:
 
 
 def _tells(plan: StepPlan) -> bool:
-    """Whether a step that is settled has surely told so with an event; a person's approval is none."""
-    return not plan.optional and plan.approval is None
+    """Whether a step that is settled has surely told so with one event; a person's approval is none."""
+    return not plan.optional and plan.approval is None and plan.each is None
 
 
 def _fits(given: Any, wanted: Any) -> bool:
@@ -412,6 +435,12 @@ def _options(annotation: Any) -> tuple[Any, ...]:
 
 def _type_name(annotation: Any) -> str:
     return getattr(annotation, "__name__", None) or str(annotation)
+
+
+def _label(step: DeclaredStep[Any]) -> str | None:
+    """Say what the elements of a step are called, for people."""
+    each = step.options.each
+    return each if each is None or isinstance(each, str) else getattr(each, "__name__", "elements")
 
 
 def _plan_of(retry: Retry | None) -> RetryPlan | None:

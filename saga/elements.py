@@ -19,9 +19,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from ..events.errors import ChoreoError, DecodeError, EncodeError
 from ..events.event import Event
 from .occurrence import LONGEST_ELEMENT, MOST_ELEMENTS
-
-Each = str | Callable[[Any], Iterable[Any]]
-"""Where elements come from: a list field of the saga's events, or a function of the saga."""
+from .step import Each
 
 KEYS = (str, int, UUID)
 """What an element's key may be: these have one textual form, in the payload of every answer as well."""

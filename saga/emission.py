@@ -11,10 +11,10 @@ from ..events.database import Database
 from ..tracing.saga_spans import SagaStory, end_spans, started_spans, step_spans
 from ..tracing.spans import Tracing
 from . import store
-from .batch import Moved
 from .definition import Definition
 from .instance import Instance
 from .stories import newly_told, story_of
+from .work import Moved
 
 _REMEMBERED = 50_000
 _PAGE = 200

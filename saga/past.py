@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ..events.envelope import JSON
 from ..events.errors import StoreMismatch
 from .inputs import (
     Decided,
@@ -25,10 +26,17 @@ from .store import HistoryRow, write_input
 
 
 def history_row(
-    instance: Instance, transition: Transition, input_: Input, event_id: str, arrival: Arrival | None, now: int
+    instance: Instance,
+    transition: Transition,
+    input_: Input,
+    event_id: str,
+    arrival: Arrival | None,
+    now: int,
+    elements: bytes | None = None,
 ) -> HistoryRow:
-    """Tell what an input was and what it changed."""
+    """Tell what an input was and what it changed; `elements` are those of a step that runs once for each, as JSON."""
     kind, type_, time, text = _told(input_, now)
+    content_type = arrival.envelope.content_type if arrival is not None else None
     return HistoryRow(
         saga_id=instance.id,
         seq=instance.seq,
@@ -42,7 +50,8 @@ def history_row(
         changes=transition.changes,
         input=text,
         delivery=arrival.delivery if arrival is not None else None,
-        content_type=arrival.envelope.content_type if arrival is not None else None,
+        content_type=content_type if elements is None else JSON,
+        value=elements,
     )
 
 

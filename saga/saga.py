@@ -14,6 +14,8 @@ from datetime import datetime
 from types import new_class
 from typing import Any, ClassVar, Literal, Self
 
+from pydantic import BaseModel
+
 from ..events.clock import duration, from_datetime
 from ..events.errors import DefinitionError
 from ..events.event import Event
@@ -21,12 +23,13 @@ from .declaration import Declaration, Facts, declare
 from .definition import Definition, Unmatched
 from .lock import LockPlan
 from .names import kebab_case
+from .occurrence import occurrence_name
 from .policy import Policy
 from .schedule import Schedule
 from .step import Build, D, DeclaredStep, Duration, several
 from .terms import Terms
 
-_OURS = ("key", "started", "maybe", "declaration", "definition", "observe_only")
+_OURS = ("key", "started", "maybe", "every", "declaration", "definition", "observe_only")
 
 
 class Saga:
@@ -117,10 +120,22 @@ class Saga:
         """The event that started it."""
         return self._facts.start()
 
-    def maybe(self, step: DeclaredStep[D]) -> D | None:
-        """Give the done event of a step, None before it is done."""
-        found: D | None = self._facts.done(step.name)  # type: ignore[assignment]
+    def maybe(self, step: DeclaredStep[D], element: object = None) -> D | None:
+        """Give the done event of a step, None before it is done.
+
+        Args:
+            step: which.
+            element: of a step that runs once per element, the element or its key.
+
+        Raises:
+            DefinitionError: such a step without an element, or an element of another step.
+        """
+        found: D | None = self._facts.done(occurrence_of(step, element))  # type: ignore[assignment]
         return found
+
+    def every(self, step: DeclaredStep[D]) -> list[D]:
+        """Give the done events so far of a step that runs once per element, in the order of the elements."""
+        return self._facts.every(step.name)  # type: ignore[return-value]
 
     @classmethod
     def declaration(cls) -> Declaration:
@@ -143,3 +158,21 @@ class Saga:
         """Give a variant of this saga that tracks and never sends: the way to adopt it beside a running system."""
         variant: type[Self] = new_class(cls.__name__, (cls,), {"declaration": cls.declaration().observing()})
         return variant
+
+
+def occurrence_of(step: DeclaredStep[Any], element: object) -> str:
+    """Name what is meant: a step, or one occurrence of it.
+
+    Raises:
+        DefinitionError: the step runs once per element and none is given, or the other way round.
+    """
+    by = step.options.by
+    if by is None:
+        if element is not None:
+            raise DefinitionError(f"step {step.name} runs once, so it has no elements; write saga.maybe(step)")
+        return step.name
+    if element is None:
+        raise DefinitionError(
+            f"step {step.name} runs once per element; say which: saga.maybe(step, element), or saga.{step.name} for all"
+        )
+    return occurrence_name(step.name, str(getattr(element, by) if isinstance(element, BaseModel) else element))

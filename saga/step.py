@@ -16,6 +16,9 @@ D = TypeVar("D", bound=Event)
 Duration = str | int | float | timedelta
 Build = type[Event] | Callable[[Any], Event]
 """An event class, filled by name from the saga's events, or a function of the saga that makes one."""
+BuildEach = type[Event] | Callable[[Any, Any], Event]
+"""The same for a step that runs once per element; a function gets the saga and the element."""
+AnyBuild = type[Event] | Callable[..., Event]
 When = Callable[[Any], bool]
 Each = str | Callable[[Any], Iterable[Any]]
 """A field of the saga's events that holds the elements, or a function of the saga that gives them."""
@@ -35,9 +38,9 @@ class StepOptions:
     failed: tuple[type[Event], ...]
     after: tuple[DeclaredStep[Any] | AnyOf, ...]
     within: Duration | None
-    undo: Build | Unsaid | None
+    undo: AnyBuild | Unsaid | None
     undone: tuple[type[Event], ...]
-    send: Build | None
+    send: AnyBuild | None
     pivot: bool
     optional: bool
     retry: Retry | None
@@ -76,6 +79,9 @@ class Viewed(Protocol):
     def maybe(self, step: DeclaredStep[D]) -> D | None:
         """Give the done event of a step, None before it is done."""
 
+    def every(self, step: DeclaredStep[D]) -> list[D]:
+        """Give the done events of a step that runs once per element."""
+
 
 class DeclaredStep(Generic[D]):
     """A step of a saga class; on an instance the attribute gives the step's done event. Made by `step()`."""
@@ -110,6 +116,17 @@ class DeclaredStep(Generic[D]):
         return f"<step {self.name}>"
 
 
+class FannedStep(DeclaredStep[D]):
+    """A step that runs once per element; on an instance the attribute gives the done events so far, in their order."""
+
+    @overload  # type: ignore[override]
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: Viewed, owner: type) -> list[D]: ...
+    def __get__(self, instance: Viewed | None, owner: type) -> Self | list[D]:
+        return self if instance is None else instance.every(self)
+
+
 After = DeclaredStep[Any] | AnyOf | tuple[DeclaredStep[Any] | AnyOf, ...]
 
 
@@ -124,8 +141,6 @@ def step(
     undone: type[Event] | tuple[type[Event], ...] = (),
     send: Build | None = None,
     when: When | None = None,
-    each: Each | None = None,
-    by: str | None = None,
     instead_of: DeclaredStep[Any] | None = None,
     final: bool = False,
     pivot: bool = False,
@@ -134,6 +149,24 @@ def step(
     undo_retry: Retry | None = None,
     undo_within: Duration = UNDO_WITHIN / 1_000_000,
 ) -> DeclaredStep[D]: ...
+@overload
+def step(
+    *,
+    done: type[D] | tuple[type[D], ...],
+    each: Each,
+    by: str,
+    failed: type[Event] | tuple[type[Event], ...] = (),
+    after: After = (),
+    within: Duration | None = None,
+    undo: BuildEach | Unsaid | None = UNSAID,
+    undone: type[Event] | tuple[type[Event], ...] = (),
+    send: BuildEach | None = None,
+    when: When | None = None,
+    optional: bool = False,
+    retry: Retry | None = None,
+    undo_retry: Retry | None = None,
+    undo_within: Duration = UNDO_WITHIN / 1_000_000,
+) -> FannedStep[D]: ...
 @overload
 def step(
     *,
@@ -150,9 +183,9 @@ def step(
     failed: type[Event] | tuple[type[Event], ...] = (),
     after: After = (),
     within: Duration | None = None,
-    undo: Build | Unsaid | None = UNSAID,
+    undo: AnyBuild | Unsaid | None = UNSAID,
     undone: type[Event] | tuple[type[Event], ...] = (),
-    send: Build | None = None,
+    send: AnyBuild | None = None,
     when: When | None = None,
     each: Each | None = None,
     by: str | None = None,
@@ -179,8 +212,11 @@ def step(
         send: the command that the coordinator publishes when its turn comes; without it some service does the step by
             itself and the saga watches.
         when: a function of the saga, asked when the step's turn comes: False skips it, and what only it feeds.
-        each: once for each element of this field of the saga's events, or of what a function of the saga gives.
-        by: the field of the answers that names the element.
+        each: once for each element, side by side: a list field of the saga's events (of the steps before it, the newest
+            first, or of the start event), or a function of the saga with a return annotation such as `list[Line]`. An
+            element is a str, an int, a UUID, or a model that has the field `by`. Functions for `send=` and `undo=` get
+            the element too: `def release(saga, line) -> ReleaseStock`.
+        by: the field of every command and answer that names the element.
         instead_of: the step that this one replaces when it has failed for good, before anything is undone.
         final: it runs when the saga is about to end, whatever the end; its own failure changes nothing.
         pivot: once it is done there is no way back.
@@ -209,7 +245,7 @@ def step(
         each=each,
         by=by,
     )
-    return DeclaredStep(several(done), options)
+    return DeclaredStep(several(done), options) if each is None else FannedStep(several(done), options)
 
 
 def several(given: type[D] | tuple[type[D], ...]) -> tuple[type[D], ...]:

@@ -47,6 +47,7 @@ class HistoryRow(NamedTuple):
     input: str
     delivery: Delivery | None = None
     content_type: str | None = None
+    value: bytes | None = None
 
 
 class Parked(NamedTuple):
@@ -419,7 +420,7 @@ def _history_columns(row: HistoryRow) -> dict[str, Any]:
         "partition": delivery.partition if delivery else None,
         "offset": delivery.offset if delivery else None,
         "content_type": row.content_type,
-        "value": delivery.value if delivery else None,
+        "value": delivery.value if delivery else row.value,
     }
 
 
