@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from ..services.retry import Retry
 from .definition import RESEND_FIRST, RESEND_MOST, UNDO_RETRY, Definition, RetryPlan, StepPlan, Unmatched
 from .elements import Fan
 from .fan_rules import fan_of
+from .hints import returned
 from .instance import Question
 from .names import is_saga_type
 from .schedule import StartAt
@@ -282,10 +282,7 @@ class _Declaring:
             type_ = self._register(build, role)
             self.builds.setdefault(type_, None)
             return type_
-        try:
-            made = typing.get_type_hints(build).get("return")
-        except NameError:
-            made = inspect.signature(build).return_annotation
+        made = returned(build)
         if not (isinstance(made, type) and issubclass(made, Event)):
             raise DefinitionError(
                 f"{self.name}, {role}: say what the function makes: def undo(saga) -> ReleaseStock: ..."

@@ -6,7 +6,6 @@ JSON beside that answer in the history, so that a command, and an undo days late
 
 from __future__ import annotations
 
-import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ..events.errors import ChoreoError, DecodeError, EncodeError
 from ..events.event import Event
+from .hints import returned
 from .occurrence import LONGEST_ELEMENT, MOST_ELEMENTS
 from .step import Each
 
@@ -155,10 +155,7 @@ def item_of(annotation: Any) -> Any:
 
 def item_made(function: Callable[..., Any]) -> Any:
     """Give the type of one element of what a function gives; None where it does not say."""
-    try:
-        made = typing.get_type_hints(function).get("return")
-    except NameError:
-        made = inspect.signature(function).return_annotation
+    made = returned(function)
     arguments = typing.get_args(made)
     origin = typing.get_origin(made)
     if isinstance(origin, type) and issubclass(origin, Iterable) and not issubclass(origin, Mapping) and arguments:

@@ -6,6 +6,9 @@ from choreo.events.clock import SECOND
 from choreo.saga.advance import advance
 from choreo.saga.inputs import Decided, Send, Transition, command_id
 from choreo.saga.occurrence import occurrence_id
+from choreo.saga.queries import Brakes, Found
+from choreo.saga.report import Observed, status
+from choreo.saga.stories import step_stories
 from tests.saga.play import Play, define, plan
 
 CHOREOGRAPHED = define(plan("reserve", 0, each="lines", by="sku"), plan("ship", 1, "reserve", pivot=True))
@@ -259,3 +262,59 @@ def test_hundreds_of_elements_are_joined_and_undone() -> None:
     for key in keys:
         undone(play, "reserve", key)
     assert play.phase == "COMPENSATED"
+
+
+def test_each_element_has_a_span_and_all_have_one_together() -> None:
+    play = opened()
+    of(play, "reserve", "a", "done")
+    of(play, "reserve", "b", "done")
+    told = step_stories(play.definition, play.instance)
+    assert [(story.name, story.occurrence, story.element, story.elements) for story in told] == [
+        ("reserve", "", None, 2),
+        ("reserve", occurrence_id("a"), "a", None),
+        ("reserve", occurrence_id("b"), "b", None),
+    ]
+    assert len({story.trigger_at + story.index for story in told}) == 3, "or Jaeger draws them in any order"
+
+
+def test_above_a_hundred_elements_only_the_first_ones_and_the_failed_ones_have_spans() -> None:
+    keys = [f"k{number:03}" for number in range(150)]
+    play = opened(COMMANDED, *keys)
+    for key in keys[:-1]:
+        of(play, "reserve", key, "done")
+    play.later(31)
+    told = [story for story in step_stories(play.definition, play.instance) if story.kind == "action"]
+    assert [story.element for story in told if story.element] == [*keys[:100], keys[-1]]
+    assert told[0].elements == 150
+
+
+def shown(play: Play) -> list[dict[str, object]]:
+    found = Found(play.definition, play.instance, play.now)
+    told = status(found, (), Observed(play.now), Brakes(False, False), "")
+    return [{name: step[name] for name in ("name", "state", "element", "elements")} for step in told["steps"]]
+
+
+def test_status_counts_the_elements_and_lists_them_while_they_are_few() -> None:
+    play = opened()
+    of(play, "reserve", "a", "done")
+    assert shown(play)[:3] == [
+        {"name": "reserve", "state": "WAITING", "element": None, "elements": {"DONE": 1, "WAITING": 1}},
+        {"name": "reserve[a]", "state": "DONE", "element": "a", "elements": None},
+        {"name": "reserve[b]", "state": "WAITING", "element": "b", "elements": None},
+    ]
+
+
+def test_status_lists_of_many_elements_only_those_that_need_a_look() -> None:
+    keys = [f"k{number:03}" for number in range(50)]
+    play = opened(COMMANDED, *keys)
+    for key in keys[:-2]:
+        of(play, "reserve", key, "done")
+    names = [step["name"] for step in shown(play)]
+    assert names == ["reserve", "reserve[k048]", "reserve[k049]", "ship", "bill"]
+    play.later(31)
+    assert len(shown(play)) < 60
+    assert {name: shown(play)[0][name] for name in ("name", "state", "element")} == {
+        "name": "reserve",
+        "state": "COMPENSATING",
+        "element": None,
+    }
