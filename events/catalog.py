@@ -66,6 +66,7 @@ class StepAnnouncement(_Wire):
         done, failed, undone: event types that answer it.
         send, undo: command types, or None.
         pivot, optional: as declared.
+        each, by: of a step that runs once per element what the elements are called, and the field that names one.
     """
 
     name: str
@@ -78,6 +79,8 @@ class StepAnnouncement(_Wire):
     undone: list[str] = []
     pivot: bool = False
     optional: bool = False
+    each: str | None = None
+    by: str | None = None
 
 
 class DefinitionAnnouncement(_Wire):

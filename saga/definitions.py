@@ -99,6 +99,8 @@ def announcements(definitions: Sequence[Definition], namespace: str) -> list[Def
                     undone=list(step.undone),
                     pivot=step.pivot,
                     optional=step.optional,
+                    each=step.each,
+                    by=step.by,
                 )
                 for step in definition.steps
             ],
