@@ -54,7 +54,8 @@ def begin(definition: Definition, key: str, run: int, event: Observed, now: int,
     instance.deadline_at = None if definition.deadline is None else now + definition.deadline
     move = _Advance(definition, instance, now)
     move.changes.append(Change(None, Phase.RUNNING, event.type))
-    move.open_ready(event.id, event.traceparent)
+    move.follows = (event.id, event.traceparent)
+    move.settle()
     return move.transition()
 
 
@@ -76,6 +77,7 @@ def advance(definition: Definition, instance: Instance, input_: Input, now: int)
     match input_:
         case Observed():
             move.trace = input_.traceparent
+            move.follows = (input_.id, input_.traceparent)
             if input_.type in definition.cancel:
                 move.cancelled_by(input_)
             else:
@@ -100,6 +102,7 @@ def advance(definition: Definition, instance: Instance, input_: Input, now: int)
             move.ignored = "a saga is moved by folding its history, see `replay.moved`"
         case _:
             assert_never(input_)
+    move.settle()
     return move.transition()
 
 
@@ -111,12 +114,21 @@ class _Advance(Answers, HandlerReports, Elapsing, Strays, People):
         step = self._step(plan)
         if input_.kind == "undo":
             self._undo_failed(plan, step, "Unbuildable", input_.message)
-        else:
+        elif input_.kind == "do":
             self._fail(plan, step, "Unbuildable", input_.message, certain=step.certain, retry=False, event=None)
+        elif step.asked == input_.kind:
+            certain = step.done is None and step.certain  # it may have happened before its turn
+            self._fail(plan, step, "Unbuildable", input_.message, certain=certain, retry=False, event=None)
+            step.asked, step.early = None, False
+        else:
+            self._ignore("Unasked", f"{input_.kind}= of step {input_.step} was not asked", quiet=True)
 
     def decided(self, input_: Decided) -> None:
-        plan = self.definition.by_name.get(input_.step)
-        if plan is not None and input_.kind == "each" and self._step(plan).asked == "each":
+        plan = self.definition.by_name[input_.step]
+        step = self._step(plan)
+        if step.asked != input_.kind:
+            self._ignore("Unasked", f"{input_.kind}= of step {input_.step} was not asked", quiet=True)
+        elif input_.kind == "when":
+            self._decide(plan, step, runs=bool(input_.value))
+        else:
             self.decide_elements(plan, input_)
-            return
-        self._ignore("Unasked", f"{input_.kind}= of step {input_.step} was not asked", quiet=True)

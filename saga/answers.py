@@ -37,21 +37,36 @@ class Answers(FanOut):
         if step.done is not None or (step.by is not None and step.state is StepState.DONE):
             self._ignore("AlreadyDone", f"{event.type} came again for step {plan.name}")
             return
-        if self.instance.phase is Phase.COMPLETED:
+        phase = self.instance.phase
+        over = phase is Phase.COMPLETED and not self._is_undone_alone(plan, step)
+        if over or (phase.ended and plan.final):
             self._ignore("Late", f"{event.type} came after the end")
             return
-        if self.instance.phase is not Phase.RUNNING:
+        if not plan.final and (phase is not Phase.RUNNING or self._goes_on_without(plan, step)):
             self._late_success(plan, step, event)
             return
         early = step.state is StepState.PENDING
         self._record_done(step, event)
         if early:
-            step.trigger, step.trace, step.ready_at = event.causation_id, event.traceparent, self.now
+            if not step.ready_at:
+                step.trigger, step.trace, step.ready_at = event.causation_id, event.traceparent, self.now
+            step.early = self.definition.branching and not plan.final
             self._remark(Condition.OUT_OF_ORDER, "EarlyEvent", f"{event.type} came before its turn", plan)
+        step.given_up = None
         self._clear(step)
         self._enter(plan, StepState.DONE, event.type)
         self._resolve(plan)
-        self.open_ready(event.id, event.traceparent)
+
+    def _goes_on_without(self, plan: StepPlan, step: Step) -> bool:
+        """Whether a running saga does not count on a step any more, so that its success comes too late."""
+        if step.state in (StepState.SKIPPED, StepState.COMPENSATING, StepState.COMPENSATED, StepState.UNDO_FAILED):
+            return True
+        return step.given_up is not None and not self.is_wanted_after_all(plan)
+
+    def _is_undone_alone(self, plan: StepPlan, step: Step) -> bool:
+        """Whether a success that comes after the saga completed without it is undone."""
+        without = step.given_up is not None or step.state is StepState.SKIPPED
+        return without and plan.undo is not None and not self.definition.observe_only
 
     def _record_done(self, step: Step, event: Observed) -> None:
         step.done = Fact(event.type, event.id)
@@ -60,7 +75,7 @@ class Answers(FanOut):
         step.conclude(StepState.DONE, self.now)
 
     def _late_success(self, plan: StepPlan, step: Step, event: Observed) -> None:
-        """A success that arrives when the saga is being undone, or was: undone exactly once (S11, ruling R5)."""
+        """A success that arrives when nothing counts on it any more: undone exactly once (S11, ruling R5)."""
         self._record_done(step, event)
         self._remark(Condition.LATE, "LateSuccess", f"{event.type} came when step {plan.name} had been given up", plan)
         if step.state is StepState.COMPENSATING or step.state is StepState.UNDO_FAILED:
@@ -76,9 +91,10 @@ class Answers(FanOut):
         else:
             if plan.undo is not None:
                 self._reopen()
+            if self.instance.phase is Phase.RUNNING:
+                step.given_up = step.given_up or "unwanted"
             reason = f"late {event.type}" if plan.undo is not None else f"late {event.type}: nothing to undo"
             self._enter(plan, StepState.DONE, reason)
-            self._continue_undo()
 
     def _failed(self, event: Observed) -> None:
         plans = self.definition.failed_steps[event.type]
@@ -106,13 +122,12 @@ class Answers(FanOut):
             return
         if step.state is StepState.PENDING:
             self._remark(Condition.OUT_OF_ORDER, "EarlyEvent", f"{event.type} came before its turn", plan)
-        if self.instance.phase is Phase.COMPENSATING:
+        if step.given_up is not None or (self.instance.phase is Phase.COMPENSATING and not plan.final):
             # It is certain now that nothing happened, so nothing needs to be undone.
             step.certain = True
             self._note_failure(step, event.type, "")
             step.conclude(StepState.FAILED, self.now)
             self._enter(plan, StepState.FAILED, event.type)
-            self._continue_undo()
             return
         self._fail(plan, step, event.type, "", certain=True, retry=True, event=event.id)
 

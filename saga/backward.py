@@ -1,4 +1,4 @@
-"""Backward: a saga is undone, the last step first, each undo waiting for its answer; and its ends."""
+"""Backward: steps are undone, the last one first, each undo waiting for its answer; and the ends of a saga."""
 
 from __future__ import annotations
 
@@ -8,22 +8,28 @@ from .inputs import (
     Change,
 )
 from .instance import Step
-from .move import Move
 from .occurrence import members
+from .standing import Standings
 from .words import Phase, StepState
 
 _IN_FLIGHT = frozenset((StepState.WAITING, StepState.UNKNOWN))
 
 
-class Backward(Move):
+class Backward(Standings):
     """The moves back, and the end."""
 
     def _may_go_back(self) -> bool:
         """Before the pivot everything can be undone; from the moment that it may have happened nothing can."""
+        if self.instance.kept:
+            return False
         if self.definition.pivot is None:
             return True
         pivot = self._step(self.definition.pivot)
-        return pivot.certain and pivot.state not in (*_IN_FLIGHT, StepState.DONE)
+        # A pivot that was skipped is behind us as well: what follows it has no undo.
+        return pivot.certain and pivot.state not in (*_IN_FLIGHT, StepState.DONE, StepState.SKIPPED)
+
+    def _why_forward(self) -> str:
+        return "every step is settled," if self.instance.kept else "after the pivot"
 
     def _compensate(self, plan: StepPlan | None, error: str, message: str, event: str | None) -> None:
         self._set_cause(plan, error, message, event)
@@ -31,7 +37,10 @@ class Backward(Move):
         self.changes.append(Change(None, Phase.COMPENSATING, f"{plan.name}: {error}" if plan else error))
         for other in self.definition.steps:
             step = self._step(other)
+            if other.final or step.state is StepState.COMPENSATING:
+                continue
             self._clear(step)
+            step.asked, step.early = None, False
             if step.state is StepState.PENDING:
                 if self._may_run_unasked(other):
                     step.conclude(StepState.SKIPPED, self.now)  # the parent of what its handler does all the same
@@ -46,7 +55,6 @@ class Backward(Move):
                 step.certain = False
                 step.conclude(StepState.UNKNOWN, self.now)
                 self._enter(other, StepState.UNKNOWN, "given up while in flight")
-        self._continue_undo()
 
     def _give_up_group(self, plan: StepPlan) -> None:
         """Say of the group of a step per element what the worst of its occurrences says."""
@@ -59,30 +67,31 @@ class Backward(Move):
 
     def _may_run_unasked(self, plan: StepPlan) -> bool:
         """Whether a step's trigger may be out though the saga gives it up: nobody stops what is choreographed."""
-        before = [self.instance.steps[name] for name in plan.after]
+        before = [(name, self.instance.steps[name]) for name in self.definition.edges[plan.name]]
         return plan.send is None and any(
-            step.done is not None
-            or step.state in (StepState.WAITING, StepState.UNKNOWN)
-            or step.outcome is StepState.SKIPPED
-            for step in before
+            step.state in (StepState.WAITING, StepState.UNKNOWN)
+            or (
+                step.state is StepState.FAILED
+                if name == plan.instead_of
+                else step.done is not None or step.outcome is StepState.SKIPPED
+            )
+            for name, step in before
         )
 
-    def _needs_undo(self, plan: StepPlan) -> bool:
-        step = self._step(plan)
-        if plan.undo is None:
-            return False
-        return step.state in (StepState.DONE, StepState.UNKNOWN) or (
-            step.state is StepState.DEGRADED and not step.certain
-        )
+    def _continue_undo(self) -> bool:
+        """Undo in reverse order of dependency: a step waits until all that depend on it are undone (row 18, S10).
 
-    def _continue_undo(self) -> None:
-        """Undo in reverse order of dependency: a step waits until all that depend on it are undone (row 18, S10)."""
-        if self.instance.phase is not Phase.COMPENSATING:
-            return
+        While a saga is running, these are the steps that it goes on without.
+
+        Returns:
+            Whether anything changed.
+        """
+        changed = False
         for plan in reversed(self.definition.steps):
-            if self._needs_undo(plan) and not any(
-                self._unsettled(self.definition.by_name[name]) for name in self.definition.descendants[plan.name]
+            if self.needs_undo(plan) and not any(
+                self.unsettled(self.definition.by_name[name]) for name in self.definition.descendants[plan.name]
             ):
+                changed = True
                 step = self._step(plan)
                 if step.undo_event is not None:
                     step.undo_ready_at = self.now
@@ -90,10 +99,7 @@ class Backward(Move):
                     self._enter(plan, StepState.COMPENSATED, "undone by somebody else")
                 else:
                     self._start_undo(plan, step, "")
-        self._finish_undo()
-
-    def _unsettled(self, plan: StepPlan) -> bool:
-        return self._needs_undo(plan) or self._step(plan).state in (StepState.COMPENSATING, StepState.UNDO_FAILED)
+        return changed
 
     def _start_undo(self, plan: StepPlan, step: Step, reason: str) -> None:
         step.undo_attempt += 1
@@ -113,7 +119,8 @@ class Backward(Move):
         self._clear(step)
         self._enter(plan, StepState.UNDO_FAILED, message or error)
         self._needs_person(plan, "UndoFailed", f"the undo of step {plan.name} failed for good: {error}")
-        self._continue_undo()
+        if self.instance.phase is Phase.RUNNING and self._may_go_back():
+            self._compensate(plan, error, message, None)
 
     def _compensated(self, plan: StepPlan, step: Step, reason: str) -> None:
         if self.instance.phase.ended:
@@ -123,12 +130,9 @@ class Backward(Move):
         self._clear(step)
         self._enter(plan, StepState.COMPENSATED, reason)
         self._resolve(plan)
-        self._continue_undo()
 
     def _finish_undo(self) -> None:
         states = [self._step(plan).state for plan in self.definition.steps]
-        if self.instance.phase is not Phase.COMPENSATING or StepState.COMPENSATING in states:
-            return
         if StepState.UNDO_FAILED in states:
             self._end(Phase.FAILED, None)
         elif self.definition.observe_only and StepState.COMPENSATED not in states:
@@ -139,14 +143,15 @@ class Backward(Move):
             self._end(Phase.COMPENSATED, self.definition.compensated)
 
     def _reopen(self) -> None:
-        """What ended is opened again, in a trace of its own (ruling R11)."""
+        """What ended is opened again, in a trace of its own (ruling R11); what had completed stays as it is."""
         if not self.instance.phase.ended:
             return
-        self.instance.phase = Phase.COMPENSATING
+        self.instance.kept = self.instance.phase is Phase.COMPLETED
+        self.instance.phase = Phase.RUNNING if self.instance.kept else Phase.COMPENSATING
         self.instance.ended_at = None
         self.instance.epoch += 1
         self.instance.opened_at = self.now
-        self.changes.append(Change(None, Phase.COMPENSATING, "opened again"))
+        self.changes.append(Change(None, self.instance.phase, "opened again"))
 
     def _end(self, phase: Phase, announce: str | None) -> None:
         self.instance.phase = phase

@@ -102,6 +102,11 @@ class StepPlan:
         """The steps that it names as coming before it, each once: all of `after`, and every member of its groups."""
         return tuple(dict.fromkeys((*self.after, *(name for group in self.any_of for name in group))))
 
+    @property
+    def only_undo(self) -> bool:
+        """Whether there is nothing to wait for: it is DONE the moment its turn comes."""
+        return not self.done and self.each is None and self.approval is None and self.child is None
+
 
 @dataclass(frozen=True)
 class Definition:
@@ -155,19 +160,34 @@ class Definition:
         """For each step that has one, the step that replaces it when it has failed for good."""
         return {step.instead_of: step for step in self.steps if step.instead_of is not None}
 
-    def chain(self, name: str) -> tuple[StepPlan, ...]:
-        """Give a step with the alternatives after it: the next one's turn comes when the one before has failed."""
-        found = [self.by_name[name]]
+    @cached_property
+    def chains(self) -> Mapping[str, tuple[StepPlan, ...]]:
+        """For each step itself and the alternatives after it: the next one's turn comes when the one before failed."""
+        return {step.name: self._chain(step) for step in self.steps}
+
+    def _chain(self, step: StepPlan) -> tuple[StepPlan, ...]:
+        found = [step]
         while (other := self.alternatives.get(found[-1].name)) is not None and other not in found:
             found.append(other)
         return tuple(found)
+
+    @cached_property
+    def groups(self) -> Mapping[str, tuple[tuple[str, ...], ...]]:
+        """For each step the groups of which it is a member."""
+        groups = [group for step in self.steps for group in step.any_of]
+        return {step.name: tuple(group for group in groups if step.name in group) for step in self.steps}
+
+    @cached_property
+    def branching(self) -> bool:
+        """Whether some step may not be wanted: then what comes before its turn counts only when that has come."""
+        return any(step.any_of or step.when or step.instead_of for step in self.steps)
 
     @cached_property
     def edges(self) -> Mapping[str, tuple[str, ...]]:
         """For each step those that it may have to wait for: what it names, their alternatives, and what it replaces."""
         found: dict[str, tuple[str, ...]] = {}
         for step in self.steps:
-            waited = [other.name for name in step.before for other in self.chain(name)]
+            waited = [other.name for name in step.before for other in self.chains[name]]
             replaced = [] if step.instead_of is None else [step.instead_of]
             found[step.name] = tuple(dict.fromkeys((*waited, *replaced)))
         return found

@@ -21,20 +21,23 @@ class Elapsing(Forward):
         while (due := self.instance.next_due) is not None and due <= until:
             if self.instance.deadline_at == due and self.instance.phase is Phase.RUNNING:
                 self._deadline()
-                continue
-            plan = next(p for p in self.definition.steps if due in self._step(p).timers())
-            step = self._step(plan)
-            if step.limit_at == due:
-                self._limit(plan, step)
-            elif step.send_at == due:
-                self._send_due(plan, step)
-            elif step.undo_limit_at == due:
-                message = f"no answer to {plan.undo} within {format_duration(plan.undo_within)}"
-                self._undo_failed(plan, step, "Timeout", message)
             else:
-                self._undo_send_due(plan, step)
+                self._fire(next(p for p in self.definition.steps if due in self._step(p).timers()), due)
+            self.settle()
         if not self.changes and not self.outputs:
             self.ignored = "nothing was due"
+
+    def _fire(self, plan: StepPlan, due: int) -> None:
+        step = self._step(plan)
+        if step.limit_at == due:
+            self._limit(plan, step)
+        elif step.send_at == due:
+            self._send_due(plan, step)
+        elif step.undo_limit_at == due:
+            message = f"no answer to {plan.undo} within {format_duration(plan.undo_within)}"
+            self._undo_failed(plan, step, "Timeout", message)
+        else:
+            self._undo_send_due(plan, step)
 
     def _deadline(self) -> None:
         self.instance.deadline_at = None
@@ -44,7 +47,7 @@ class Elapsing(Forward):
             self._compensate(None, "Deadline", message, None)
         else:
             self.changes.append(
-                Change(None, self.instance.phase, "its deadline passed; after the pivot it only goes forward")
+                Change(None, self.instance.phase, f"its deadline passed; {self._why_forward()} it only goes forward")
             )
 
     def _limit(self, plan: StepPlan, step: Step) -> None:

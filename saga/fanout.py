@@ -32,10 +32,10 @@ class FanOut(Forward):
                 Condition.UNEXPECTED, "UnknownElement", f"{len(strangers)} answers name no element of {plan.name}", plan
             )
         self._insert(plan.name, {name: early.get(name) or Step() for name in names})
+        self.follows = (group.trigger or "", group.trace)
         for name in names:
             if instance.steps[name].state is StepState.PENDING:
-                self._give_turn(self.definition.by_name[name], group.trigger, group.trace)
-        self.open_ready(group.trigger or "", group.trace)
+                self._take_turn(self.definition.by_name[name], instance.steps[name])
 
     def _insert(self, group: str, occurrences: dict[str, Step]) -> None:
         """Put occurrences behind their group: the order of the steps is the order in which they are shown."""

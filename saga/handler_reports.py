@@ -39,7 +39,7 @@ class HandlerReports(FanOut):
             self._parked(plan, step, report)
             return
         self._remark(Condition.DEAD_LETTERED, report.error, f"{report.service} gave up on {report.event_type}", plan)
-        if self.instance.phase is Phase.COMPENSATING:
+        if step.given_up is not None or (self.instance.phase is Phase.COMPENSATING and not plan.final):
             self._note_failure(step, report.error, report.message)
             self.changes.append(Change(plan.name, step.state, f"{report.error} in {report.service}"))
             return

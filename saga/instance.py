@@ -55,9 +55,10 @@ class Step:
         certain: its outcome is known; a step given up without an answer may have happened all the same.
         by: the person who approved or rejected it.
         caused_by: the event that its success names as its cause, for the undo's guard.
-        asked: what a function of the user is being asked about it; set only within a transaction.
+        asked: what a function of the user is being asked about it; answered in the same transaction where the code is loaded.
         chosen: what its `when` said; None before its turn.
         decided: where in the history its elements are, for a step that runs once for each of them.
+        early: its outcome came before its turn, and counts when that comes.
         given_up: the saga goes on without it, because it failed and another takes its place, or because it is not
             wanted; what it may have done is undone by itself.
         undo_*: the same for its undo, `undo_outcome` COMPENSATED or UNDO_FAILED; `undo_event` is the answer,
@@ -85,6 +86,7 @@ class Step:
     asked: Question | None = None
     chosen: bool | None = None
     decided: str | None = None
+    early: bool = False
     given_up: GivenUp | None = None
     undo_attempt: int = 0
     undo_sends: int = 0

@@ -34,7 +34,9 @@ class Move:
     def transition(self) -> Transition:
         self._wait_for_person_no_longer()
         verdict: Literal["applied", "ignored"] = "ignored" if self.ignored else "applied"
-        return Transition(self.instance, verdict, self.ignored, list(self.outputs), self.changes)
+        steps = self.instance.steps
+        outputs = [each for each in self.outputs if not isinstance(each, Ask) or steps[each.step].asked == each.kind]
+        return Transition(self.instance, verdict, self.ignored, outputs, self.changes)
 
     def _send_do(self, plan: StepPlan, step: Step) -> None:
         step.attempt += 1
@@ -57,6 +59,8 @@ class Move:
             undoes += [Fact("", self._command_id(plan, "do", n)) for n in range(1, step.attempt + 1)]
         if step.caused_by is not None:
             undoes.append(Fact("", step.caused_by))
+        if plan.instead_of is not None and step.trigger:
+            undoes.append(Fact("", step.trigger))  # the failure that it follows is no fact of the saga
         self._output(Send("undo", plan.name, plan.undo or "", step.undo_attempt, again=again, undoes=tuple(undoes)))
 
     def _output(self, send: Send) -> None:
@@ -121,9 +125,13 @@ class Move:
             self._needs_person(stuck[0], reason, f"step {stuck[0].name}: {step.error}")
 
     def _is_stuck(self, step: Step) -> bool:
-        if self.instance.phase is not Phase.RUNNING:
+        if step.state is StepState.UNDO_FAILED or self.instance.phase is not Phase.RUNNING:
             return step.state is StepState.UNDO_FAILED
-        return step.state in (StepState.FAILED, StepState.UNKNOWN) and step.send_at is None
+        if step.given_up is not None or step.early or step.send_at is not None:
+            return False
+        # While a saga runs, nothing but what it goes on without is undone: this one has nobody to take its place.
+        undone = (StepState.COMPENSATING, StepState.COMPENSATED)
+        return step.state in (StepState.FAILED, StepState.UNKNOWN, *undone)
 
     def _ignore(self, reason: str, message: str, *, quiet: bool = False) -> None:
         self.ignored = reason

@@ -60,7 +60,7 @@ class People(Cancelling):
             step.certain = True
             step.conclude(StepState.DONE, self.now)
             self._enter(plan, StepState.DONE, f"approved by {who}{why}")
-            self.open_ready(command.id, None)
+            self.follows = (command.id, None)
         else:
             self._fail(plan, step, "Rejected", f"rejected by {who}{why}", certain=True, retry=False, event=command.id)
 

@@ -194,7 +194,7 @@ class Model:
         marked = [each for each, told in self.told.items() if told.word in words and name in (None, each)]
         for each in marked:
             self.is_undone(each)
-            self.settle()
+        self.settle()
         return bool(marked)
 
     def elapse(self, seconds: int) -> bool:

@@ -73,4 +73,4 @@ def test_a_step_comes_after_every_step_that_it_may_wait_for() -> None:
     assert GRAPH.ancestors["cash"] == {"transfer"}
     assert GRAPH.descendants["transfer"] == {"cash", "ship"}
     assert [step.name for step in GRAPH.successors["transfer"]] == ["cash", "ship"]
-    assert [step.name for step in GRAPH.chain("transfer")] == ["transfer", "cash"]
+    assert [step.name for step in GRAPH.chains["transfer"]] == ["transfer", "cash"]
