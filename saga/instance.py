@@ -55,7 +55,7 @@ class Step:
         certain: its outcome is known; a step given up without an answer may have happened all the same.
         by: the person who approved or rejected it.
         caused_by: the event that its success names as its cause, for the undo's guard.
-        asked: what a function of the user is being asked about it; answered in the same transaction where the code is loaded.
+        asked: what a function of the user is asked about it; answered at once where the code is loaded.
         chosen: what its `when` said; None before its turn.
         decided: where in the history its elements are, for a step that runs once for each of them.
         early: its outcome came before its turn, and counts when that comes.

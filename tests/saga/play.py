@@ -9,6 +9,8 @@ from choreo.saga.advance import advance, begin
 from choreo.saga.definition import Definition, RetryPlan, StepPlan
 from choreo.saga.inputs import (
     Announce,
+    Ask,
+    Decided,
     Elapsed,
     HandlerGaveUp,
     Observed,
@@ -19,7 +21,7 @@ from choreo.saga.inputs import (
     Unbuildable,
     command_id,
 )
-from choreo.saga.instance import Instance, Step
+from choreo.saga.instance import Instance, Question, Step
 from choreo.saga.words import StepState
 
 RETRY = RetryPlan(attempts=3, first=5 * SECOND, most=60 * SECOND)
@@ -83,7 +85,7 @@ class Play:
     now: int = 1_000 * SECOND
     instance: Instance = field(init=False)
     last: Transition = field(init=False)
-    sent: list[Send | Announce] = field(default_factory=list)
+    sent: list[Send | Announce | Ask] = field(default_factory=list)
     counter: int = 0
 
     def __post_init__(self) -> None:
@@ -117,6 +119,10 @@ class Play:
     def unbuildable(self, step: str, kind: str) -> Transition:
         """A command could not be built."""
         return self._took(advance(self.definition, self.instance, Unbuildable(step, kind, "no field"), self.now))  # type: ignore[arg-type]
+
+    def decided(self, step: str, value: object, kind: Question = "when") -> Transition:
+        """A function of the user answers."""
+        return self._took(advance(self.definition, self.instance, Decided(step, kind, value), self.now))
 
     def _took(self, transition: Transition) -> Transition:
         self.instance, self.last = transition.instance, transition
