@@ -166,6 +166,7 @@ class _Declaring:
             topics={type_: cls.spec().topic for type_, cls in sorted(self.events.items())},
             correlate=self._correlated(definition),
         )
+        self._check_order(definition)
         self._check_roles(definition)
         self._check_pivot(definition)
         for declared in self.declared.values():
@@ -301,6 +302,13 @@ class _Declaring:
             if field != cls.spec().key:
                 found[type_] = field
         return found
+
+    def _check_order(self, definition: Definition) -> None:
+        around = [name for name, before in definition.ancestors.items() if name in before]
+        if around:
+            raise self._wrong(
+                around[0], "after", "leads back to itself", f"leave one of these out: {', '.join(around)}"
+            )
 
     def _check_roles(self, definition: Definition) -> None:
         roles: dict[str, str] = {}

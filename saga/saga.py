@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from ..events.clock import duration, from_datetime
 from ..events.errors import DefinitionError
 from ..events.event import Event
+from .arguments import Body, check_bases, check_saga, check_steps
 from .declaration import Declaration, Facts, declare
 from .definition import Definition, Unmatched
 from .lock import LockPlan
@@ -32,7 +33,18 @@ from .terms import Terms
 _OURS = ("key", "started", "maybe", "every", "declaration", "definition", "observe_only")
 
 
-class Saga:
+class _Sagas(type):
+    """Makes saga classes: it sees a step's name that is given twice, which a class body alone would not."""
+
+    @classmethod
+    def __prepare__(cls, name: str, bases: tuple[type, ...], /, **options: Any) -> Body:
+        return Body(name)
+
+    def __new__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any], **options: Any) -> Any:
+        return super().__new__(cls, name, bases, dict(body), **options)
+
+
+class Saga(metaclass=_Sagas):
     """Base of all sagas; subclass it and declare steps.
 
     An instance of the class is a view on one saga's events, handed to functions such as an `undo`: `saga.charge` is the
@@ -87,7 +99,24 @@ class Saga:
         if declaration is not None:
             cls.__declaration__ = declaration
             return
+        check_bases(cls.__name__, cls.__bases__)
+        check_saga(
+            cls.__name__,
+            start=several(start),
+            cancel=several(cancel),
+            key=key,
+            type=type,
+            deadline=deadline,
+            completed=completed,
+            compensated=compensated,
+            correlate=correlate,
+            observe_only=observe_only,
+            active_from=active_from,
+            rerun=rerun,
+            unmatched=unmatched,
+        )
         steps = [value for value in vars(cls).values() if isinstance(value, DeclaredStep)]
+        check_steps(cls.__name__, steps)
         cls.__declaration__ = declare(
             cls,
             cls.__name__,

@@ -268,7 +268,7 @@ def _version_zero() -> None:
         (_undecided_branch, "leaves open whether it comes before or after the pivot ship"),
         (_undo_after_pivot, "from the pivot on the saga only goes forward"),
         (_retry_without_send, "is for commanded steps"),
-        (_bad_duration, "'soon' is not a positive duration"),
+        (_bad_duration, "step reserve: within='soon' is not understood; write it like"),
         (_reserved_name, "'maybe' is a name that Saga uses itself"),
         (_version_zero, "give a whole number of at least 1"),
     ],
