@@ -22,6 +22,8 @@ from .words import Condition, Phase
 
 OPEN = (Phase.RUNNING, Phase.COMPENSATING)
 SORTS = ("attention", "started", "updated", "key", "duration")
+GROUPS = {"error": "error", "step": "step", "type": "type", "state": "phase"}
+"""What sagas can be counted by, and the column of each."""
 _NEAR = 3
 _MOST_EARLY = 20
 
@@ -65,6 +67,16 @@ class SagaRow(NamedTuple):
     started_at: int
     updated_at: int
     ended_at: int | None
+
+
+class Group(NamedTuple):
+    """Sagas that have something in common: what (None: nothing), how many, their first and last time, one of them."""
+
+    value: str | None
+    size: int
+    first_at: int
+    last_at: int
+    example: str
 
 
 class Entry(NamedTuple):
@@ -141,6 +153,17 @@ def count_phases(connection: Connection, wanted: Filter) -> dict[str, int]:
     """Count the sagas of a filter by phase."""
     query = _where(select(saga.c.phase, func.count()), wanted, loaded_nowhere(connection)).group_by(saga.c.phase)
     return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def group_sagas(connection: Connection, wanted: Filter, by: str) -> list[Group]:
+    """Count the sagas of a filter by one of `GROUPS`, the largest group first."""
+    column = saga.c[GROUPS[by]]
+    counted = (func.count(), func.min(saga.c.started_at), func.max(saga.c.updated_at), func.max(saga.c.id))
+    nowhere = loaded_nowhere(connection)
+    query = (
+        _where(select(column, *counted), wanted, nowhere).group_by(column).order_by(func.count().desc(), column.asc())
+    )
+    return [Group._make(row) for row in connection.execute(query)]
 
 
 def resolve(connection: Connection, text: str) -> str:

@@ -18,6 +18,7 @@ from .advance import advance
 from .definition import Definition, StepPlan
 from .inputs import Elapsed
 from .instance import Instance, Step
+from .occurrence import unfold
 from .queries import Brakes, Early
 from .surroundings import Surroundings
 from .words import Condition, Phase, StepState
@@ -146,7 +147,7 @@ class _Why:
         brakes: Brakes,
         now: int,
     ) -> None:
-        self._definition = definition
+        self._definition = unfold(definition, instance)
         self._instance = instance
         self._places = places
         self._around = around

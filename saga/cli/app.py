@@ -58,6 +58,7 @@ def _make() -> App:
         (look, "status", "status:status", "Where a saga is, and why."),
         (look, "why", "why:why", "What a saga waits for, why it does not come, and what to do."),
         (look, "watch", "watch:watch", "Follow a saga until it ends."),
+        (look, "wait", "watch:wait", "Wait until a saga ends; the exit code is its outcome."),
         (look, "trace", "trace:trace", "Draw a saga's trace as a waterfall."),
         (look, "replay", "replay:replay", "Fold histories again and compare with what is stored."),
         (look, "versions", "versions:versions", "Versions of each saga: how many run, who has the code, what may go."),

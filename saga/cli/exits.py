@@ -31,7 +31,7 @@ UNREACHABLE: Final = 9
 INTERRUPTED: Final = 130
 
 TABLE = """\
-  0  the command worked; for `watch`: the saga is COMPLETED
+  0  the command worked; for `watch` and `wait`: the saga is COMPLETED
   1  an unexpected error; for `publish`: some rows were malformed; for `replay --verify`, `upgrade`: it differs
   2  wrong usage, a wrong setting or declaration, an ambiguous id, a missing topic
   3  the saga is COMPENSATED

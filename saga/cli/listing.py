@@ -34,6 +34,7 @@ async def list_(
     limit: int | None = None,
     sort: Literal["attention", "started", "updated", "key", "duration"] = "attention",
     full: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    group_by: Annotated[Literal["error", "step", "type", "state"] | None, Parameter(show_default=False)] = None,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> None:
     """List sagas: failed and open ones first, each newest first, 50 rows.
@@ -55,13 +56,14 @@ async def list_(
         limit: at most so many rows.
         sort: by what.
         full: with -o json or jsonl, each with its steps, as `saga status` has them.
+        group_by: count them by this instead of listing them; a burst of one error is one line then.
     """
     if limit is not None and limit < 1:
         raise ConfigurationError(f"--limit {limit}: write 1 or more")
     from .times import moment
 
     now = system_clock()
-    await show_list(
+    await (_show_groups if group_by is not None else show_list)(
         shell,
         types=type or (),
         phases=_words(state, "--state"),
@@ -73,8 +75,7 @@ async def list_(
         only_failed=failed,
         only_open=open,
         limit=limit if limit is not None else None if all else _DEFAULT_LIMIT,
-        sort=sort,
-        full=full,
+        **({"sort": sort, "full": full} if group_by is None else {"by": group_by}),
     )
 
 
@@ -100,6 +101,49 @@ async def show_list(
         return
     _draw(shell, rows, now, {id_: _asked(each.instance) for id_, each in found.items()})
     shell.hint(footer(len(rows), counts))
+
+
+async def _show_groups(shell: Shell, *, by: str, limit: int | None, **filters: Any) -> None:
+    from .. import queries
+    from ..report import rfc3339
+    from .tables import draw
+    from .times import show_time
+
+    wanted = queries.Filter(**filters)
+    async with shell.sagas() as database:
+        now = await database.read(database.now)
+        groups = await database.read(lambda connection: queries.group_sagas(connection, wanted, by))
+    shown = groups[:limit]
+    if shell.machine:
+        shell.json(
+            [
+                {
+                    "schema": "saga.group/v1",
+                    "by": by,
+                    "value": each.value,
+                    "count": each.size,
+                    "first_at": rfc3339(each.first_at),
+                    "last_at": rfc3339(each.last_at),
+                    "example": each.example,
+                }
+                for each in shown
+            ]
+        )
+        return
+    style = shell.time or "relative"
+    rows = [
+        [
+            f"{each.size:,}",
+            each.value or "-",
+            show_time(each.first_at, style, now),
+            show_time(each.last_at, style, now),
+            each.example,
+        ]
+        for each in shown
+    ]
+    if rows:
+        draw(shell, ["COUNT", by.upper(), "FIRST", "LAST", "EXAMPLE"], rows, right={0}, elastic={1})
+    shell.hint(f"{sum(each.size for each in groups):,} sagas in {len(groups):,} groups")
 
 
 def footer(shown: int, counts: dict[str, int]) -> str:

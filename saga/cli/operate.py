@@ -68,7 +68,8 @@ async def cancel(
     saga: str,
     /,
     *,
-    reason: str,
+    reason: str = "",
+    plan: DryRun = False,
     timeout: float = 5.0,
     dry_run: DryRun = False,
     shell: Annotated[Shell, Parameter(parse=False)],
@@ -77,11 +78,49 @@ async def cancel(
 
     Args:
         saga: type/key, the key alone where only one type has it, @latest or @latest:type.
-        reason: why, for the record.
+        reason: why, for the record; needed unless only the plan is asked for.
+        plan: only say what would be undone, in which order, or why it would be refused.
         timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
         dry_run: only say what would be asked.
     """
+    if plan:
+        return await _show_plan(shell, saga)
+    if not reason:
+        raise ConfigurationError(
+            "--reason: why is it cancelled? it stands in the record; --plan only shows what happens"
+        )
     return await on_saga(shell, "cancel", saga, reason, timeout, dry_run)
+
+
+async def _show_plan(shell: Shell, saga: str) -> int:
+    from .. import queries
+    from ..preview import cancel_plan
+
+    async with shell.sagas() as database:
+        id_ = await database.read(lambda connection: queries.resolve(connection, saga))
+        found = await database.read(lambda connection: queries.load(connection, id_))
+        told = cancel_plan(found.definition, found.instance, await database.read(database.now))
+    if shell.machine:
+        waves = [
+            [{"step": undo.step, "command": undo.command, "certain": undo.certain} for undo in wave]
+            for wave in told.waves
+        ]
+        plan = {"refused": told.refused, "waves": waves, "untouched": list(told.untouched)}
+        shell.json({"schema": "saga.cancel-plan/v1", "id": id_, **plan})
+    elif told.refused is not None:
+        shell.lines([f"{id_}: {told.refused}"])
+    else:
+        shell.lines([f"saga cancel {id_} would" + ("" if told.waves else " end it; there is nothing to undo")])
+        for number, wave in enumerate(told.waves, start=1):
+            sent = " and ".join(
+                f"undo {undo.step} with {undo.command}"
+                + ("" if undo.certain else " (whether it happened is not known)")
+                for undo in wave
+            )
+            shell.lines([f"  {number}. {sent}"])
+        if told.untouched:
+            shell.lines([f"  and leave {', '.join(told.untouched)} as it is: nothing to undo was declared"])
+    return exits.NOT_ALLOWED if told.refused is not None else exits.OK
 
 
 async def retry_undo(

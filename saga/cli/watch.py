@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from ...events.errors import StoreUnreachable
+from ...events.errors import SagaNotFound, StoreUnreachable
 from . import exits
 from .shell import Shell
 from .status import View, find, look, outcome_of, probe, waits_for_person
@@ -55,6 +55,52 @@ async def watch(
     if shell.output == "json":
         shell.json(view.told)
     return outcome_of(view.told)
+
+
+async def wait(
+    saga: str,
+    /,
+    *,
+    timeout: float | None = None,
+    shell: Annotated[Shell, Parameter(parse=False)],
+) -> int:
+    """Wait until a saga ends, and end with its outcome (`saga help exit-codes`): for scripts and schedulers.
+
+    One that has not begun yet is waited for too. Called again it waits for the same saga.
+
+    Args:
+        saga: type/key, the key alone where only one type has it.
+        timeout: give up after so many seconds, with exit code 6; default: never.
+    """
+    from ..report import Observed
+
+    async with shell.sagas() as database:
+        id_ = saga
+        try:
+            async with asyncio.timeout(timeout):
+                id_ = await _begun(shell, database, saga)
+                async for seen in _views(shell, database, id_, beside=False):
+                    view = seen
+        except TimeoutError:
+            try:
+                told = _still_open(await look(database, shell.settings, id_, Observed(0)), timeout)
+            except SagaNotFound:
+                told = f"{saga} has not begun after {timeout:g}s; saga why {saga} says what it waits for"
+            shell.complain(told, kind="TimedOut", code=exits.TIMED_OUT)
+            return exits.TIMED_OUT
+    shell.json(view.told) if shell.machine else shell.lines([f"{id_} {view.told['phase']}"])
+    return outcome_of(view.told)
+
+
+async def _begun(shell: Shell, database: Database, saga: str) -> str:
+    while True:
+        try:
+            return await find(database, saga)
+        except SagaNotFound:
+            pass
+        except StoreUnreachable as error:
+            shell.hint(f"waiting for the store: {error.message}")
+        await asyncio.sleep(_POLL)
 
 
 def _still_open(view: View, timeout: float | None) -> str:

@@ -258,7 +258,7 @@ def test_exit_codes_are_explained(saga: Console) -> None:
 
 
 COMMANDS = ["demo", "run", "publish", "list", "status", "watch", "trace", "ignored", "start", "cancel", "retry-undo"]
-COMMANDS += ["mark-undone", "stop", "resume", "topics", "store", "help"]
+COMMANDS += ["mark-undone", "stop", "resume", "topics", "store", "help", "why", "wait", "graph", "dlq"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -343,6 +343,7 @@ NEEDED = {
     "choreo.catalog",
     "choreo.definitions",
     "choreo.schemas",
+    "choreo.dead-letters",
 }
 
 
@@ -353,7 +354,7 @@ def test_topics_are_created_once_with_their_dead_letters_and_choreos_own(saga: C
     assert {validate(row, "saga.topic/v1")["topic"] for row in done if row["created"]} == NEEDED
     assert {row["partitions"] for row in done if not row["compacted"]} == {3}
     again = saga("topics", "apply", "shop.py", "--partitions", "5")
-    assert "0 of 11 topics created" in again.err
+    assert "0 of 12 topics created" in again.err
     assert "other partition counts than 5" in again.err
     assert saga("topics", "apply", "shop.py", "-o", "id").out == ""
 

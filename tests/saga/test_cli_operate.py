@@ -171,3 +171,42 @@ async def test_a_timer_that_is_held_shows_that_the_coordinator_lags(desk: Desk) 
     lagging = [condition for condition in told["conditions"] if condition["type"] == "CoordinatorLagging"]
     assert [condition["reason"] for condition in lagging] == ["Unread"]
     assert "CoordinatorLagging" in (await desk.saga("status", "1")).out
+
+
+async def test_the_plan_of_a_cancellation_is_shown_before_it_is_asked_for(desk: Desk) -> None:
+    await desk.stage.publish(Placed(order_id="1"), Reserved(order_id="1"))
+    await desk.stage.until(lambda found: "order/1" in found and found["order/1"].steps["reserve"].done is not None)
+    done = await desk.saga("cancel", "1", "--plan", "-o", "json")
+    assert done.code == exits.OK
+    told = validate(done.json, "saga.cancel-plan/v1")
+    assert [undo["step"] for wave in told["waves"] for undo in wave][-1] == "reserve"
+    assert "undo reserve with Release" in (await desk.saga("cancel", "1", "--plan")).out
+    unsaid = await desk.saga("cancel", "1")
+    assert unsaid.code == exits.USAGE
+    assert "--reason" in unsaid.err
+    await desk.stage.until(lambda found: found["order/1"].phase is Phase.RUNNING)
+
+
+async def test_wait_waits_for_the_beginning_and_gives_the_outcome(desk: Desk) -> None:
+    late = await desk.saga("wait", "order/9", "--timeout", "0.3")
+    assert late.code == exits.TIMED_OUT
+    assert "order/9 has not begun after 0.3s" in late.err
+    waiting = asyncio.create_task(desk.saga("wait", "order/9", "--timeout", "60"))
+    await desk.stage.publish(Placed(order_id="9"), Reserved(order_id="9"), Paid(order_id="9"))
+    done = await waiting
+    assert (done.code, done.out) == (exits.OK, "order/9 COMPLETED\n")
+    again = await desk.saga("wait", "order/9", "-o", "json")  # a retried task meets the same saga
+    assert (again.code, validate(again.json)["phase"]) == (exits.OK, "COMPLETED")
+
+
+async def test_sagas_are_counted_by_what_they_have_in_common(desk: Desk) -> None:
+    for key in ("1", "2", "3"):
+        await desk.stage.publish(Placed(order_id=key), Reserved(order_id=key), Declined(order_id=key))
+    await desk.stage.publish(Placed(order_id="4"))
+    await desk.stage.until(lambda found: len(found) == 4 and found["order/3"].phase is Phase.COMPENSATING)
+    done = await desk.saga("list", "--group-by", "error", "-o", "json")
+    groups = {each["value"]: validate(each, "saga.group/v1")["count"] for each in done.json}
+    assert groups == {"Declined": 3, None: 1}
+    assert "Declined" in (await desk.saga("list", "--group-by", "error")).out
+    done = await desk.saga("list", "--group-by", "state", "-o", "json")
+    assert {each["value"]: each["count"] for each in done.json} == {"COMPENSATING": 3, "RUNNING": 1}
