@@ -424,7 +424,7 @@ def test_the_documentation_lists_the_exit_codes_the_shapes_and_the_commands() ->
     for line in exits.TABLE.splitlines():
         code, meaning = line.split(maxsplit=1)
         assert re.search(rf"^\| {code} \| {re.escape(meaning)}", page, re.M), line
-    shapes = {path.name.removesuffix(".json").replace(".v", "/v") for path in SCHEMAS.glob("*.json")}
+    shapes = {re.sub(r"\.(v\d+)\.json$", r"/\1", path.name) for path in SCHEMAS.glob("*.json")}
     assert shapes == set(re.findall(r"`(saga\.[a-z-]+/v\d+)`", page))
     for command in COMMANDS:
         assert f"`saga {command}" in page
