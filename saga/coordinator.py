@@ -126,6 +126,7 @@ class Coordinator:
         self._client = loaded.client_name()
         self._task: asyncio.Task[None] | None = None
         self._caught_up = False
+        self._joined = False
         self.batches = 0
         self.events = 0
 
@@ -148,6 +149,11 @@ class Coordinator:
             ChoreoError: one clear line: a topic is missing, a definition changed, the store is of another release.
         """
         await self._database.ensure_schema("saga", metadata, HEAD)
+        members = (await self._transport.group(self.group)).members
+        await self._database.write(
+            lambda c: loaded.join(c, self.group, self._client, self._loaded, members, self._database.now(c))
+        )
+        self._joined = True
         await self._relay.start()
         sent = [d.events[type_] for d in self._loaded.values() for type_ in {*d.builds, *d.definition.start}]
         await self._codec.prepare(sent)
@@ -176,9 +182,6 @@ class Coordinator:
             self._transport, self.group, self._topics, self._positions, options.batch, options.poll, self._client
         )
         await self._feed.open()
-        await self._database.write(
-            lambda c: loaded.enter(c, self.group, self._client, self._loaded, self._database.now(c))
-        )
         await self._emission.emit_left_over(self._database, known)
         self._task = asyncio.create_task(self._run(), name="choreo-coordinator")
 
@@ -198,6 +201,7 @@ class Coordinator:
             await asyncio.gather(self._task, return_exceptions=True)
             await self._positions.commit()
             await self._feed.close()
+        if self._joined:
             await self._try(lambda connection: loaded.leave(connection, self.group, self._client))
         await self._relay.close(drain=drain)
         ended = self._emission.take_ended()

@@ -12,9 +12,11 @@ import socket
 from collections.abc import Collection, Iterable, Mapping
 from itertools import count
 
-from sqlalchemy import Connection, delete, func, insert, select, text, tuple_
+from sqlalchemy import Connection, delete, func, insert, or_, select, text, tuple_
 
 from ..events.clock import SECOND
+from ..events.database import lock_schema
+from ..events.errors import ConfigurationError
 from .batch import Batch
 from .definition import Definition
 from .store import load_positions
@@ -46,6 +48,44 @@ def enter(connection: Connection, group: str, client: str, versions: Iterable[Ve
         for type_, version in sorted(versions)
     ]
     connection.execute(insert(loaded), rows)
+
+
+def join(
+    connection: Connection, group: str, client: str, versions: Collection[Version], members: Collection[str], now: int
+) -> None:
+    """Write down what a coordinator has loaded, before it joins its group.
+
+    Args:
+        connection: within a write.
+        group, client: the coordinator.
+        versions: what it has loaded.
+        members: who is in the group now, as the broker says.
+        now: the store's clock.
+
+    Raises:
+        ConfigurationError: another one of the group runs other sagas. Each would be given a part of the partitions and
+            let pass what only the other one knows.
+    """
+    lock_schema(connection)  # of two that begin at once, the second one sees the first
+    present = or_(loaded.c.client.in_(members), loaded.c.at >= now - _JOINING)
+    query = select(loaded.c.client, loaded.c.type).where(loaded.c.group == group, loaded.c.client != client, present)
+    others: dict[str, set[str]] = {}
+    for other, type_ in connection.execute(query):
+        others.setdefault(other, set()).add(type_)
+    own = {type_ for type_, _ in versions}
+    for other, types in sorted(others.items()):
+        if types != own:
+            raise ConfigurationError(
+                f"{other} runs {_listed(types)} in the group {group!r}, this process would run {_listed(own)}: of the "
+                "topics that both read, each would get a part and let pass what concerns the other; run all of them in "
+                "one process (`saga run` takes several), or give this one a group of its own (CHOREO_GROUP). What was "
+                f"killed counts for up to {_JOINING // SECOND} seconds."
+            )
+    enter(connection, group, client, versions, now)
+
+
+def _listed(types: Collection[str]) -> str:
+    return " and ".join(sorted(types))
 
 
 def leave(connection: Connection, group: str, client: str) -> None:

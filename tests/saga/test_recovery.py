@@ -11,6 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 import choreo.saga.batch as batch_module
+import choreo.saga.crafting as crafting
 from choreo.events.clock import SECOND
 from choreo.events.codec import to_record
 from choreo.events.envelope import Delivery, Envelope, Record
@@ -159,7 +160,7 @@ async def test_an_event_on_which_a_later_part_of_the_work_raises_is_applied_as_a
         raise KeyError("a defect")
 
     with monkeypatch.context() as broken:
-        broken.setattr(batch_module, "build", raises)  # the saga's own event at its end
+        broken.setattr(crafting, "build", raises)  # the saga's own event at its end
         await stage.publish(Placed(order_id="k"))
         await stage.settled()
     assert await stage.instances() == {}
