@@ -14,9 +14,11 @@ from ..events.clock import SECOND, duration
 from ..events.errors import DefinitionError
 from ..events.event import Event
 from ..services.retry import Retry
+from .certain import Told, told_at_the_end, told_before
 from .definition import RESEND_FIRST, RESEND_MOST, UNDO_RETRY, Definition, RetryPlan, StepPlan, Unmatched
 from .elements import Fan
 from .fan_rules import fan_of
+from .graph_rules import check_graph
 from .hints import returned
 from .instance import Question
 from .names import is_saga_type
@@ -166,9 +168,8 @@ class _Declaring:
             topics={type_: cls.spec().topic for type_, cls in sorted(self.events.items())},
             correlate=self._correlated(definition),
         )
-        self._check_order(definition)
+        check_graph(self.name, definition, self.declared)
         self._check_roles(definition)
-        self._check_pivot(definition)
         for declared in self.declared.values():
             if declared.options.each is not None:
                 self.fans[declared.name] = fan_of(self.name, declared, self.declared, definition, self.start)
@@ -179,16 +180,16 @@ class _Declaring:
 
     def _plan(self, index: int, step: DeclaredStep[Any]) -> StepPlan:
         options = step.options
-        if not step.done and options.approval is None:
-            raise self._wrong(step.name, "done", "is empty", "name the event class that tells its success")
         if options.by is not None and options.each is None:
             raise self._wrong(step.name, "by", "names the element of each=, which is missing", 'add each="lines"')
         after, groups = self._before(step)
         if options.when is not None:
             self.asks[step.name, "when"] = options.when
-        if options.within is None:
+        waits = bool(step.done) or options.approval is not None
+        if options.within is None and waits:
             raise self._wrong(step.name, "within", "is missing, and every wait needs a limit", 'write within="30s"')
-        within, undo_within = duration(options.within), duration(options.undo_within)
+        within = 0 if options.within is None else duration(options.within)
+        undo_within = duration(options.undo_within)
         undo = self._undo(step)
         retry = _plan_of(options.retry) or RetryPlan()
         undo_retry = _plan_of(options.undo_retry) or UNDO_RETRY
@@ -303,13 +304,6 @@ class _Declaring:
                 found[type_] = field
         return found
 
-    def _check_order(self, definition: Definition) -> None:
-        around = [name for name, before in definition.ancestors.items() if name in before]
-        if around:
-            raise self._wrong(
-                around[0], "after", "leads back to itself", f"leave one of these out: {', '.join(around)}"
-            )
-
     def _check_roles(self, definition: Definition) -> None:
         roles: dict[str, str] = {}
         for role, types in self._roles(definition):
@@ -332,42 +326,9 @@ class _Declaring:
             yield f"failure of {step.name}", step.failed
             yield f"answer to the undo of {step.name}", step.undone
 
-    def _check_pivot(self, definition: Definition) -> None:
-        pivots = [step for step in definition.steps if step.pivot]
-        if len(pivots) > 1:
-            raise self._wrong(
-                pivots[1].name, "pivot", f"is said of {pivots[0].name} too", "a saga has one point of no return"
-            )
-        pivot = definition.pivot
-        if pivot is not None and pivot.optional:
-            raise self._wrong(pivot.name, "pivot", "cannot be optional", "leave one of the two out")
-        for step in definition.steps:
-            before = pivot is None or step.name in definition.ancestors[pivot.name]
-            after = pivot is not None and step.name in definition.descendants[pivot.name]
-            if not before and not after and not step.pivot:
-                assert pivot is not None
-                raise self._wrong(
-                    step.name,
-                    "after",
-                    f"leaves open whether it comes before or after the pivot {pivot.name}",
-                    f"put it before or after {pivot.name}",
-                )
-            if before and isinstance(self.declared[step.name].options.undo, Unsaid) and not definition.observe_only:
-                raise self._wrong(
-                    step.name,
-                    "undo",
-                    "is missing",
-                    "name the command that undoes it, or say undo=None: nothing to undo",
-                )
-            if (after or step.pivot) and step.undo is not None:
-                raise self._wrong(
-                    step.name, "undo", "is never used: from the pivot on the saga only goes forward", "leave it out"
-                )
-
     def _check_fields(self, definition: Definition) -> None:
         for step in definition.steps:
-            before = [definition.by_name[name] for name in definition.ancestors[step.name]]
-            sure = [plan.name for plan in before if _tells(plan)]
+            sure = told_before(definition, step)
             fan = self.fans.get(step.name)
             if step.undo is not None:
                 self._check_built(step.undo, f"step {step.name}: undo", sure, maybe=step.name, fan=fan)
@@ -376,17 +337,18 @@ class _Declaring:
         for role in ("completed", "compensated"):
             type_ = getattr(definition, role)
             if type_ is not None:
-                always = [step.name for step in definition.steps if _tells(step)] if role == "completed" else []
-                self._check_built(type_, role, always, maybe=None)
+                sure = told_at_the_end(definition) if role == "completed" else []
+                self._check_built(type_, role, sure, maybe=None)
 
     def _check_built(
-        self, type_: str, role: str, steps: Iterable[str], *, maybe: str | None, fan: Fan | None = None
+        self, type_: str, role: str, sure: Iterable[Told], *, maybe: str | None, fan: Fan | None = None
     ) -> None:
         """Every field that an event needs must come from events that are there whenever it is built."""
         if self.builds[type_] is not None:
             return
         cls = self.events[type_]
-        sources: list[tuple[type[BaseModel], ...]] = [*(self.declared[name].done for name in steps), self.start]
+        told = (tuple(done for name in names for done in self.declared[name].done) for names in sure)
+        sources: list[tuple[type[BaseModel], ...]] = [*told, self.start]
         if fan is not None and not fan.plain:
             sources.append((fan.item,))
         for name, info in cls.model_fields.items():
@@ -419,11 +381,6 @@ class _Declaring:
 
     def _wrong(self, step: str, option: str, problem: str, remedy: str) -> DefinitionError:
         return DefinitionError(f"{self.name}, step {step}: {option}= {problem}; {remedy}", step=step)
-
-
-def _tells(plan: StepPlan) -> bool:
-    """Whether a step that is settled has surely told so with one event; a person's approval is none."""
-    return not plan.optional and plan.approval is None and plan.each is None
 
 
 def _fits(given: Any, wanted: Any) -> bool:
