@@ -219,6 +219,15 @@ def newest_definition(connection: Connection, type_: str) -> Definition:
     return known[type_, max(versions)]
 
 
+def newest_definitions(connection: Connection) -> list[Definition]:
+    """Load the newest definition of each saga type."""
+    newest: dict[str, Definition] = {}
+    for (type_, version), each in _definitions(connection).items():
+        if type_ not in newest or version > newest[type_].version:
+            newest[type_] = each
+    return [newest[type_] for type_ in sorted(newest)]
+
+
 def read_history(connection: Connection, id_: str, *, after: int = 0) -> list[Entry]:
     """Read a saga's history, from the input after `after` on."""
     columns = (

@@ -203,6 +203,10 @@ class _Why:
             found.append(_coordinator_down())
         if queued:
             found.append(Reason("Queued", f"asked for and not applied yet: {', '.join(queued)}; a coordinator does it"))
+        if (instance.type, instance.version) in self._brakes.unloaded and Condition.PAUSED not in instance.conditions:
+            told = f"version {instance.version} of {instance.type} is loaded by no coordinator: its sagas are paused"
+            fix = f"saga run a coordinator with version {instance.version} of {instance.type}, or saga upgrade"
+            found.append(Reason("NotLoaded", told, remedies=(fix,)))
         resume = ("saga resume --reason ...",)
         if self._brakes.undo_stopped and instance.phase is Phase.COMPENSATING:
             found.append(Reason("UndoStopped", "all compensation is stopped (`saga stop`)", remedies=resume))

@@ -76,18 +76,25 @@ async def _unreachable(url: str) -> str | None:
     """Try the address itself; give why it cannot be reached."""
     if url.startswith("local:"):
         return _missing(Path(url.removeprefix("local:")))
-    reason = "no address"
+    reason: str | None = "no address"
     for host, port in _addresses(url):
-        try:
-            async with asyncio.timeout(_CONNECT):
-                _, writer = await asyncio.open_connection(host, port)
-            writer.close()
+        reason = await unreachable_host(host, port)
+        if reason is None:
             return None
-        except TimeoutError:
-            reason = f"{host}:{port} did not answer within {_CONNECT:.0f}s"
-        except OSError as error:
-            reason = f"{host}:{port}: {_reason(error)}"
     return reason
+
+
+async def unreachable_host(host: str, port: int) -> str | None:
+    """Try an address; give why it cannot be reached."""
+    try:
+        async with asyncio.timeout(_CONNECT):
+            _, writer = await asyncio.open_connection(host, port)
+        writer.close()
+        return None
+    except TimeoutError:
+        return f"{host}:{port} did not answer within {_CONNECT:.0f}s"
+    except OSError as error:
+        return f"{host}:{port}: {_reason(error)}"
 
 
 def _reason(error: OSError) -> str:

@@ -258,7 +258,7 @@ def test_exit_codes_are_explained(saga: Console) -> None:
 
 
 COMMANDS = ["demo", "run", "publish", "list", "status", "watch", "trace", "ignored", "start", "cancel", "retry-undo"]
-COMMANDS += ["mark-undone", "stop", "resume", "topics", "store", "help", "why", "wait", "graph", "dlq"]
+COMMANDS += ["mark-undone", "stop", "resume", "topics", "store", "help", "why", "wait", "graph", "dlq", "doctor"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
