@@ -20,6 +20,7 @@ from .inputs import (
     HandlerGaveUp,
     Input,
     Loaded,
+    Locked,
     Migrated,
     Observed,
     Operator,
@@ -28,6 +29,7 @@ from .inputs import (
     Unloaded,
 )
 from .instance import Fact, Instance, new_instance
+from .locking import ask_for_lock
 from .people import People
 from .strays import Strays
 from .words import Phase
@@ -52,6 +54,7 @@ def begin(definition: Definition, key: str, run: int, event: Observed, now: int,
     instance.origin = event.traceparent
     instance.sampled = sampled
     instance.deadline_at = None if definition.deadline is None else now + definition.deadline
+    ask_for_lock(definition, instance, event, now)
     move = _Advance(definition, instance, now)
     move.changes.append(Change(None, Phase.RUNNING, event.type))
     move.follows = (event.id, event.traceparent)
@@ -96,6 +99,8 @@ def advance(definition: Definition, instance: Instance, input_: Input, now: int)
             move.decided(input_)
         case Unloaded():
             pausing.hold(move, input_)
+        case Locked():
+            move.locked(input_)
         case Loaded():
             pausing.release(move, input_)
         case Migrated():

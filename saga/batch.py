@@ -17,7 +17,7 @@ from ..events.codec import UnknownSchema
 from ..events.envelope import Envelope, Record
 from ..events.errors import EventError
 from ..events.ids import derived_id
-from . import pausing, races, store, timers
+from . import pausing, queues, races, store, timers
 from .advance import advance, begin
 from .crafting import Crafting
 from .definition import Definition
@@ -28,6 +28,7 @@ from .inputs import (
     Elapsed,
     Input,
     Loaded,
+    Locked,
     Migrated,
     Observed,
     Output,
@@ -40,11 +41,14 @@ from .inputs import (
 )
 from .instance import Instance, new_instance
 from .knowledge import Knowledge
+from .lock import LockKey
+from .names import SagaName
 from .occurrence import wire_of
 from .outputs import read_output
 from .past import history_row
 from .refusals import Refused
 from .routing import MOST_ID, Arrival, Target
+from .turns import Turned, Turns, change_of
 from .work import Moved, Work
 
 log = structlog.get_logger("choreo.coordinator")
@@ -97,6 +101,7 @@ class Batch:
 
     def __post_init__(self) -> None:
         self._crafting = Crafting(self.connection, self.knowledge, self.now)
+        self._turns = Turns(self.connection)
 
     def load(self, arrivals: Sequence[Arrival]) -> None:
         """Lock and load what these arrivals concern: three queries for the whole batch."""
@@ -116,9 +121,16 @@ class Batch:
             for target in arrival.targets
             if arrival.input.__class__ is Observed and self._starts(target.type, arrival.envelope.type)
         }
+        self._turns.look(self._wanted(arrivals))
         fresh = [key for key in starting if key not in self._runs]
         if fresh:
             self._parked = store.take_parked(self.connection, fresh)
+
+    def _wanted(self, arrivals: Sequence[Arrival]) -> set[LockKey]:
+        """The locks that sagas want which may begin with these arrivals."""
+        targets = [target for arrival in arrivals for target in arrival.targets if target.lock is not None]
+        plans = [(self._newest(target.type).lock, target.lock) for target in targets]
+        return {LockKey(plan.name, key) for plan, key in plans if plan is not None and key is not None}
 
     def load_keys(self, keys: Iterable[tuple[str, str]]) -> None:
         """Lock and load every run of these (type, key) pairs; what is loaded stays as this batch has made it."""
@@ -200,6 +212,8 @@ class Batch:
         work = Work(instance, None)
         self._runs.setdefault((target.type, target.key), {})[run] = work
         self._record(work, definition, transition, event, arrival)
+        if instance.waits_for_lock:
+            self.apply(work, self._turns.of(instance))
         key = (target.type, target.key)
         parked = self._parked if run == 1 else store.take_parked(self.connection, [key])
         for early in (*parked.pop(key, ()), *self._to_park.pop(key, ())):
@@ -239,15 +253,26 @@ class Batch:
         """Fire the timers of loaded sagas, each up to its own time."""
         for instance, until in due:
             work = self.saga(instance.type, instance.key, instance.run)
-            if work is None:
-                continue
-            kept = self._keep((instance.type, instance.key))
-            try:
-                self.apply(work, Elapsed(until))
-            except DEFECTS:
-                log.exception("timers were put off: applying them raised", saga_id=instance.id)
-                self._take_back(kept)
-                timers.put_off(self.connection, instance.id, self.now)
+            if work is not None:
+                self._apply_alone(work, Elapsed(until))
+
+    def give_turns(self, turns: Iterable[SagaName]) -> None:
+        """Tell loaded sagas that the lock that they wait for is theirs."""
+        for name in turns:
+            work = self.saga(*name)
+            if work is not None and work.instance.waits_for_lock and self.knowledge.loads(work.instance):
+                self._apply_alone(work, Locked(granted=True))
+
+    def _apply_alone(self, work: Work, input_: Elapsed | Locked) -> None:
+        """Apply what no event has led to; a defect puts off this saga's timers and stops no other saga."""
+        instance = work.instance
+        kept = self._keep((instance.type, instance.key))
+        try:
+            self.apply(work, input_)
+        except DEFECTS:
+            log.exception("timers were put off: applying them raised", saga_id=instance.id)
+            self._take_back(kept)
+            timers.put_off(self.connection, instance.id, self.now)
 
     def _keep(self, key: tuple[str, str]) -> _Kept:
         runs = self._runs.get(key, {})
@@ -374,6 +399,7 @@ class Batch:
             for work in works
             if work.before is not None and work.instance.seq != work.before.seq
         ]
+        queues.write(self.connection, change_of(Turned(work.before, work.instance) for work in works))
         store.insert_sagas(self.connection, new, self.now)
         races.check_started(self.connection, {(instance.type, instance.key) for instance in new})
         store.update_sagas(self.connection, sorted(changed, key=lambda each: each[1].id), self.now)

@@ -40,13 +40,16 @@ from . import definitions, loaded, operators, store, ticks, timers
 from .barrier import answered_until, read_until
 from .batch import Batch
 from .commands import Sender
+from .due import look, quiet
 from .emission import Emission
 from .feed import Feed
 from .inputs import HandlerGaveUp
 from .instance import Instance
 from .knowledge import Knowledge, UnknownDefinition
+from .names import parse_saga_id
 from .ordering import in_order
 from .positions import Gap, Positions
+from .queues import next_in_line
 from .rate import Rate
 from .refusals import Refused, blames_input, set_aside, trouble, unreadable
 from .routing import FAILURES, UNKNOWN, Arrival, Routes
@@ -219,16 +222,7 @@ class Coordinator:
         """Tell whether nothing is left to do: all read, all sent, no timer due within a second (ruling R18)."""
         if not await self.caught_up():
             return False
-
-        def quiet(connection: Connection) -> bool:
-            soon = self._database.now(connection) + SECOND
-            known = self._knowledge
-            due = timers.any_due(connection, soon, known.unloaded) or ticks.any_due(connection, known.newest, soon)
-            return not (
-                due or loaded.paused(connection, self._loaded, 1) or operators.any_pending(connection, self._loaded)
-            )
-
-        return await self._database.read(quiet)
+        return await self._database.read(lambda c: quiet(c, self._database.now(c) + SECOND, self._knowledge))
 
     async def caught_up(self) -> bool:
         """Tell whether everything was read and everything decided so far was published."""
@@ -394,27 +388,17 @@ class Coordinator:
 
     async def _tick(self) -> None:
         """Look at timers, commands, held undos and parked events; write only where there is something to do."""
-        now, due, asked, late, paused = await self._database.read(self._look)
-        await self._positions.raise_barrier(now)
-        if paused:
+        due = await self._database.read(lambda c: look(c, self._database.now(c), self._knowledge))
+        await self._positions.raise_barrier(due.now)
+        if due.paused:
             await self._transact(loaded.release)
-        if due or late:
+        if due.fires:
             await self._transact(self._fire)
-        if asked:
+        if due.asked:
             await self._transact(_obey)
         await self._positions.commit()
         if asyncio.get_running_loop().time() >= self._catalog_until:
             await self._refresh_catalog()
-
-    def _look(self, connection: Connection) -> tuple[int, bool, bool, bool, bool]:
-        now = self._database.now(connection)
-        return (
-            now,
-            timers.any_due(connection, now, self._knowledge.unloaded) or timers.held(connection),
-            operators.any_pending(connection, self._loaded),
-            store.any_held_or_expired(connection, now) or ticks.any_due(connection, self._knowledge.newest, now),
-            bool(loaded.paused(connection, self._loaded, 1)),
-        )
 
     def _fire(self, batch: Batch) -> None:
         connection, now, unloaded = batch.connection, batch.now, self._knowledge.unloaded
@@ -435,8 +419,11 @@ class Coordinator:
         answered = partial(self._answered, until=until)
         stopped = timers.stopped(connection)
         due = timers.due(connection, now, answered, held=held, stopped=stopped, unloaded=unloaded)
-        batch.load_keys([(instance.type, instance.key) for instance, _ in due])
+        turns = [parse_saga_id(each.saga_id) for each in next_in_line(connection, self._knowledge.newest, now)]
+        # All at once: sagas are locked in the order of their names, whatever is done with them.
+        batch.load_keys([*((instance.type, instance.key) for instance, _ in due), *((t.type, t.key) for t in turns)])
         batch.elapse(due)
+        batch.give_turns(turns)
         batch.records.extend(store.release(connection, now, self._options.undo_rate))
         batch.records.extend(ticks.fire(connection, self._knowledge.newest, self._codec, now))
         for row in store.expired(connection, min(now, readable)):
@@ -467,7 +454,9 @@ class Coordinator:
     def _route(self) -> None:
         types = {type_ for type_, _ in self._loaded} | {each.type for each in self._behind}
         known = self._knowledge.definitions.values()
-        self._routes = Routes([each for each in known if each.type in types], self._begins)
+        new = {type_: each.definition for type_, each in self._knowledge.newest.items()}
+        locks = {type_: each.lock for type_, each in new.items() if each.lock is not None and not each.observe_only}
+        self._routes = Routes([each for each in known if each.type in types], self._begins, locks)
 
     async def _refresh_definitions(self) -> bool:
         """Learn of versions that other coordinators have registered; tell whether there are any."""
@@ -492,5 +481,7 @@ class Coordinator:
 
 
 def _obey(batch: Batch) -> None:
-    for asked in operators.take(batch.connection, batch.knowledge.declarations):
-        operators.apply(batch, asked)
+    asked = operators.take(batch.connection, batch.knowledge.declarations)
+    batch.load_keys(operators.keys_of(asked))
+    for each in asked:
+        operators.apply(batch, each)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from ..events.clock import format_duration
 from .definition import StepPlan
-from .forward import Forward
 from .inputs import (
     Change,
     Send,
 )
 from .instance import Step
+from .locking import Locking
 from .words import Condition, Phase, StepState
 
 
-class Elapsing(Forward):
+class Elapsing(Locking):
     """Decides which moves a due timer calls for."""
 
     def elapse(self, until: int) -> None:
@@ -21,6 +21,8 @@ class Elapsing(Forward):
         while (due := self.instance.next_due) is not None and due <= until:
             if self.instance.deadline_at == due and self.instance.phase is Phase.RUNNING:
                 self._deadline()
+            elif self.instance.lock_due == due:
+                self.lock_elapsed()
             else:
                 self._fire(next(p for p in self.definition.steps if due in self._step(p).timers()), due)
             self.settle()

@@ -24,6 +24,8 @@ class Forward(Backward):
 
     def settle(self) -> None:
         """Make every move that follows by itself: open what is ready, let go of what is unwanted, undo, end."""
+        if self.instance.waits_for_lock:
+            return
         while self.instance.phase is Phase.RUNNING and self._go_on():
             pass
         while self.instance.phase is Phase.COMPENSATING and self._continue_undo():

@@ -22,6 +22,7 @@ class Observed:
         occurrence: which element of a step it is about, as the header names it.
         element: the same, the element's key as its payload names it; read where the header is missing.
         traceparent: its trace context.
+        lock: on a start event, the key of the lock that the saga wants.
         nothing_undone: on the answer to an undo: the participant had nothing to undo.
     """
 
@@ -36,6 +37,7 @@ class Observed:
     nothing_undone: bool = False
     occurrence: str | None = None
     element: str | None = None
+    lock: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,22 @@ class Migrated:
     reason: str = ""
 
 
-Input = Observed | HandlerGaveUp | Elapsed | Operator | Unbuildable | Decided | Unloaded | Loaded | Migrated
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """What the store says of the lock that a saga wants.
+
+    Args:
+        granted: it has it.
+        holder: else, who has it; None while it is passed on.
+        ahead: how many wait already.
+    """
+
+    granted: bool
+    holder: str | None = None
+    ahead: int = 0
+
+
+Input = Observed | HandlerGaveUp | Elapsed | Operator | Unbuildable | Decided | Unloaded | Loaded | Migrated | Locked
 
 
 def input_id(input_: Input, seq: int) -> str:
@@ -173,6 +190,8 @@ def input_id(input_: Input, seq: int) -> str:
             return f"released:{seq}"
         case Migrated():
             return f"migrated:{seq}"
+        case Locked():
+            return f"lock:{seq}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import TypeAdapter
 
 from .definition import Definition
+from .lock import Lock
 from .names import saga_id
 from .policy import Stray
 from .words import Phase, StepState
@@ -171,6 +172,7 @@ class Instance:
         conditions: by word.
         waiting: what is to be published and needs code that is loaded nowhere.
         doubts: events about which a person is asked.
+        lock: how it stands with its semantic lock.
     """
 
     type: str
@@ -197,11 +199,22 @@ class Instance:
     conditions: dict[str, Remark] = field(default_factory=dict)
     waiting: list[Waiting] = field(default_factory=list)
     doubts: list[Doubt] = field(default_factory=list)
+    lock: Lock | None = None
 
     @property
     def id(self) -> str:
         """Its public name."""
         return _name(self.type, self.key, self.run)
+
+    @property
+    def waits_for_lock(self) -> bool:
+        """Whether it stands in the queue of its lock, and so opens no step."""
+        return self.lock is not None and self.lock.state == "waiting"
+
+    @property
+    def lock_due(self) -> int | None:
+        """When it has waited for its lock, or held it, long enough."""
+        return None if self.lock is None else self.lock.until
 
     @property
     def next_due(self) -> int | None:
@@ -211,6 +224,8 @@ class Instance:
         due = [at for step in self.steps.values() for at in step.timers()]
         if self.deadline_at is not None and self.phase is Phase.RUNNING:
             due.append(self.deadline_at)
+        if self.lock_due is not None:
+            due.append(self.lock_due)
         return min(due, default=None)
 
     @property
@@ -221,6 +236,8 @@ class Instance:
         limits = [step.limit_at for step in self.steps.values() if step.limit_at is not None]
         if self.deadline_at is not None:
             limits.append(self.deadline_at)
+        if self.lock_due is not None and self.waits_for_lock:
+            limits.append(self.lock_due)
         return min(limits, default=None)
 
     @property

@@ -55,6 +55,7 @@ class Lock:
         since: when it entered that state.
         until: when it gives up waiting, or when it loses the lock.
         holder: who held it when it began to wait.
+        taken_at: when it got it; stays when it is held no longer.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Lock:
     since: int
     until: int | None = None
     holder: str | None = None
+    taken_at: int | None = None
 
     @property
     def of(self) -> LockKey:

@@ -110,6 +110,19 @@ def _pending(query: Select[Any], loaded: Iterable[tuple[str, int]] | None) -> Se
     return query.where(command.c.state == PENDING, mine)
 
 
+def keys_of(asked: Iterable[Asked]) -> set[tuple[str, str]]:
+    """Give type and key of the sagas that commands are about, to lock them all at once, in order."""
+    found = set()
+    for each in asked:
+        if each.saga_id and each.kind != "start":
+            try:
+                name = parse_saga_id(each.saga_id)
+            except ConfigurationError:
+                continue  # it is refused when it is applied
+            found.add((name.type, name.key))
+    return found
+
+
 def apply(batch: Batch, asked: Asked) -> None:
     """Apply one command within a batch and write its answer."""
     try:

@@ -13,6 +13,7 @@ from .inputs import (
     HandlerGaveUp,
     Input,
     Loaded,
+    Locked,
     Migrated,
     Observed,
     Operator,
@@ -85,6 +86,7 @@ _KINDS: dict[str, type[Any]] = {
     "paused": Unloaded,
     "released": Loaded,
     "migrated": Migrated,
+    "lock": Locked,
 }
 
 
@@ -133,3 +135,6 @@ def _told(input_: Input, now: int) -> tuple[str, str, int, str]:
                 "reason": input_.reason,
             }
             return "migrated", f"version {input_.version}", now, json.dumps(moved)
+        case Locked():
+            locked = {"granted": input_.granted, "holder": input_.holder, "ahead": input_.ahead}
+            return "lock", "", now, json.dumps(locked)

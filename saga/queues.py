@@ -67,10 +67,10 @@ class Change(NamedTuple):
         left: sagas that wait no longer.
     """
 
-    taken: Sequence[Taken]
-    freed: Sequence[tuple[LockKey, str]]
-    joined: Sequence[Waiting]
-    left: Sequence[str]
+    taken: list[Taken]
+    freed: list[tuple[LockKey, str]]
+    joined: list[Waiting]
+    left: list[str]
 
 
 def standings(connection: Connection, locks: Iterable[LockKey]) -> dict[LockKey, Standing]:

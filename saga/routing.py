@@ -15,6 +15,7 @@ from ..events.errors import ConfigurationError, DecodeError, LimitExceeded
 from ..events.failures import HandlerFailed
 from .definition import Definition
 from .inputs import HandlerGaveUp, Observed
+from .lock import LockPlan
 from .names import parse_saga_id, saga_id
 from .occurrence import LONGEST_ELEMENT
 
@@ -41,7 +42,8 @@ class Target(NamedTuple):
     """A saga that an event concerns: the latest run of its key, unless the event names one.
 
     `named` says that the event's saga headers are about this saga, its step and attempt included. `element` is the
-    element's key, where the event answers a step that runs once per element and no header names it.
+    element's key, where the event answers a step that runs once per element and no header names it. `lock` is the key
+    of the lock that a saga wants, where the event starts it.
     """
 
     type: str
@@ -49,11 +51,14 @@ class Target(NamedTuple):
     run: int | None
     named: bool = False
     element: str | None = None
+    lock: str | None = None
 
     def seen(self, event: Observed) -> Observed:
         """Give the event as this saga sees it: saga headers that are about another one tell it nothing."""
         if not self.named and (event.step is not None or event.attempt is not None or event.occurrence is not None):
             event = replace(event, step=None, attempt=None, occurrence=None)
+        if self.lock is not None:
+            event = replace(event, lock=self.lock)
         return event if self.element is None else replace(event, occurrence=None, element=self.element)
 
 
@@ -73,10 +78,14 @@ class Routes:
     Args:
         definitions: every version that may have instances: an event goes to a saga if any version consumes it.
         active_from: by saga type, microseconds: earlier events do not concern it (ruling R2).
+        locks: by saga type, the lock that a new instance takes.
     """
 
-    def __init__(self, definitions: Iterable[Definition], active_from: Mapping[str, int]) -> None:
+    def __init__(
+        self, definitions: Iterable[Definition], active_from: Mapping[str, int], locks: Mapping[str, LockPlan]
+    ) -> None:
         self._active_from = active_from
+        self._locks = locks
         consumers: dict[str, dict[str, Definition]] = {}
         concerned: dict[str, dict[str, Definition]] = {}
         for definition in sorted(definitions, key=lambda each: each.version):
@@ -112,6 +121,8 @@ class Routes:
                 step, field = named
                 if not (target.named and envelope.saga_step == step.name and envelope.saga_occurrence):
                     target = target._replace(element=read(delivery, envelope, field))
+            if envelope.type in definition.start and (lock := self._locks.get(definition.type)) is not None:
+                target = target._replace(lock=read(delivery, envelope, lock.field))
             _check_storable(envelope, target)
             targets.append(target)
         observed = Observed(
@@ -173,7 +184,7 @@ class Routes:
 
 def _check_storable(envelope: Envelope, target: Target) -> None:
     """Refuse what no store can keep, before it spoils the transaction of a whole batch."""
-    for text in (envelope.id, envelope.content_type, envelope.causation_id or "", target.key):
+    for text in (envelope.id, envelope.content_type, envelope.causation_id or "", target.key, target.lock or ""):
         if "\x00" in text:
             raise DecodeError("its id, its key or a header holds a NUL character, which no store keeps")
     if target.element is not None and len(target.element) > LONGEST_ELEMENT:
@@ -182,6 +193,8 @@ def _check_storable(envelope: Envelope, target: Target) -> None:
         )
     if len(envelope.id) > MOST_ID:
         raise LimitExceeded(f"its id has {len(envelope.id)} characters, at most {MOST_ID} are read")
+    if len(target.lock or "") > MOST_ID:
+        raise LimitExceeded(f"the key of its lock has {len(target.lock or '')} characters, at most {MOST_ID} are read")
     if len(target.key) > MOST_ID // 5 and len(saga_id(target.type, target.key)) > MOST_NAME:
         raise LimitExceeded(f"its key makes a saga's name of more than {MOST_NAME} characters")
 

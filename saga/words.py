@@ -60,6 +60,8 @@ class Condition(StrEnum):
     CONSUMER_DOWN = "ConsumerDown"
     CONSUMER_LAGGING = "ConsumerLagging"
     COORDINATOR_LAGGING = "CoordinatorLagging"
+    WAITING_FOR_LOCK = "WaitingForLock"
+    """Another saga holds its lock; it stands in the queue."""
     WAITING_FOR_PERSON = "WaitingForPerson"
     PAUSED = "Paused"
     """The code of its version is loaded nowhere: it takes in events, and what it would send waits."""

@@ -28,7 +28,7 @@ from ...events.settings import Settings
 from ...services.announce import announce
 from ...services.inbox import parked as parked_by_service
 from ...services.worker import Worker
-from .. import operators, queries, ticks, timers
+from .. import operators, queries, queues, ticks, timers
 from ..coordinator import Coordinator, Options
 from ..loading import Parts
 from ..tables import HEAD, metadata, parked, saga, sent
@@ -190,7 +190,8 @@ class World:
 
     async def _overdue(self) -> bool:
         now = self._loop.clock()
-        if await self._store.read(operators.any_pending):
+        types = {cls.definition().type for cls in self._parts.sagas}
+        if await self._store.read(lambda c: operators.any_pending(c) or queues.any_in_line(c, types, now)):
             return True
         due = await self._due_after(-1)
         return due is not None and due <= now
