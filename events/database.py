@@ -14,7 +14,7 @@ import random
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -44,13 +44,16 @@ class Database:
     Args:
         engine: the pool.
         clock: this process's clock; PostgreSQL's own is used in `now`.
+        turns: held around every transaction, reads too, where the connection is shared with others.
     """
 
-    def __init__(self, engine: AsyncEngine, clock: Clock = system_clock) -> None:
+    def __init__(
+        self, engine: AsyncEngine, clock: Clock = system_clock, *, turns: AbstractAsyncContextManager[Any] | None = None
+    ) -> None:
         self._engine = engine
         self._clock = clock
-        self._writer = asyncio.Lock()
-        self._shared = isinstance(engine.pool, StaticPool)
+        self._writer = asyncio.Lock() if turns is None else turns
+        self._shared = turns is not None or isinstance(engine.pool, StaticPool)
         self.dialect: Literal["sqlite", "postgresql"] = (
             "postgresql" if engine.dialect.name == "postgresql" else "sqlite"
         )

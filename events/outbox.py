@@ -49,6 +49,7 @@ from .clock import SECOND, Clock, system_clock
 from .database import Database
 from .envelope import Headers, Record
 from .errors import ChoreoError, LimitExceeded
+from .failpoints import failpoint
 from .transport import Transport
 
 log = structlog.get_logger("choreo.outbox")
@@ -112,6 +113,7 @@ class Relay:
         transport: where to publish.
         clock: for leases.
         acknowledged: told of the records that the broker has.
+        owner: names this process in the ids of rows; by default at random.
     """
 
     def __init__(
@@ -121,12 +123,13 @@ class Relay:
         *,
         clock: Clock = system_clock,
         acknowledged: Callable[[Sequence[Record]], None] | None = None,
+        owner: str | None = None,
     ) -> None:
         self._database = database
         self._transport = transport
         self._clock = clock
         self._acknowledged = acknowledged
-        self._owner = os.urandom(6).hex()
+        self._owner = os.urandom(6).hex() if owner is None else owner
         self._counter = itertools.count()
         self._pending: deque[OutboxRow] = deque()
         self._held: set[str] = set()
@@ -284,7 +287,9 @@ class Relay:
 
     async def _send(self, rows: Sequence[OutboxRow]) -> None:
         records = [row.record for row in rows]
+        failpoint("relay.before_send")
         await self._transport.send(records)
+        failpoint("relay.after_send")
         for row in rows:
             self._held.discard(row.id)
             self._sent.append(row.id)

@@ -30,7 +30,7 @@ from ..events.errors import (
 from ..events.failpoints import failpoint
 from ..events.failures import HandlerFailed
 from ..events.outbox import OutboxRow, Relay
-from ..events.registry import open_registry
+from ..events.registry import SchemaRegistry, open_registry
 from ..events.settings import Settings
 from ..events.transport import Transport
 from ..tracing.headers import parse_traceparent
@@ -95,6 +95,8 @@ class Coordinator:
         tracing: where spans go.
         clock: this process's clock; PostgreSQL's own is used where there is one.
         options: how it works.
+        registry: of schemas; by default the settings', opened and closed here.
+        owner: names this process in the ids of what it writes, at most 12 characters; by default at random.
     """
 
     def __init__(
@@ -107,6 +109,8 @@ class Coordinator:
         tracing: Tracing | None = None,
         clock: Clock = system_clock,
         options: Options | None = None,
+        registry: SchemaRegistry | None = None,
+        owner: str | None = None,
     ) -> None:
         if not sagas:
             raise ConfigurationError("a coordinator needs at least one saga")
@@ -116,9 +120,10 @@ class Coordinator:
         self._settings = settings
         self._tracing = tracing if tracing is not None else Tracing(namespace=settings.namespace)
         self._options = options if options is not None else Options()
-        self._registry = open_registry(settings, transport)
+        self._own_registry = registry is None
+        self._registry = registry or open_registry(settings, transport)
         self._codec = Codec(self._registry)
-        self._relay = Relay(database, transport, clock=clock)
+        self._relay = Relay(database, transport, clock=clock, owner=owner)
         self._emission = Emission(self._tracing)
         self._positions = Positions(database, settings.group, self._since, self._options.gap, self._options.batch)
         self._barrier = self._positions.barrier
@@ -158,7 +163,7 @@ class Coordinator:
         )
         self._joined = True
         await self._relay.start()
-        sent = [d.events[type_] for d in self._loaded.values() for type_ in {*d.builds, *d.definition.start}]
+        sent = [d.events[type_] for d in self._loaded.values() for type_ in sorted({*d.builds, *d.definition.start})]
         await self._codec.prepare(sent)
         known, self._begins = await self._database.write(
             lambda connection: definitions.register(connection, self._loaded, self._database.now(connection))
@@ -210,7 +215,8 @@ class Coordinator:
         ended = self._emission.take_ended()
         if ended:
             await self._try(lambda connection: store.mark_traced(connection, ended))
-        await self._registry.close()
+        if self._own_registry:
+            await self._registry.close()
 
     async def _try(self, work: Callable[[Connection], None]) -> None:
         try:

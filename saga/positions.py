@@ -13,6 +13,7 @@ from ..events.clock import SECOND
 from ..events.database import Database
 from ..events.envelope import Delivery, TopicPartition
 from ..events.errors import ChoreoError, CommitRefused, PositionLost, TransportError
+from ..events.failpoints import failpoint
 from ..events.transport import Consumer
 from . import store
 from .barrier import ReadBarrier
@@ -85,6 +86,7 @@ class Positions:
     async def on_revoked(self, partitions: frozenset[TopicPartition]) -> None:
         """Wait for the batch under way, commit, and forget these partitions."""
         async with self.busy:
+            failpoint("coordinator.in_revoke")
             await self.commit()
             for place in partitions:
                 self.processed.pop(place, None)
@@ -177,6 +179,7 @@ class Positions:
         if not self._uncommitted:
             return
         offsets, self._uncommitted = self._uncommitted, {}
+        failpoint("coordinator.before_offsets")
         try:
             await self._consumer.commit(offsets)
         except CommitRefused:

@@ -48,10 +48,17 @@ class StoreCommit:
         execution: runs handlers inside the transaction.
         claim: how long a claim holds, in microseconds.
         followers: so that a key's events with a `tx` handler share a transaction.
+        owner: names this process in the order of what it parks; by default at random.
     """
 
     def __init__(
-        self, database: Database, relay: Relay, execution: Execution, claim: int, followers: Followers
+        self,
+        database: Database,
+        relay: Relay,
+        execution: Execution,
+        claim: int,
+        followers: Followers,
+        owner: str | None = None,
     ) -> None:
         self._database = database
         self._relay = relay
@@ -59,7 +66,7 @@ class StoreCommit:
         self._claim = claim
         self._followers = followers
         self._counter = itertools.count()
-        self._owner = os.urandom(4).hex()
+        self._owner = os.urandom(4).hex() if owner is None else owner
         self._last = 0
         self.transactions = 0
         """How many were committed."""

@@ -116,6 +116,7 @@ class Execution:
             place = placement.place(job.envelope)
         began = self._clock()
         try:
+            failpoint("service.before_effect", job.route.name, job.envelope.id)
             if self._tracing.enabled:
                 span = self._tracing.process(
                     job.delivery, job.envelope, group=self._service.name, place=place, attempt=job.attempt
@@ -127,7 +128,7 @@ class Execution:
             if tx is not None:
                 tx.end()
                 self._warn_of_long(job, began)
-            failpoint("service.after_effect")
+            failpoint("service.after_effect", job.route.name, job.envelope.id)
             if returned is None and not handler.signature.produces:
                 return Result("handled", "done", answered=job.command)
             events = _events_of(job, returned)

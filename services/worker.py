@@ -88,6 +88,7 @@ class Worker:
         tracing: default: none.
         clock: gives event times, and due times on SQLite.
         randomness: gives numbers from 0 to 1, for jitter.
+        owner: names this process in the ids of what it writes, at most 12 characters; by default at random.
     """
 
     def __init__(
@@ -101,7 +102,9 @@ class Worker:
         tracing: Tracing | None = None,
         clock: Clock = system_clock,
         randomness: Callable[[], float] = random.random,
+        owner: str | None = None,
     ) -> None:
+        self._owner = owner
         self.service = service
         self._counters = Counters()
         self._transport = transport
@@ -246,10 +249,11 @@ class Worker:
         tables = service.tables
         if tables is not None:
             await database.write(lambda connection: _create(connection, tables))
-        relay = Relay(database, self._transport, clock=self._clock, acknowledged=self._tracing.acknowledged)
+        told, owner = self._tracing.acknowledged, self._owner
+        relay = Relay(database, self._transport, clock=self._clock, acknowledged=told, owner=owner)
         await relay.start()
         self._relay = relay
-        return StoreCommit(database, relay, self._execution, service.claim, self._dispatcher.followers)
+        return StoreCommit(database, relay, self._execution, service.claim, self._dispatcher.followers, owner)
 
     async def _subscribe(self) -> Consumer:
         client = f"{self.service.name}-{os.getpid()}"
@@ -405,6 +409,7 @@ class Worker:
 
     async def on_revoked(self, partitions: frozenset[TopicPartition]) -> None:
         """Finish what runs of these partitions, commit it, and forget the rest; see `Listener`."""
+        failpoint("service.in_revoke")
         self._assigned = False
         self._partitions.leave(partitions)
         chosen = of_places(partitions)
