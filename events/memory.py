@@ -65,6 +65,7 @@ class MemoryBroker:
         clock: gives record timestamps and decides when sessions expire.
         session: seconds until a dead member is dropped.
         rebalance: seconds that a member has for its drain.
+        peer: an open connection to a broker of its own; this is another one to the same.
     """
 
     def __init__(
@@ -74,12 +75,13 @@ class MemoryBroker:
         clock: Clock = system_clock,
         session: float = SESSION,
         rebalance: float = REBALANCE,
+        peer: MemoryBroker | None = None,
     ) -> None:
         self._name = name
         self._clock = clock
         self._session = round(session * SECOND)
         self._rebalance = round(rebalance * SECOND)
-        self._held: _State | None = _State() if name is None else None
+        self._held: _State | None = peer._state if peer is not None else _State() if name is None else None
         self._depth = 0
         self._consumers: set[MemoryConsumer] = set()
 
@@ -183,6 +185,13 @@ class MemoryBroker:
         if partitions is None:
             raise topic_missing([topic])
         return [record for partition in partitions for record in partition.records]
+
+    def everything(self) -> dict[str, list[Delivery]]:
+        """Show every record that is there, topic by topic."""
+        return {
+            name: [record for partition in partitions for record in partition.records]
+            for name, partitions in self._state.topics.items()
+        }
 
     async def bounds(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
         """Give the first offset in the log and the end of each partition."""
@@ -293,6 +302,10 @@ class MemoryBroker:
     def bury(self, group: str, member: str) -> None:
         """Note that a member shows no life from now on."""
         self._state.dead.setdefault(group, {})[member] = self._clock()
+
+    def revive(self, group: str, member: str) -> None:
+        """Note that a member shows life again; where its session has expired meanwhile, that is too late."""
+        self._state.dead.get(group, {}).pop(member, None)
 
     def attend(self, group: str) -> float | None:
         """Drop members whose session or drain time is over; give the seconds until there may be more."""

@@ -129,10 +129,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             owner = None
         if owner is None or owner not in self._watchers:
             self._count += 1
-            # Beyond a thousandth of a microsecond a sum of floats holds nothing but its error.
-            at = self._start + math.ceil(round(when * SECOND, 3))
-            heappush(self._timers, _Timer(at, self._count, handle, owner))
+            heappush(self._timers, _Timer(self.moment(when), self._count, handle, owner))
         return handle
+
+    def moment(self, when: float) -> int:
+        """Turn the loop's own time into microseconds since the epoch."""
+        # Beyond a thousandth of a microsecond a sum of floats holds nothing but its error.
+        return self._start + math.ceil(round(when * SECOND, 3))
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts

@@ -62,11 +62,16 @@ class _Driver:
     def connect(self, *args: Any, **options: Any) -> _Adapted:
         connection = sqlite3.connect(*args, **{**options, "check_same_thread": False, "isolation_level": None})
         connection.execute("PRAGMA foreign_keys=ON")
-        awaited: Any = _Connection(connection)
-        return _Adapted(self, awaited)
+        return adapted(connection)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(sqlite3, name)
+
+
+def adapted(connection: Any) -> Any:
+    """Make of a connection of `sqlite3`, or of what behaves like one, what the dialect takes."""
+    awaited: Any = _Connection(connection)
+    return _Adapted(_Driver(), awaited)
 
 
 class _Adapted(AsyncAdapt_dbapi_connection):

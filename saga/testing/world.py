@@ -61,7 +61,7 @@ class World:
         self._jitter = Random(f"{seed}/jitter")
         self._settings = Settings.model_construct(broker="memory:")  # of no environment and no file
         self._broker = _Recorder(loop.clock)
-        self._classes = {cls.spec().type: cls for cls in _classes(parts)}
+        self._classes = {cls.spec().type: cls for cls in event_classes(parts)}
         self._stack = AsyncExitStack()
         self._parking: list[Database] = []
         self._read = 0
@@ -176,7 +176,7 @@ class World:
         """
         while True:
             await self.settle()
-            if await self._store.read(_all_at_rest):
+            if await self._store.read(all_at_rest):
                 return True
             due = await self._next_due()
             if due is None:
@@ -198,9 +198,9 @@ class World:
 
     async def _due_after(self, time: int) -> int | None:
         """Give the earliest time after `time` at which a store has something due."""
-        found = [await self._store.read(lambda connection: _saga_due(connection, time))]
+        found = [await self._store.read(lambda connection: saga_due(connection, time))]
         for database in self._parking:
-            asked = asyncio.create_task(database.read(lambda connection: _parked_due(connection, time)))
+            asked = asyncio.create_task(database.read(lambda connection: parked_due(connection, time)))
             # A handler that sleeps in its transaction holds the store: its own timer comes first then.
             await self._loop.settled()
             if asked.done():
@@ -277,10 +277,10 @@ class World:
             if cls is None or delivery.topic != cls.spec().topic:
                 continue
             event = await self._decode(cls, delivery, envelope)
-            name = _saga_of(envelope)
+            name = saga_of(envelope)
             at = to_datetime(delivery.timestamp * 1_000)
             self._published.append(Published(event, envelope.id, envelope.source, at, name))
-            if name is not None and envelope.saga_attempt is not None and envelope.source == _coordinator_of(envelope):
+            if name is not None and envelope.saga_attempt is not None and envelope.source == coordinator_of(envelope):
                 self._commands.setdefault(name, {})[envelope.id] = envelope.type
 
     async def _decode(self, cls: type[E], delivery: Delivery, envelope: Envelope) -> E:
@@ -307,7 +307,8 @@ class _Recorder(MemoryBroker):
             self.log.append(Delivery(each.topic, 0, len(self.log), now, each.key, each.value, tuple(each.headers)))
 
 
-def _classes(parts: Parts) -> list[type[Event]]:
+def event_classes(parts: Parts) -> list[type[Event]]:
+    """List every event class that these parts name."""
     found: dict[type[Event], None] = {}
     for cls in parts.sagas:
         found.update(dict.fromkeys(cls.declaration().events.values()))
@@ -317,23 +318,25 @@ def _classes(parts: Parts) -> list[type[Event]]:
     return list(found)
 
 
-def _coordinator_of(envelope: Envelope) -> str:
+def coordinator_of(envelope: Envelope) -> str:
+    """Name the source of what the saga sends that an event belongs to."""
     return f"choreo/{envelope.saga_type}"
 
 
-def _saga_of(envelope: Envelope) -> str | None:
+def saga_of(envelope: Envelope) -> str | None:
+    """Name the saga, with its run, that an event belongs to by its headers."""
     if envelope.saga_id is None:
         return None
     return envelope.saga_id if (envelope.saga_run or 1) == 1 else f"{envelope.saga_id}~{envelope.saga_run}"
 
 
-def _parked_due(connection: Connection, after: int) -> int | None:
+def parked_due(connection: Connection, after: int) -> int | None:
     """When a parked event is tried next."""
     query = select(func.min(parked_by_service.c.due_at)).where(parked_by_service.c.due_at > after)
     return connection.execute(query).scalar()
 
 
-def _saga_due(connection: Connection, after: int) -> int | None:
+def saga_due(connection: Connection, after: int) -> int | None:
     """When a saga's timer, a held undo, an event without a saga or a schedule is due; what a person holds is not."""
     due = select(func.min(saga.c.next_due)).where(saga.c.next_due > after)
     if timers.held(connection):
@@ -346,7 +349,7 @@ def _saga_due(connection: Connection, after: int) -> int | None:
     return earliest([*found, ticks.next_due(connection, after)])
 
 
-def _all_at_rest(connection: Connection) -> bool:
+def all_at_rest(connection: Connection) -> bool:
     """Whether sagas have begun, and each has ended or only waits for a person."""
     open_ = connection.execute(select(saga.c.id).where(saga.c.phase.in_(queries.OPEN))).scalars().all()
     for definition, instance, _ in queries.states(connection, open_).values():

@@ -1,0 +1,629 @@
+"""One run: real services and a real coordinator as processes in one loop, and what goes wrong while they work.
+
+Everything that decides is in the plan: the same plan gives the same run, to the byte. The simulation itself looks only
+when nothing can happen at the present moment, and moves the clock to the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from ....events.clock import SECOND, from_datetime
+from ....events.database import Database
+from ....events.envelope import Record, TopicPartition
+from ....events.errors import ChoreoError
+from ....events.event import Event
+from ....events.failpoints import watch
+from ....events.ids import uuid7
+from ....events.publisher import Publisher
+from ....events.settings import Settings
+from ....services.announce import announce
+from ....services.inbox import parked as parked_by_service
+from ....services.service import Service
+from ....services.worker import Worker
+from ...coordinator import Coordinator, Options
+from ...loading import Parts
+from ...timers import Breaker
+from ..harness import BEGIN
+from ..loop import NeverSettles, earliest
+from ..world import all_at_rest, parked_due, saga_due
+from .broker import Broker, Link, Sent
+from .faults import Fault, Plan
+from .process import PROCESS, Killed, Process, SimulationLoop, State
+from .schemas import KnownSchemas
+from .stores import BUSY, LOST, Disk, unreachable
+
+COORDINATOR = "the coordinator"
+"""The kind of a process that coordinates; no service can be called so."""
+
+_GRID = SECOND // 20
+_MOST_MOVES = 6_000
+_LONGEST = 400 * 24 * 3_600 * SECOND
+_AGAIN = 1.0
+
+
+class Injected(Exception):
+    """What a handler fails with when it is told to."""
+
+
+class Violation(Exception):
+    """A run has shown what must not be.
+
+    Args:
+        rule: which rule was broken, e.g. `S3`.
+        told: how.
+    """
+
+    def __init__(self, rule: str, told: str) -> None:
+        super().__init__(f"{rule}: {told}")
+        self.rule = rule
+        self.told = told
+
+
+@dataclass
+class Kit:
+    """What runs share, so that the next one begins quickly.
+
+    Args:
+        parts: services and sagas.
+        stand_ins: makes the stand-ins of a run anew: they count their calls.
+    """
+
+    parts: Parts
+    stand_ins: Callable[[], Sequence[Service]]
+    schemas: KnownSchemas = field(default_factory=KnownSchemas)
+    disks: dict[str, Disk] = field(default_factory=dict)
+    settings: Settings = field(default_factory=lambda: Settings.model_construct(broker="memory:"))
+
+    def disk(self, name: str) -> Disk:
+        """Give a store's disk, as new."""
+        if name not in self.disks:
+            self.disks[name] = Disk(name)
+        return self.disks[name]
+
+    def prepare(self) -> None:
+        """Have every store's tables made, once."""
+        if not self.disks:
+            Simulation(self, Plan(), 0, ()).prepare()
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for disk in self.disks.values():
+            disk.close()
+        self.disks = {}
+
+
+class Simulation:
+    """One run.
+
+    Args:
+        kit: what runs share.
+        plan: what goes wrong, and how the processes stand.
+        seed: decides ids, jitter, pauses.
+        events: what is published, in order.
+        always: told of each moment at which something has changed; raises where something is wrong.
+    """
+
+    def __init__(
+        self,
+        kit: Kit,
+        plan: Plan,
+        seed: int,
+        events: Sequence[Event],
+        always: Callable[[Simulation], None] | None = None,
+    ) -> None:
+        self.kit = kit
+        self.plan = plan
+        self.seed = seed
+        self.events = list(events)
+        self.services = {service.name: service for service in (*kit.parts.services, *kit.stand_ins())}
+        self.parts = Parts(tuple(self.services.values()), kit.parts.sagas)
+        self.loop = SimulationLoop(from_datetime(BEGIN))
+        self.broker = Broker(self.loop.clock, self, plan.session)
+        self.disks: dict[str, Disk] = {}
+        self.processes: list[Process] = []
+        self.passes: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
+        self.sends: Counter[str] = Counter()
+        self.commits: Counter[str] = Counter()
+        self.types: Counter[str] = Counter()
+        self.hits: dict[Fault, int] = {}
+        self.told: list[tuple[int, str]] = []
+        self.healed = False
+        self.at_rest = False
+        """Whether at the end nothing was left to do."""
+        self.lag: list[tuple[str, TopicPartition, int, int]] = []
+        """What at the end was not committed: group, partition, committed offset, end."""
+        self.moves = 0
+        self._always = always
+        self._skew = 0
+        self._ids = Random(f"{seed}/ids")
+        self._jitter = Random(f"{seed}/jitter")
+        self._pauses = Random(f"{seed}/pauses")
+        self._latency = Random(f"{seed}/latency")
+        self._context = copy_context()
+        self._links: dict[Process, Link] = {}
+        self._live_parts: dict[Process, Worker | Coordinator] = {}
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._returning = 0
+        self._publishing = True
+        self._cut = 0
+        self._away: Counter[str] = Counter()
+        self._hidden: Counter[tuple[str, TopicPartition]] = Counter()
+        self._doomed: dict[tuple[str, str], Fault] = {}
+        self._hopeless: dict[tuple[str, str], Fault] = {}
+        self._errors: list[Violation] = []
+        self._seen = (-1, -1)
+
+    # ---- the run -----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run it to its end.
+
+        Raises:
+            Violation: something has shown what must not be.
+        """
+        try:
+            self.loop.set_exception_handler(self._unhandled)
+            watch(self._passed)
+            self.loop.run_until_complete(self._main())
+        except NeverSettles as error:
+            raise Violation("V8", error.message) from None
+        finally:
+            watch(None)
+            self.loop.run_until_complete(self._bury())
+            self.loop.close()
+
+    def clock(self) -> int:
+        """Give the time that every part sees, microseconds."""
+        return self.loop.clock() + self._skew
+
+    def prepare(self) -> None:
+        """Start every process and keep the tables that it makes."""
+        try:
+            self.loop.run_until_complete(self._open())
+            for disk in self.disks.values():
+                disk.keep()
+        finally:
+            self.loop.run_until_complete(self._bury())
+            self.loop.close()
+
+    async def _main(self) -> None:
+        await self._open()
+        self._outside(self._publish())
+        await self._drive()
+        self._heal()
+        await self._drive()
+        for group, topics in self.groups().items():
+            self.lag += [(group, *each) for each in await self.broker.lag(group, topics)]
+
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """Give the topics that each consumer group reads."""
+        topics = {name: service.consumes for name, service in self.services.items()}
+        if self.parts.sagas:
+            read = {topic for cls in self.parts.sagas for topic in cls.definition().consumed_topics}
+            topics[self.kit.settings.group] = tuple(sorted(read))
+        return topics
+
+    async def _open(self) -> None:
+        core = self.broker.core
+        await core.__aenter__()
+        await core.create_topics(self.parts.topics())
+        for service in self.parts.services:
+            await announce(service, core)
+        kinds = [COORDINATOR, *(name for name, service in self.services.items() if service.store is not None)]
+        for name in kinds:
+            disk = self.disks[name] = self.kit.disk(name)
+            disk.clear()
+            disk.committed = self._committed
+        self.saga_disk = self.disks[COORDINATOR]
+        for _ in range(self.plan.coordinators if self.parts.sagas else 0):
+            self._start(COORDINATOR)
+        for name in self.services:
+            for _ in range(2 if name == self.plan.doubled else 1):
+                self._start(name)
+        await self.loop.settled()
+        self._raise()
+
+    async def _publish(self) -> None:
+        process = Process("test", 0, self.loop)
+        link = await self.broker.link(process)
+        async with Publisher(link, source="test", settings=self.kit.settings, clock=self.clock) as publisher:
+            for event in self.events:
+                pause = self._pauses.uniform(0, self.plan.gap)
+                if pause:
+                    await asyncio.sleep(pause)
+                await publisher.publish(event, id=self.new_id())
+        self._publishing = False
+
+    def new_id(self) -> str:
+        """Make an id of the run."""
+        return uuid7(self.clock() // 1_000, self._ids.randbytes(10))
+
+    async def _drive(self) -> None:
+        """Let time go on until nothing is left to do."""
+        end = self.loop.clock() + _LONGEST
+        for _ in range(_MOST_MOVES):
+            await self.loop.settled()
+            self._raise()
+            self._look()
+            busy = self._busy()
+            self.at_rest = not busy and self._at_rest()
+            if self.at_rest:
+                return
+            next_ = self.loop.next_look() if busy else earliest((self.loop.next_work(), self._due()))
+            if next_ is None:
+                return  # what is left to do then is told by the rules of liveness
+            if next_ > end:
+                break
+            if busy:
+                work = self.loop.next_work()
+                on_grid = -(-next_ // _GRID) * _GRID
+                next_ = on_grid if work is None else max(next_, min(on_grid, work))
+            self.moves += 1
+            self.loop.move(next_)
+        raise Violation("V1", "it does not come to rest")
+
+    def _busy(self) -> bool:
+        """Whether somebody has something to do now, and only needs to look."""
+        if any(not process.started for process in self.processes if process.alive):
+            return True
+        if self.broker.unread() or any(disk.count("choreo_outbox") for disk in self.disks.values()):
+            return True
+        due = self._due(-1)
+        return due is not None and due <= self.loop.clock()
+
+    def _at_rest(self) -> bool:
+        if self._publishing or self._returning or self.loop.next_work() is not None:
+            return False
+        if self.saga_disk.turns.taken or not self.parts.sagas:
+            return not self.parts.sagas and self._due() is None
+        with self.saga_disk.reader.connect() as connection:
+            return all_at_rest(connection)
+
+    def unrest(self) -> str:
+        """Say what keeps it from being at rest."""
+        if self._publishing:
+            return "events are still to be published"
+        starting = [process.name for process in self.processes if process.alive and not process.started]
+        if starting:
+            return f"{starting[0]} does not start"
+        if self.lag:
+            group, place, committed, end = self.lag[0]
+            return f"{group} has committed {committed} of {end} in {place.topic}[{place.partition}]"
+        return "somebody works on"
+
+    def _due(self, after: int | None = None) -> int | None:
+        """When a store has something due, by the loop's clock."""
+        since = self.clock() if after is None else after
+        found = []
+        for name, disk in self.disks.items():
+            if disk.turns.taken:
+                continue
+            if name == COORDINATOR:
+                if self.parts.sagas:
+                    with disk.reader.connect() as connection:
+                        found.append(saga_due(connection, since))
+            elif any(handler.exhausted == "park" for handler in self.services[name].handlers):
+                with disk.reader.connect() as connection:
+                    found.append(parked_due(connection, since))
+        due = earliest(found)
+        return None if due is None else due - self._skew
+
+    def _look(self) -> None:
+        if self._always is None:
+            return
+        seen = (len(self.broker.log), sum(self.commits.values()))
+        if seen != self._seen and not any(disk.turns.taken for disk in self.disks.values()):
+            self._seen = seen
+            self._always(self)
+
+    def _raise(self) -> None:
+        if self._errors:
+            raise self._errors[0]
+
+    def _heal(self) -> None:
+        """Nothing goes wrong from now on."""
+        self.tell("nothing goes wrong from now on")
+        self.healed = True
+        self._cut = 0
+        self._away.clear()
+        self._hidden.clear()
+        for process in self.processes:
+            if process.state is State.FROZEN:
+                self._thaw(process)
+        self.broker.core.bell.ring()
+
+    async def _bury(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        for process in self.processes:
+            await process.bury()
+        for disk in self.disks.values():
+            await disk.bury()
+
+    def _unhandled(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if error is not None and not isinstance(error, (Killed, asyncio.CancelledError, ChoreoError)):
+            self._errors.append(Violation("a task died", f"{type(error).__name__}: {error}"))
+
+    # ---- processes ---------------------------------------------------------------------------------------------
+
+    def _outside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Start a task that belongs to no process."""
+        task = self.loop.create_task(work, context=self._context)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+
+    def _start(self, kind: str) -> Process:
+        process = Process(kind, len(self.processes) + 1, self.loop)
+        self.processes.append(process)
+        process.spawn(self._live(process), f"{process.name} life")
+        return process
+
+    async def _live(self, process: Process) -> None:
+        try:
+            link = self._links[process] = await self.broker.link(process)
+            part = self._part(process, link)
+            await part.start()
+            self._live_parts[process] = part
+            process.started = True
+            await part.wait()
+        except ChoreoError as error:
+            if process.state is not State.UP or process.leaving:
+                return
+            if error.retryable and not process.started:
+                self._die(process, _AGAIN)
+            else:
+                told = f"{process.name} stopped by itself: {type(error).__name__}: {error.message}"
+                self._errors.append(Violation("V1", told))
+        except Exception as error:
+            self._errors.append(Violation("V1", f"{process.name} died of {type(error).__name__}: {error}"))
+
+    def _part(self, process: Process, link: Link) -> Worker | Coordinator:
+        owner = f"p{process.number:04d}"
+        if process.kind == COORDINATOR:
+            return Coordinator(
+                self.parts.sagas,
+                transport=link,
+                database=self._database(COORDINATOR),
+                settings=self.kit.settings,
+                clock=self.clock,
+                options=Options(batch=self.plan.batch, breaker=Breaker(share=1.0)),
+                registry=self.kit.schemas,
+                owner=owner,
+            )
+        service = self.services[process.kind]
+        return Worker(
+            service,
+            link,
+            settings=self.kit.settings,
+            registry=self.kit.schemas,
+            database=self._database(service.name) if service.store is not None else None,
+            clock=self.clock,
+            randomness=self._jitter.random,
+            owner=owner,
+        )
+
+    def _database(self, name: str) -> Database:
+        return self.disks[name].open(self.clock, self._reach_store)
+
+    def _die(self, process: Process, back: float | None) -> None:
+        """Let a process die at once.
+
+        Args:
+            process: which.
+            back: seconds until another one of its kind is started; None for never.
+        """
+        process.kill()
+        if process in self._links:
+            self._links[process].lost()
+        if process.kind in self.disks:
+            turns = self.disks[process.kind].turns
+            turns.died(process)
+            self.loop.call_soon(turns.died, process, context=self._context)  # for the task that dies right now
+        self._live_parts.pop(process, None)
+        if back is not None:
+            self._returning += 1
+            self._outside(self._come_back(process.kind, back))
+
+    async def _come_back(self, kind: str, after: float) -> None:
+        await asyncio.sleep(after)
+        self._returning -= 1
+        self.tell(f"{kind} is started again")
+        self._start(kind)
+
+    def _running(self, kind: str) -> Process | None:
+        found = (process for process in self.processes if process.kind == kind and process.state is State.UP)
+        return next((process for process in found if process.started and not process.leaving), None)
+
+    async def _stand_still(self, process: Process, seconds: float) -> None:
+        process.freeze()
+        self._links[process].lost()
+        await asyncio.sleep(seconds)
+        self._thaw(process)
+
+    def _thaw(self, process: Process) -> None:
+        if process.state is State.FROZEN:
+            self._links[process].found()
+            process.thaw()
+
+    async def _visit(self, kind: str, seconds: float) -> None:
+        process = self._start(kind)
+        await asyncio.sleep(seconds)
+        part = self._live_parts.get(process)
+        process.leaving = True
+        if part is not None and process.alive:
+            stopping = process.spawn(part.stop(), f"{process.name} stop")
+            ended = self.loop.create_future()
+            stopping.add_done_callback(lambda _: ended.done() or ended.set_result(None))
+            try:
+                async with asyncio.timeout(60):
+                    await ended
+            except TimeoutError:
+                pass
+        if process.alive:
+            self._die(process, None)
+
+    # ---- what goes wrong ---------------------------------------------------------------------------------------
+
+    def tell(self, what: str) -> None:
+        """Note something for the story."""
+        self.told.append((self.loop.clock(), what))
+
+    def _faults(self, *kinds: str) -> list[Fault]:
+        return [] if self.healed else [fault for fault in self.plan.faults if fault.kind in kinds]
+
+    def _hit(self, fault: Fault) -> None:
+        self.hits[fault] = self.hits.get(fault, 0) + 1
+        self.tell(f"! {fault}")
+
+    def _passed(self, name: str, details: tuple[str, ...]) -> None:
+        process = PROCESS.get()
+        if process is None or process.state is not State.UP:
+            return
+        if name == "service.before_effect":
+            self._called(*details)
+        elif name == "service.after_effect":
+            doomed = self._doomed.pop((details[0], details[1]), None)
+            if doomed is not None:
+                self._hit(doomed)
+                raise Injected("told to fail after its effect")
+        place = f"{process.kind}@{name}"
+        self.passes[place] += 1
+        for fault in self._faults("kill"):
+            if fault.target == place and fault.nth == self.passes[place]:
+                self._hit(fault)
+                self._die(process, fault.amount)
+                raise Killed
+
+    def _called(self, handler: str, event_id: str) -> None:
+        self.calls[handler] += 1
+        number = self.calls[handler]
+        for fault in self._faults("fail-before", "fail-after", "gives-up"):
+            if fault.target != handler:
+                continue
+            if fault.kind == "gives-up":
+                if number == fault.nth:
+                    self._hopeless[handler, event_id] = fault
+            elif fault.nth <= number < fault.nth + fault.amount:
+                if fault.kind == "fail-before":
+                    self._hit(fault)
+                    raise Injected("told to fail before its effect")
+                self._doomed[handler, event_id] = fault
+        if (hopeless := self._hopeless.get((handler, event_id))) is not None:
+            self._hit(hopeless)
+            raise Injected("told to fail each time")
+
+    def _committed(self, store: str) -> str:
+        self.commits[store] += 1
+        for fault in self._faults("store-busy", "store-unknown"):
+            if fault.target == store and fault.nth == self.commits[store]:
+                self._hit(fault)
+                return BUSY if fault.kind == "store-busy" else LOST
+        return ""
+
+    def _reach_store(self, name: str) -> None:
+        process = PROCESS.get()
+        if process is not None and process.state is not State.UP:
+            raise Killed
+        if self._away[name]:
+            raise unreachable(name)
+
+    def cut(self, process: Process) -> bool:
+        """See `Line.cut`."""
+        return bool(self._cut) and process.kind != "test"
+
+    def hidden(self, group: str, place: TopicPartition) -> bool:
+        """See `Line.hidden`."""
+        return self._hidden[group, place] > 0
+
+    async def sending(self, process: Process, records: Sequence[Record]) -> int | None:
+        """See `Line.sending`."""
+        if process.kind == "test":
+            return None
+        self.sends[process.kind] += 1
+        number = self.sends[process.kind]
+        pause = self._latency.uniform(0, self.plan.latency) if self.plan.latency and not self.healed else 0.0
+        arrive = None
+        for fault in self._faults("delay", "torn"):
+            if fault.target == process.kind and fault.nth == number:
+                self._hit(fault)
+                if fault.kind == "delay":
+                    pause += fault.amount
+                else:
+                    arrive = min(int(fault.amount), len(records))
+        if pause:
+            await asyncio.sleep(pause)
+        return arrive
+
+    def arrived(self, sent: Sent) -> None:
+        """See `Line.arrived`."""
+        type_ = sent.header("ce_type")
+        if sent.by and type_:
+            self.types[type_] += 1
+            for fault in self._faults("duplicate"):
+                if fault.target == type_ and fault.nth == self.types[type_]:
+                    self._hit(fault)
+                    self._returning += 1
+                    self._outside(self._again(sent.record, fault.amount))
+        for fault in self._faults(*_AT_RECORDS):
+            if fault.nth == sent.number + 1:
+                self._happen(fault)
+
+    async def _again(self, record: Record, after: float) -> None:
+        await asyncio.sleep(after)
+        await self.broker.append([record], "")
+        self._returning -= 1
+
+    def _happen(self, fault: Fault) -> None:
+        """Let one of those faults happen that are bound to the number of records."""
+        amount = fault.amount
+        match fault.kind:
+            case "crash" | "freeze":
+                process = self._running(fault.target)
+                if process is None:
+                    return
+                if fault.kind == "crash":
+                    self._die(process, amount)
+                else:
+                    self._outside(self._stand_still(process, amount))
+            case "join":
+                self._outside(self._visit(fault.target, amount))
+            case "broker-away":
+                self._outside(self._broker_away(amount))
+            case "store-away":
+                self._outside(self._store_away(fault.target, amount))
+            case "lag":
+                group, topic, number = fault.target.rsplit("/", 2)
+                self._outside(self._hide(group, TopicPartition(topic, int(number)), amount))
+            case "clock-forward":
+                self._skew += int(amount * SECOND)
+            case "clock-back":
+                self._skew -= int(amount * SECOND)
+        self._hit(fault)
+
+    async def _broker_away(self, seconds: float) -> None:
+        self._cut += 1
+        await asyncio.sleep(seconds)
+        self._cut = max(0, self._cut - 1)
+
+    async def _store_away(self, name: str, seconds: float) -> None:
+        self._away[name] += 1
+        await asyncio.sleep(seconds)
+        self._away[name] = max(0, self._away[name] - 1)
+
+    async def _hide(self, group: str, place: TopicPartition, seconds: float) -> None:
+        self._hidden[group, place] += 1
+        await asyncio.sleep(seconds)
+        self._hidden[group, place] = max(0, self._hidden[group, place] - 1)
+        self.broker.core.bell.ring()
+
+
+_AT_RECORDS = ("crash", "freeze", "join", "broker-away", "store-away", "lag", "clock-forward", "clock-back")
