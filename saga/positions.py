@@ -207,6 +207,8 @@ class Positions:
                 offset = self._checked(place, saved[place][0], begins.get(place, 0), ends.get(place, 0))
                 if offset != saved[place][0]:
                     told[place] = offset
+                # Who stored this may have died before it told the broker.
+                self._uncommitted[place] = offset
             else:
                 offset = fresh[place] = await self._first_offset(place, begins.get(place, 0))
             self._consumer.seek(place, offset)

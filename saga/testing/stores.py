@@ -59,7 +59,7 @@ class InlineSqlite(SQLiteDialect_pysqlite):
 class _Driver:
     """The `sqlite3` module, but that its connections are awaited."""
 
-    def connect(self, *args: Any, **options: Any) -> _Adapted:
+    def connect(self, *args: Any, **options: Any) -> Any:
         connection = sqlite3.connect(*args, **{**options, "check_same_thread": False, "isolation_level": None})
         connection.execute("PRAGMA foreign_keys=ON")
         return adapted(connection)

@@ -95,7 +95,8 @@ class Broker:
 
     def unread(self) -> bool:
         """Whether some process has something left to read, or a group is not done with dividing its partitions."""
-        return any(link.unread() for link in self.links if link.process.alive and not link.process.leaving)
+        live = (link for link in self.links if link.process.state is State.UP and not link.process.leaving)
+        return any(link.unread() for link in live if not self.line.cut(link.process))
 
 
 class Link(MemoryBroker):
@@ -132,6 +133,8 @@ class Link(MemoryBroker):
             if found is None or not found.settled:
                 return True
             for place in consumer.assignment():
+                if self._broker.line.hidden(group, place):
+                    continue
                 position = consumer.position(place)
                 if position is None or position < self._partition(place).end:
                     return True

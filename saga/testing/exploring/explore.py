@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from random import Random
 from typing import Any
 
@@ -23,11 +24,12 @@ from ...loading import Parts
 from ...saga import Saga
 from ..standins import StandIn, standin_services
 from ..world import event_classes
-from .faults import KINDS, Fault, Plan, Survey, make_plan
+from .faults import KINDS, Plan, Survey, make_plan
 from .invariants import check
+from .jobs import in_jobs
 from .run import Run
 from .seed import Seed
-from .simulation import COORDINATOR, Kit, Simulation, Violation
+from .simulation import Kit, Simulation, Violation
 from .story import story
 
 Events = Sequence[Event] | Callable[[Random], Iterable[Event]]
@@ -124,7 +126,8 @@ class Explorer:
     def _open(self) -> None:
         play = self._play
         self._kit = Kit(self._parts, lambda: standin_services(play))
-        self._kit.prepare()
+        with quiet():
+            self._kit.prepare()
         self._classes = {cls.spec().type: cls for cls in event_classes(self._everything())}
         self._codec = Codec(self._kit.schemas)
         _now(self._codec.prepare(self._classes.values()))
@@ -157,8 +160,19 @@ class Explorer:
         if explored is not None:
             explored.runs += 1
             explored.planned.update((fault.kind, fault.target) for fault in simulation.plan.faults)
-            explored.hit.update((fault.kind, fault.target) for fault in simulation.hits)
+            explored.hit.update((fault.kind, fault.target) for fault in simulation.troubles.hits)
         return failure
+
+    def digest(self, seed: int | str | Seed) -> str:
+        """Run a seed and give a digest of all that it left: every record of the broker, every row of every store."""
+        with quiet():
+            simulation, _ = self._run(seed if isinstance(seed, Seed) else Seed(str(seed)))
+        content = blake2b(digest_size=16)
+        for sent in simulation.broker.log:
+            content.update(repr(sent).encode())
+        for name, disk in sorted(simulation.disks.items()):
+            content.update("\n".join((name, *disk.dump())).encode())
+        return content.hexdigest()
 
     def _run(self, seed: Seed) -> tuple[Simulation, Failure | None]:
         plan, events = self._planned(seed)
@@ -292,11 +306,11 @@ def explore(
 ) -> Explored:
     """Run a saga and its services many times on a virtual clock, each time with something else going wrong.
 
-    Each run publishes the events and lets real services, a real coordinator and the broker in memory work on them, while
-    processes die and stand still, handlers fail, records come twice or late, stores and broker are away, clocks jump.
-    Then nothing goes wrong any more, and everything has to come to an end. What must hold in each run: the rules of
-    `docs/guarantees.md` (nothing lost, nothing twice, histories that fold to the state, undone in order, every saga ends
-    or waits for a person), and the caller's own.
+    Each run publishes the events and lets real services, a real coordinator and the broker in memory work on them,
+    while processes die and stand still, handlers fail, records come twice or late, stores and broker are away, clocks
+    jump. Then nothing goes wrong any more, and everything has to come to an end. What must hold in each run: nothing
+    lost, nothing twice, histories that fold to the state, undone in order, every saga ends or waits for a person, and
+    the caller's own rules.
 
     Args:
         saga: a saga class, or several.
@@ -339,12 +353,7 @@ def explore(
 
 def _explored(explorer: Explorer, seeds: Seeds, jobs: int) -> Explored:
     _ = explorer.survey
-    if jobs > 1:
-        from .jobs import explore_in_jobs
-
-        explored = explore_in_jobs(explorer, list(seeds_of(seeds)), jobs)
-    else:
-        explored = explorer.explore(seeds)
+    explored = _in_jobs(explorer, list(seeds_of(seeds)), jobs) if jobs > 1 else explorer.explore(seeds)
     if explored.failure is not None:
         shortest = explorer.shrink(explored.failure)
         raise AssertionError(_told(shortest, f"run {explored.runs}, shrunk from {explored.failure.seed!r}"))
@@ -352,6 +361,23 @@ def _explored(explorer: Explorer, seeds: Seeds, jobs: int) -> Explored:
     if never:
         told = ", ".join(f"{kind} {target}".rstrip() for kind, target in never)
         raise AssertionError(f"planned again and again, and never happened: {told}\n{explored}")
+    return explored
+
+
+def _in_jobs(explorer: Explorer, seeds: list[Seed], jobs: int) -> Explored:
+    def work(share: list[Seed]) -> Explored:
+        explorer.reopen()
+        return explorer.explore(share)
+
+    began = time.monotonic()
+    explored = Explored()
+    shares = [seeds[job::jobs] for job in range(jobs)]
+    for part in in_jobs(work, shares):
+        explored.add(part)
+        found, first = part.failure, explored.failure
+        if found is not None and (first is None or seeds.index(found.seed) < seeds.index(first.seed)):
+            explored.failure = found
+    explored.seconds = time.monotonic() - began
     return explored
 
 
@@ -372,7 +398,9 @@ def _judge(name: str, rule: Rule, run: Run) -> None:
         rule(run)
     except Exception as error:
         told = str(error) or type(error).__name__
-        raise Violation(name, told if isinstance(error, AssertionError) else f"{type(error).__name__}: {told}") from error
+        raise Violation(
+            name, told if isinstance(error, AssertionError) else f"{type(error).__name__}: {told}"
+        ) from error
 
 
 def _fewer(items: list[int], fails: Callable[[list[int]], bool]) -> list[int]:
@@ -412,15 +440,15 @@ def _surveyed(simulation: Simulation, parts: Parts) -> Survey:
         if handler.undoes is None and {event.spec().type for event in handler.signature.produces} & undoable
     ]
     return Survey(
-        passes=simulation.passes,
-        calls=simulation.calls,
+        passes=simulation.troubles.passes,
+        calls=simulation.troubles.calls,
         makers=tuple(makers),
         tries={name: handler.retry.attempts for name, handler in handlers.items()},
-        types=simulation.types,
-        sends=simulation.sends,
-        commits=simulation.commits,
+        types=simulation.troubles.types,
+        sends=simulation.troubles.sends,
+        commits=simulation.troubles.commits,
         groups=groups,
-        records=len(simulation.broker.log),
+        records=simulation.records,
     )
 
 
@@ -446,6 +474,3 @@ def quiet() -> Iterator[None]:
 
 def _drop(*_: object) -> Any:
     raise structlog.DropEvent
-
-
-__all__ = ["COORDINATOR", "Explored", "Explorer", "Failure", "Fault", "explore"]

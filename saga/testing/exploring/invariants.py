@@ -115,8 +115,9 @@ def _undo_order(saga: Recorded, step: Applied) -> None:
 
 def _one_outcome(saga: Recorded) -> None:
     """S9: never both completed and undone; after the pivot nothing before it is undone."""
-    undone = [output for step in saga.applied for output in step.transition.outputs if _is_undo(output)]
-    announced = {output.type for step in saga.applied for output in step.transition.outputs if _is_end(output)}
+    outputs = [output for step in saga.applied for output in step.transition.outputs]
+    undone = [output.step for output in outputs if isinstance(output, Send) and output.kind == "undo"]
+    announced = {output.type for output in outputs if isinstance(output, Announce)}
     definition = saga.definition
     if saga.instance.phase is Phase.COMPLETED and announced - {definition.completed}:
         raise Violation("S9", f"{saga.id} is completed and has announced {', '.join(sorted(announced))}")
@@ -126,17 +127,9 @@ def _one_outcome(saga: Recorded) -> None:
     if pivot is None or saga.instance.steps[pivot.name].done is None:
         return
     before = definition.ancestors[pivot.name]
-    for output in undone:
-        if output.step in before:
-            raise Violation("S9", f"{saga.id}: step {output.step} was undone, but the pivot {pivot.name} is done")
-
-
-def _is_undo(output: object) -> bool:
-    return isinstance(output, Send) and output.kind == "undo"
-
-
-def _is_end(output: object) -> bool:
-    return isinstance(output, Announce)
+    for name in undone:
+        if name in before:
+            raise Violation("S9", f"{saga.id}: step {name} was undone, but the pivot {pivot.name} is done")
 
 
 def _late_success(saga: Recorded) -> None:
@@ -209,8 +202,8 @@ def _read_by_coordinator(run: Simulation, connection: Connection) -> None:
     seen = set(connection.execute(select(history.c.event_id)).scalars())
     waiting = set(connection.execute(select(parked.c.event_id)).scalars())
     counted: Counter[str] = Counter()
-    for row in connection.execute(select(ignored.c.event_type, ignored.c.count)):
-        counted[row.event_type] += row.count
+    for event_type, count in connection.execute(select(ignored.c.event_type, ignored.c["count"])):
+        counted[event_type] += count
     missing: Counter[str] = Counter()
     known = {type_ for definition in definitions for type_ in definition.consumed}
     for each in _consumed(run, {topic for definition in definitions for topic in definition.consumed_topics}):
@@ -244,7 +237,9 @@ def _services(run: Simulation) -> None:
                 if state == "claimed":
                     raise Violation("S15", f"{handler.full_name} began with {each.header('ce_type')} and never ended")
                 if state == "failed" and each.header("ce_id") not in dead:
-                    raise Violation("S15", f"{handler.full_name} gave up {each.header('ce_type')} without a dead letter")
+                    raise Violation(
+                        "S15", f"{handler.full_name} gave up {each.header('ce_type')} without a dead letter"
+                    )
         met = {event_id for _, event_id in rows}
         for each in run.broker.log:
             if each.header("ce_source") == name and each.header("causation-id") not in met:

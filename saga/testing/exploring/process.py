@@ -126,7 +126,7 @@ class SimulationLoop(VirtualLoop):
         self._handles = 0
 
     def call_soon(
-        self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         """See `asyncio.loop.call_soon`."""
         if context is None:
@@ -137,7 +137,7 @@ class SimulationLoop(VirtualLoop):
         return super().call_soon(process.run, context, callback, args, context=context)
 
     def call_at(
-        self, when: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
+        self, when: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """See `asyncio.loop.call_at`."""
         if context is None:
@@ -158,7 +158,7 @@ class SimulationLoop(VirtualLoop):
         heappush(self._looks if looks else self._work, (self.moment(when), self._handles, handle, process))
         return handle
 
-    def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:  # type: ignore[override]
+    def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
         """See `asyncio.loop.create_task`."""
         task = super().create_task(coro, **options)
         context: Context | None = options.get("context")

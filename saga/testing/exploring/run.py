@@ -46,7 +46,7 @@ class Run:
     @property
     def calm(self) -> bool:
         """Whether nothing goes wrong any more."""
-        return self._simulation.healed
+        return not self._simulation.troubles.active
 
     @property
     def events(self) -> Sequence[Event]:
@@ -83,7 +83,7 @@ class Run:
     def sent(self, event: type[E]) -> list[E]:
         """Give the events or commands of a class, in order, each once however often it is on the broker."""
         unlike = {each.id: each.event for each in self.published if isinstance(each.event, event)}
-        return list(unlike.values())  # type: ignore[arg-type]
+        return list(unlike.values())
 
     def dead_letters(self) -> list[DeadLetter]:
         """Give what handlers gave up on, and what nobody could read."""
@@ -103,7 +103,13 @@ class Run:
     def _log(self, start: int) -> list[Delivery]:
         return [
             Delivery(
-                each.record.topic, 0, each.number, each.at // 1_000, each.record.key, each.record.value, each.record.headers
+                each.record.topic,
+                0,
+                each.number,
+                each.at // 1_000,
+                each.record.key,
+                each.record.value,
+                each.record.headers,
             )
             for each in self._simulation.broker.log[start:]
         ]

@@ -30,7 +30,9 @@ class Seed:
     def __post_init__(self) -> None:
         found = _FORM.fullmatch(self.text)
         if found is None:
-            raise ConfigurationError(f'{self.text!r} is no seed; write a number, or what explore printed, e.g. "17:e0:f1"')
+            raise ConfigurationError(
+                f'{self.text!r} is no seed; write a number, or what explore printed, e.g. "17:e0:f1"'
+            )
         number, events, faults, plain = found.groups()
         calm = number == "calm"
         object.__setattr__(self, "number", 0 if calm else int(number))

@@ -7,7 +7,6 @@ when nothing can happen at the present moment, and moves the clock to the next o
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -24,7 +23,6 @@ from ....events.ids import uuid7
 from ....events.publisher import Publisher
 from ....events.settings import Settings
 from ....services.announce import announce
-from ....services.inbox import parked as parked_by_service
 from ....services.service import Service
 from ....services.worker import Worker
 from ...coordinator import Coordinator, Options
@@ -33,11 +31,12 @@ from ...timers import Breaker
 from ..harness import BEGIN
 from ..loop import NeverSettles, earliest
 from ..world import all_at_rest, parked_due, saga_due
-from .broker import Broker, Link, Sent
-from .faults import Fault, Plan
-from .process import PROCESS, Killed, Process, SimulationLoop, State
+from .broker import Broker, Link
+from .faults import Plan
+from .process import Killed, Process, SimulationLoop, State
 from .schemas import KnownSchemas
-from .stores import BUSY, LOST, Disk, unreachable
+from .stores import Disk
+from .troubles import TEST, Troubles
 
 COORDINATOR = "the coordinator"
 """The kind of a process that coordinates; no service can be called so."""
@@ -46,10 +45,8 @@ _GRID = SECOND // 20
 _MOST_MOVES = 6_000
 _LONGEST = 400 * 24 * 3_600 * SECOND
 _AGAIN = 1.0
-
-
-class Injected(Exception):
-    """What a handler fails with when it is told to."""
+_LAST_LOOKS = 10
+_LAST_LOOK = SECOND // 4
 
 
 class Violation(Exception):
@@ -125,39 +122,26 @@ class Simulation:
         self.services = {service.name: service for service in (*kit.parts.services, *kit.stand_ins())}
         self.parts = Parts(tuple(self.services.values()), kit.parts.sagas)
         self.loop = SimulationLoop(from_datetime(BEGIN))
-        self.broker = Broker(self.loop.clock, self, plan.session)
+        self.troubles = Troubles(plan, seed, self)
+        self.broker = Broker(self.loop.clock, self.troubles, plan.session)
         self.disks: dict[str, Disk] = {}
         self.processes: list[Process] = []
-        self.passes: Counter[str] = Counter()
-        self.calls: Counter[str] = Counter()
-        self.sends: Counter[str] = Counter()
-        self.commits: Counter[str] = Counter()
-        self.types: Counter[str] = Counter()
-        self.hits: dict[Fault, int] = {}
         self.told: list[tuple[int, str]] = []
-        self.healed = False
         self.at_rest = False
         """Whether at the end nothing was left to do."""
         self.lag: list[tuple[str, TopicPartition, int, int]] = []
         """What at the end was not committed: group, partition, committed offset, end."""
         self.moves = 0
         self._always = always
-        self._skew = 0
         self._ids = Random(f"{seed}/ids")
         self._jitter = Random(f"{seed}/jitter")
         self._pauses = Random(f"{seed}/pauses")
-        self._latency = Random(f"{seed}/latency")
         self._context = copy_context()
         self._links: dict[Process, Link] = {}
         self._live_parts: dict[Process, Worker | Coordinator] = {}
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._returning = 0
         self._publishing = True
-        self._cut = 0
-        self._away: Counter[str] = Counter()
-        self._hidden: Counter[tuple[str, TopicPartition]] = Counter()
-        self._doomed: dict[tuple[str, str], Fault] = {}
-        self._hopeless: dict[tuple[str, str], Fault] = {}
         self._errors: list[Violation] = []
         self._seen = (-1, -1)
 
@@ -171,7 +155,7 @@ class Simulation:
         """
         try:
             self.loop.set_exception_handler(self._unhandled)
-            watch(self._passed)
+            watch(self.troubles.passed)
             self.loop.run_until_complete(self._main())
         except NeverSettles as error:
             raise Violation("V8", error.message) from None
@@ -182,7 +166,7 @@ class Simulation:
 
     def clock(self) -> int:
         """Give the time that every part sees, microseconds."""
-        return self.loop.clock() + self._skew
+        return self.loop.clock() + self.troubles.skew
 
     def prepare(self) -> None:
         """Start every process and keep the tables that it makes."""
@@ -196,12 +180,21 @@ class Simulation:
 
     async def _main(self) -> None:
         await self._open()
-        self._outside(self._publish())
+        self.outside(self._publish())
         await self._drive()
         self._heal()
         await self._drive()
+        for _ in range(_LAST_LOOKS):  # offsets are committed, and the outbox is swept, now and then only
+            self.loop.move(self.loop.clock() + _LAST_LOOK)
+            await self.loop.settled()
+        await self._drive()
         for group, topics in self.groups().items():
             self.lag += [(group, *each) for each in await self.broker.lag(group, topics)]
+
+    @property
+    def records(self) -> int:
+        """How many records came after everything had started."""
+        return len(self.broker.log) - self.troubles.begun
 
     def groups(self) -> dict[str, tuple[str, ...]]:
         """Give the topics that each consumer group reads."""
@@ -221,7 +214,7 @@ class Simulation:
         for name in kinds:
             disk = self.disks[name] = self.kit.disk(name)
             disk.clear()
-            disk.committed = self._committed
+            disk.committed = self.troubles.committed
         self.saga_disk = self.disks[COORDINATOR]
         for _ in range(self.plan.coordinators if self.parts.sagas else 0):
             self._start(COORDINATOR)
@@ -230,9 +223,10 @@ class Simulation:
                 self._start(name)
         await self.loop.settled()
         self._raise()
+        self.troubles.begin(len(self.broker.log))
 
     async def _publish(self) -> None:
-        process = Process("test", 0, self.loop)
+        process = Process(TEST, 0, self.loop)
         link = await self.broker.link(process)
         async with Publisher(link, source="test", settings=self.kit.settings, clock=self.clock) as publisher:
             for event in self.events:
@@ -274,13 +268,15 @@ class Simulation:
         """Whether somebody has something to do now, and only needs to look."""
         if any(not process.started for process in self.processes if process.alive):
             return True
-        if self.broker.unread() or any(disk.count("choreo_outbox") for disk in self.disks.values()):
+        if self.broker.unread():
+            return True
+        if not self.troubles.away and any(disk.count("choreo_outbox") for disk in self.disks.values()):
             return True
         due = self._due(-1)
         return due is not None and due <= self.loop.clock()
 
     def _at_rest(self) -> bool:
-        if self._publishing or self._returning or self.loop.next_work() is not None:
+        if self._publishing or self._returning or self.troubles.copying or self.loop.next_work() is not None:
             return False
         if self.saga_disk.turns.taken or not self.parts.sagas:
             return not self.parts.sagas and self._due() is None
@@ -314,12 +310,12 @@ class Simulation:
                 with disk.reader.connect() as connection:
                     found.append(parked_due(connection, since))
         due = earliest(found)
-        return None if due is None else due - self._skew
+        return None if due is None else due - self.troubles.skew
 
     def _look(self) -> None:
         if self._always is None:
             return
-        seen = (len(self.broker.log), sum(self.commits.values()))
+        seen = (len(self.broker.log), sum(self.troubles.commits.values()))
         if seen != self._seen and not any(disk.turns.taken for disk in self.disks.values()):
             self._seen = seen
             self._always(self)
@@ -331,14 +327,11 @@ class Simulation:
     def _heal(self) -> None:
         """Nothing goes wrong from now on."""
         self.tell("nothing goes wrong from now on")
-        self.healed = True
-        self._cut = 0
-        self._away.clear()
-        self._hidden.clear()
+        self.troubles.end()
         for process in self.processes:
             if process.state is State.FROZEN:
                 self._thaw(process)
-        self.broker.core.bell.ring()
+        self.look_again()
 
     async def _bury(self) -> None:
         for task in self._tasks:
@@ -355,7 +348,7 @@ class Simulation:
 
     # ---- processes ---------------------------------------------------------------------------------------------
 
-    def _outside(self, work: Coroutine[Any, Any, None]) -> None:
+    def outside(self, work: Coroutine[Any, Any, None]) -> None:
         """Start a task that belongs to no process."""
         task = self.loop.create_task(work, context=self._context)
         self._tasks[task] = None
@@ -379,7 +372,7 @@ class Simulation:
             if process.state is not State.UP or process.leaving:
                 return
             if error.retryable and not process.started:
-                self._die(process, _AGAIN)
+                self.die(process, _AGAIN)
             else:
                 told = f"{process.name} stopped by itself: {type(error).__name__}: {error.message}"
                 self._errors.append(Violation("V1", told))
@@ -412,9 +405,9 @@ class Simulation:
         )
 
     def _database(self, name: str) -> Database:
-        return self.disks[name].open(self.clock, self._reach_store)
+        return self.disks[name].open(self.clock, self.troubles.reach_store)
 
-    def _die(self, process: Process, back: float | None) -> None:
+    def die(self, process: Process, back: float | None) -> None:
         """Let a process die at once.
 
         Args:
@@ -431,7 +424,7 @@ class Simulation:
         self._live_parts.pop(process, None)
         if back is not None:
             self._returning += 1
-            self._outside(self._come_back(process.kind, back))
+            self.outside(self._come_back(process.kind, back))
 
     async def _come_back(self, kind: str, after: float) -> None:
         await asyncio.sleep(after)
@@ -439,11 +432,13 @@ class Simulation:
         self.tell(f"{kind} is started again")
         self._start(kind)
 
-    def _running(self, kind: str) -> Process | None:
+    def running(self, kind: str) -> Process | None:
+        """See `World.running`."""
         found = (process for process in self.processes if process.kind == kind and process.state is State.UP)
         return next((process for process in found if process.started and not process.leaving), None)
 
-    async def _stand_still(self, process: Process, seconds: float) -> None:
+    async def stand_still(self, process: Process, seconds: float) -> None:
+        """See `World.stand_still`."""
         process.freeze()
         self._links[process].lost()
         await asyncio.sleep(seconds)
@@ -454,7 +449,8 @@ class Simulation:
             self._links[process].found()
             process.thaw()
 
-    async def _visit(self, kind: str, seconds: float) -> None:
+    async def visit(self, kind: str, seconds: float) -> None:
+        """See `World.visit`."""
         process = self._start(kind)
         await asyncio.sleep(seconds)
         part = self._live_parts.get(process)
@@ -462,168 +458,25 @@ class Simulation:
         if part is not None and process.alive:
             stopping = process.spawn(part.stop(), f"{process.name} stop")
             ended = self.loop.create_future()
-            stopping.add_done_callback(lambda _: ended.done() or ended.set_result(None))
+            stopping.add_done_callback(lambda _: None if ended.done() else ended.set_result(None))
             try:
                 async with asyncio.timeout(60):
                     await ended
             except TimeoutError:
                 pass
         if process.alive:
-            self._die(process, None)
+            self.die(process, None)
 
-    # ---- what goes wrong ---------------------------------------------------------------------------------------
+    # ---- what troubles ask for ---------------------------------------------------------------------------------
 
     def tell(self, what: str) -> None:
         """Note something for the story."""
         self.told.append((self.loop.clock(), what))
 
-    def _faults(self, *kinds: str) -> list[Fault]:
-        return [] if self.healed else [fault for fault in self.plan.faults if fault.kind in kinds]
-
-    def _hit(self, fault: Fault) -> None:
-        self.hits[fault] = self.hits.get(fault, 0) + 1
-        self.tell(f"! {fault}")
-
-    def _passed(self, name: str, details: tuple[str, ...]) -> None:
-        process = PROCESS.get()
-        if process is None or process.state is not State.UP:
-            return
-        if name == "service.before_effect":
-            self._called(*details)
-        elif name == "service.after_effect":
-            doomed = self._doomed.pop((details[0], details[1]), None)
-            if doomed is not None:
-                self._hit(doomed)
-                raise Injected("told to fail after its effect")
-        place = f"{process.kind}@{name}"
-        self.passes[place] += 1
-        for fault in self._faults("kill"):
-            if fault.target == place and fault.nth == self.passes[place]:
-                self._hit(fault)
-                self._die(process, fault.amount)
-                raise Killed
-
-    def _called(self, handler: str, event_id: str) -> None:
-        self.calls[handler] += 1
-        number = self.calls[handler]
-        for fault in self._faults("fail-before", "fail-after", "gives-up"):
-            if fault.target != handler:
-                continue
-            if fault.kind == "gives-up":
-                if number == fault.nth:
-                    self._hopeless[handler, event_id] = fault
-            elif fault.nth <= number < fault.nth + fault.amount:
-                if fault.kind == "fail-before":
-                    self._hit(fault)
-                    raise Injected("told to fail before its effect")
-                self._doomed[handler, event_id] = fault
-        if (hopeless := self._hopeless.get((handler, event_id))) is not None:
-            self._hit(hopeless)
-            raise Injected("told to fail each time")
-
-    def _committed(self, store: str) -> str:
-        self.commits[store] += 1
-        for fault in self._faults("store-busy", "store-unknown"):
-            if fault.target == store and fault.nth == self.commits[store]:
-                self._hit(fault)
-                return BUSY if fault.kind == "store-busy" else LOST
-        return ""
-
-    def _reach_store(self, name: str) -> None:
-        process = PROCESS.get()
-        if process is not None and process.state is not State.UP:
-            raise Killed
-        if self._away[name]:
-            raise unreachable(name)
-
-    def cut(self, process: Process) -> bool:
-        """See `Line.cut`."""
-        return bool(self._cut) and process.kind != "test"
-
-    def hidden(self, group: str, place: TopicPartition) -> bool:
-        """See `Line.hidden`."""
-        return self._hidden[group, place] > 0
-
-    async def sending(self, process: Process, records: Sequence[Record]) -> int | None:
-        """See `Line.sending`."""
-        if process.kind == "test":
-            return None
-        self.sends[process.kind] += 1
-        number = self.sends[process.kind]
-        pause = self._latency.uniform(0, self.plan.latency) if self.plan.latency and not self.healed else 0.0
-        arrive = None
-        for fault in self._faults("delay", "torn"):
-            if fault.target == process.kind and fault.nth == number:
-                self._hit(fault)
-                if fault.kind == "delay":
-                    pause += fault.amount
-                else:
-                    arrive = min(int(fault.amount), len(records))
-        if pause:
-            await asyncio.sleep(pause)
-        return arrive
-
-    def arrived(self, sent: Sent) -> None:
-        """See `Line.arrived`."""
-        type_ = sent.header("ce_type")
-        if sent.by and type_:
-            self.types[type_] += 1
-            for fault in self._faults("duplicate"):
-                if fault.target == type_ and fault.nth == self.types[type_]:
-                    self._hit(fault)
-                    self._returning += 1
-                    self._outside(self._again(sent.record, fault.amount))
-        for fault in self._faults(*_AT_RECORDS):
-            if fault.nth == sent.number + 1:
-                self._happen(fault)
-
-    async def _again(self, record: Record, after: float) -> None:
-        await asyncio.sleep(after)
+    async def copy(self, record: Record) -> None:
+        """See `World.copy`."""
         await self.broker.append([record], "")
-        self._returning -= 1
 
-    def _happen(self, fault: Fault) -> None:
-        """Let one of those faults happen that are bound to the number of records."""
-        amount = fault.amount
-        match fault.kind:
-            case "crash" | "freeze":
-                process = self._running(fault.target)
-                if process is None:
-                    return
-                if fault.kind == "crash":
-                    self._die(process, amount)
-                else:
-                    self._outside(self._stand_still(process, amount))
-            case "join":
-                self._outside(self._visit(fault.target, amount))
-            case "broker-away":
-                self._outside(self._broker_away(amount))
-            case "store-away":
-                self._outside(self._store_away(fault.target, amount))
-            case "lag":
-                group, topic, number = fault.target.rsplit("/", 2)
-                self._outside(self._hide(group, TopicPartition(topic, int(number)), amount))
-            case "clock-forward":
-                self._skew += int(amount * SECOND)
-            case "clock-back":
-                self._skew -= int(amount * SECOND)
-        self._hit(fault)
-
-    async def _broker_away(self, seconds: float) -> None:
-        self._cut += 1
-        await asyncio.sleep(seconds)
-        self._cut = max(0, self._cut - 1)
-
-    async def _store_away(self, name: str, seconds: float) -> None:
-        self._away[name] += 1
-        await asyncio.sleep(seconds)
-        self._away[name] = max(0, self._away[name] - 1)
-
-    async def _hide(self, group: str, place: TopicPartition, seconds: float) -> None:
-        self._hidden[group, place] += 1
-        await asyncio.sleep(seconds)
-        self._hidden[group, place] = max(0, self._hidden[group, place] - 1)
+    def look_again(self) -> None:
+        """See `World.look_again`."""
         self.broker.core.bell.ring()
-
-
-_AT_RECORDS = ("crash", "freeze", "join", "broker-away", "store-away", "lag", "clock-forward", "clock-back")

@@ -19,9 +19,9 @@ from sqlalchemy.dialects import registry
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool, StaticPool
 
+from ....events import outbox
 from ....events.clock import Clock
 from ....events.database import Database
-from ....events import outbox
 from ....events.errors import StoreUnreachable
 from ....services import inbox
 from ... import tables as saga_tables
@@ -116,7 +116,6 @@ class Disk:
             "sqlite+choreo_inline:///:memory:",
             poolclass=NullPool,
             creator=lambda: stores.adapted(_Stumbling(self.raw, self._commit)),
-            pool_reset_on_return=None,
             hide_parameters=True,
         )
         self._reader = create_engine(
@@ -166,8 +165,8 @@ class Disk:
         return int(found[0])
 
     def dump(self) -> list[str]:
-        """Write its whole content as text, to compare it."""
-        return list(self.raw.iterdump())
+        """Write its rows as text, to compare them."""
+        return [line for line in self.raw.iterdump() if line.startswith("INSERT")]
 
     async def bury(self) -> None:
         """Close the connections that the dead have left open."""
@@ -203,12 +202,15 @@ class _Shared(Database):
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[AsyncConnection]:
         self._reach(self._disk.name)
-        async with super()._connect() as connection:
-            self._disk.opened[connection] = None
-            try:
+        used: AsyncConnection | None = None
+        try:
+            async with super()._connect() as connection:
+                used = connection
+                self._disk.opened[connection] = None
                 yield connection
-            finally:
-                self._disk.opened.pop(connection, None)
+        finally:
+            if used is not None and used.closed:  # else its process died before it was
+                del self._disk.opened[used]
 
 
 class _Stumbling:

@@ -26,7 +26,7 @@ def story(run: Simulation) -> str:
     stands = [f"{plan.coordinators} coordinators"] if plan.coordinators > 1 else []
     stands += [f"{plan.doubled} runs twice"] if plan.doubled else []
     head = [f"seed {run.seed}{': ' + ', '.join(stands) if stands else ''}"]
-    head += [f"  fault: {fault}{'' if fault in run.hits else ' (did not happen)'}" for fault in plan.faults]
+    head += [f"  fault: {fault}{'' if fault in run.troubles.hits else ' (did not happen)'}" for fault in plan.faults]
     return "\n".join([*head, *told, *_sagas(run)])
 
 
@@ -38,7 +38,8 @@ def _sagas(run: Simulation) -> list[str]:
     for id_, phase, conditions, _ in rows.fetchall():
         lines.append(f"  {id_} is {phase}{f' [{conditions}]' if conditions else ''}")
         entries = run.saga_disk.raw.execute(
-            "SELECT seq, type, kind, verdict, reason, changes FROM choreo_history WHERE saga_id = ? ORDER BY seq", (id_,)
+            "SELECT seq, type, kind, verdict, reason, changes FROM choreo_history WHERE saga_id = ? ORDER BY seq",
+            (id_,),
         )
         for seq, type_, kind, verdict, reason, changes in entries.fetchall():
             said = changes if changes != "[]" else f"{verdict} {reason}"
