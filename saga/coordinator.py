@@ -131,7 +131,7 @@ class Coordinator:
         self._stopping = asyncio.Event()
         self._partitions: dict[str, int] = {}
         self._begins: dict[str, int] = {}
-        self._client = loaded.client_name()
+        self._client = loaded.client_name(owner)
         self._task: asyncio.Task[None] | None = None
         self._caught_up = False
         self._joined = False

@@ -35,8 +35,10 @@ _JOINING = 60 * SECOND
 _NUMBERS = count(1)
 
 
-def client_name() -> str:
-    """Name a coordinator for people: by machine, process, and its number within the process."""
+def client_name(owner: str | None = None) -> str:
+    """Name a coordinator for people: by `owner`, else by machine, process, and its number within the process."""
+    if owner is not None:
+        return f"choreo-coordinator-{owner}"
     machine = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname()) or "unnamed"
     return f"choreo-coordinator-{machine}-{os.getpid()}-{next(_NUMBERS)}"
 

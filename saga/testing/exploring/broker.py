@@ -175,7 +175,7 @@ class Link(MemoryBroker):
     ) -> Consumer:
         """See `Transport.subscribe`."""
         self._reach()
-        consumer = await super().subscribe(group, topics, listener=listener, begin=begin, client=self.process.name)
+        consumer = await super().subscribe(group, topics, listener=listener, begin=begin, client=client)
         self._members = [each for each in self._members if each[0] != group]
         self._members.append((group, consumer))
         return consumer
