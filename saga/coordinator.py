@@ -95,7 +95,7 @@ class Coordinator:
         tracing: where spans go.
         clock: this process's clock; PostgreSQL's own is used where there is one.
         options: how it works.
-        registry: of schemas; by default the settings', opened and closed here.
+        registry: of schemas, closed at the end; by default the settings'.
         owner: names this process in the ids of what it writes, at most 12 characters; by default at random.
     """
 
@@ -120,7 +120,6 @@ class Coordinator:
         self._settings = settings
         self._tracing = tracing if tracing is not None else Tracing(namespace=settings.namespace)
         self._options = options if options is not None else Options()
-        self._own_registry = registry is None
         self._registry = registry or open_registry(settings, transport)
         self._codec = Codec(self._registry)
         self._relay = Relay(database, transport, clock=clock, owner=owner)
@@ -215,8 +214,7 @@ class Coordinator:
         ended = self._emission.take_ended()
         if ended:
             await self._try(lambda connection: store.mark_traced(connection, ended))
-        if self._own_registry:
-            await self._registry.close()
+        await self._registry.close()
 
     async def _try(self, work: Callable[[Connection], None]) -> None:
         try:
