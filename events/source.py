@@ -167,7 +167,78 @@ def preview(mapping: Mapping, path: Path, *, rows: int) -> Iterator[tuple[int, E
         reader.close()
 
 
-class _Run:
+class _Rows:
+    """What the rows of a file become, one after another; malformed ones are told and left out."""
+
+    def __init__(self, mapping: Mapping, name: str, most_malformed: int, reader: RowReader) -> None:
+        self.mapping = mapping
+        self.name = name
+        self.most_malformed = most_malformed
+        self.reader = reader
+        self.report = PublishReport()
+
+    def items(self) -> Iterator[_Item]:
+        for found in self.reader:
+            self.report.rows += 1
+            if isinstance(found, Malformed):
+                self.refuse(found)
+                continue
+            line, row = found
+            try:
+                yield from self.mapped(line, row)
+            except (ConfigurationError, DefinitionError):
+                raise  # no row can do better
+            except Exception as error:
+                self.refuse(Malformed(line, _reason(error, row)))
+
+    def mapped(self, line: int, row: Row) -> list[_Item]:
+        content, now = canonical(row), system_clock()
+        items = []
+        for index, each in enumerate(_events(self.mapping, row)):
+            event = _event_of(self.mapping, each)
+            time = from_datetime(each.at) if isinstance(each, Dated) else self.undated(now)
+            event.key_text()
+            items.append(_Item(line, index, derived_id("source", self.name, content, str(index)), time, event))
+        return items
+
+    def undated(self, now: int) -> int:
+        """Give the time of an event that says none."""
+        return now
+
+    def refuse(self, malformed: Malformed) -> None:
+        self.report.malformed_count += 1
+        if len(self.report.malformed) < self.most_malformed:
+            self.report.malformed.append(malformed)
+
+
+class PastEvents(_Rows):
+    """The events of a file in the order in which they happened, each with its time; iterate once.
+
+    Args:
+        mapping, path: as for `publish_file`; every event is a `Dated`.
+        name: the source's name: ids are those that `publish_file` gives under it.
+        most_malformed: how many malformed rows are listed in `report`; all are counted.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or holds more than `MOST_SORTED` events.
+    """
+
+    def __init__(self, mapping: Mapping, path: Path, *, name: str, most_malformed: int = 100) -> None:
+        super().__init__(mapping, name, most_malformed, RowReader(path))
+
+    def __iter__(self) -> Iterator[tuple[str, int, Event]]:
+        try:
+            for item in _sorted(self.items()):
+                yield item.id, item.time, item.event
+        finally:
+            self.reader.close()
+
+    def undated(self, now: int) -> int:
+        """Refuse it: the past is judged by the times of its events."""
+        raise ConfigurationError(f"{_called(self.mapping)} gives events without a time; let it give Dated(event, at)")
+
+
+class _Run(_Rows):
     def __init__(
         self,
         publisher: Publisher,
@@ -177,13 +248,9 @@ class _Run:
         on_progress: Callable[[Progress], None],
         reader: RowReader,
     ) -> None:
+        super().__init__(mapping, name, most_malformed, reader)
         self.publisher = publisher
-        self.mapping = mapping
-        self.name = name
-        self.most_malformed = most_malformed
         self.on_progress = on_progress
-        self.reader = reader
-        self.report = PublishReport()
 
     async def publish(self, ledger: Ledger) -> None:
         items = self.items()
@@ -207,30 +274,6 @@ class _Run:
         done = self.reader.bytes_done or self.reader.total_bytes
         self.on_progress(Progress(report.rows, done, self.reader.total_bytes, report.published, report.already))
 
-    def items(self) -> Iterator[_Item]:
-        for found in self.reader:
-            self.report.rows += 1
-            if isinstance(found, Malformed):
-                self.refuse(found)
-                continue
-            line, row = found
-            try:
-                yield from self.mapped(line, row)
-            except (ConfigurationError, DefinitionError):
-                raise  # no row can do better
-            except Exception as error:
-                self.refuse(Malformed(line, _reason(error, row)))
-
-    def mapped(self, line: int, row: Row) -> list[_Item]:
-        content, now = canonical(row), system_clock()
-        items = []
-        for index, each in enumerate(_events(self.mapping, row)):
-            event = _event_of(self.mapping, each)
-            time = from_datetime(each.at) if isinstance(each, Dated) else now
-            event.key_text()
-            items.append(_Item(line, index, derived_id("source", self.name, content, str(index)), time, event))
-        return items
-
     def record(self, item: _Item) -> Record | None:
         try:
             record = self.publisher.record(item.event, id=item.id, time=item.time)
@@ -243,11 +286,6 @@ class _Run:
             )
             return None
         return record
-
-    def refuse(self, malformed: Malformed) -> None:
-        self.report.malformed_count += 1
-        if len(self.report.malformed) < self.most_malformed:
-            self.report.malformed.append(malformed)
 
 
 def _sorted(items: Iterator[_Item]) -> list[_Item]:

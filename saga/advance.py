@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from . import pausing
+from . import pausing, promise
 from .answers import Answers
 from .definition import Definition
 from .elapsing import Elapsing
@@ -59,6 +59,7 @@ def begin(definition: Definition, key: str, run: int, event: Observed, now: int,
     move.changes.append(Change(None, Phase.RUNNING, event.type))
     move.follows = (event.id, event.traceparent)
     move.settle()
+    promise.ask(move)
     return move.transition()
 
 
@@ -117,7 +118,9 @@ class _Advance(Answers, HandlerReports, Elapsing, Strays, People):
     def unbuildable(self, input_: Unbuildable) -> None:
         plan = self.definition.by_name[input_.step]
         step = self._step(plan)
-        if input_.kind == "undo":
+        if input_.kind == "due":
+            self._ignore("Unbuildable", input_.message)
+        elif input_.kind == "undo":
             self._undo_failed(plan, step, "Unbuildable", input_.message)
         elif input_.kind == "do":
             self._fail(plan, step, "Unbuildable", input_.message, certain=step.certain, retry=False, event=None)
@@ -131,7 +134,9 @@ class _Advance(Answers, HandlerReports, Elapsing, Strays, People):
     def decided(self, input_: Decided) -> None:
         plan = self.definition.by_name[input_.step]
         step = self._step(plan)
-        if step.asked != input_.kind:
+        if input_.kind == "due":
+            promise.decided(self, input_)
+        elif step.asked != input_.kind:
             self._ignore("Unasked", f"{input_.kind}= of step {input_.step} was not asked", quiet=True)
         elif input_.kind == "when":
             self._decide(plan, step, runs=bool(input_.value))

@@ -10,6 +10,7 @@ from .inputs import (
 )
 from .instance import Fact, Step
 from .occurrence import base_of
+from .promise import answered
 from .words import Condition, Phase, StepState
 
 
@@ -70,6 +71,7 @@ class Answers(FanOut):
 
     def _record_done(self, step: Step, event: Observed) -> None:
         step.done = Fact(event.type, event.id)
+        answered(self, step, event)
         step.caused_by = event.causation_id
         step.certain = True
         step.conclude(StepState.DONE, self.now)

@@ -371,7 +371,7 @@ class Batch:
 
     def _answer(self, work: Work, output: Ask) -> None:
         """Ask a function of the user, and apply what it says."""
-        if work.instance.steps[output.step].asked != output.kind:
+        if output.kind != "due" and work.instance.steps[output.step].asked != output.kind:
             return  # what came in between has settled it
         try:
             value, elements = self._crafting.answer(work, output)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from ..events.clock import from_datetime
 from ..events.errors import ChoreoError, DecodeError, EncodeError
 from ..events.event import Event
 from .declaration import Declaration
@@ -150,13 +152,15 @@ def decide(declaration: Declaration, step: str, kind: Question, facts: SagaFacts
         facts: the saga's events.
 
     Returns:
-        For "when" a bool.
+        For "when" a bool, for "due" microseconds or None.
 
     Raises:
         EncodeError: the function raised, or gave what is no answer; never with a payload's value.
         DecodeError: an event of the saga cannot be read.
     """
     said = _ask(declaration.asks[step, kind], declaration, facts, f"{kind}= of step {step}")
+    if kind == "due":
+        return _moment(said, step)
     if not isinstance(said, bool):
         raise EncodeError(f"{kind}= of step {step} gave {type(said).__name__}; let it give True or False")
     return said
@@ -186,6 +190,18 @@ def find_elements(
         if default is None:
             raise
         return default
+
+
+def _moment(said: Any, step: str) -> int | None:
+    """Read when a step is due; a date is over at its end."""
+    if isinstance(said, datetime) and said.tzinfo is not None:
+        return from_datetime(said)
+    if isinstance(said, date) and not isinstance(said, datetime):
+        return from_datetime(datetime(said.year, said.month, said.day, tzinfo=UTC) + timedelta(days=1)) - 1
+    if said is not None:
+        kind = "a datetime without a zone" if isinstance(said, datetime) else type(said).__name__
+        raise EncodeError(f"due= of step {step} gave {kind}; let it give an aware datetime, a date or None")
+    return None
 
 
 def _ask(function: Callable[[Any], Any], declaration: Declaration, facts: SagaFacts, what: str) -> Any:

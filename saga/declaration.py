@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date, datetime
 from types import NoneType
 from typing import Any, Protocol
 
@@ -221,7 +222,27 @@ class _Declaring:
             pivot=options.pivot,
             optional=options.optional,
             approval=options.approval,
+            due=self._due(step),
         )
+
+    def _due(self, step: DeclaredStep[Any]) -> str | None:
+        due = step.options.due
+        if due is None:
+            return None
+        if not isinstance(due, str):
+            self.asks[step.name, "due"] = due
+            return str(getattr(due, "__name__", "a function"))
+        for cls in self.start:
+            info = cls.model_fields.get(due)
+            if info is None or not {datetime, date} & set(_options(info.annotation)):
+                raise self._wrong(
+                    step.name,
+                    "due",
+                    f"names {due!r}, which is no datetime or date of {cls.__name__}",
+                    f"add such a field to {cls.__name__}, or write a function of the saga",
+                )
+        self.asks[step.name, "due"] = lambda saga: getattr(saga.started, due)
+        return due
 
     def _before(self, step: DeclaredStep[Any]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
         """Give the names of the steps that must all come before it, and the groups of which one is enough."""

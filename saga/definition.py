@@ -70,6 +70,7 @@ class StepPlan:
         by: the field of its answers that names the element.
         approval: who answers it, for a step that a person answers.
         child: the type of the saga that does it.
+        due: what says when its success is expected: a field of the start event, or a function's name.
     """
 
     name: str
@@ -96,6 +97,7 @@ class StepPlan:
     by: str | None = None
     approval: str | None = None
     child: str | None = None
+    due: str | None = None
 
     @property
     def before(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from .inputs import (
 )
 from .instance import Step
 from .locking import Locking
+from .promise import passed
 from .words import Condition, Phase, StepState
 
 
@@ -31,7 +32,9 @@ class Elapsing(Locking):
 
     def _fire(self, plan: StepPlan, due: int) -> None:
         step = self._step(plan)
-        if step.limit_at == due:
+        if step.overdue_from == due:
+            passed(self, plan, step)
+        elif step.limit_at == due:
             self._limit(plan, step)
         elif step.send_at == due:
             self._send_due(plan, step)

@@ -113,7 +113,7 @@ class Decided:
     Args:
         step: whose function.
         kind: what was asked.
-        value: for "when" whether the step runs, for "each" its elements.
+        value: for "when" whether the step runs, for "due" microseconds or None, for "each" its elements.
     """
 
     step: str

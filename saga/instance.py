@@ -15,9 +15,10 @@ from .names import saga_id
 from .policy import Stray
 from .words import Phase, StepState
 
-Question = Literal["when", "each"]
+Question = Literal["when", "each", "due"]
 GivenUp = Literal["failed", "unwanted"]
 
+_EXPECTED = frozenset((StepState.PENDING, StepState.WAITING, StepState.RETRYING))
 _OPEN = frozenset((StepState.WAITING, StepState.RETRYING, StepState.UNKNOWN))
 
 
@@ -62,6 +63,7 @@ class Step:
         early: its outcome came before its turn, and counts when that comes.
         given_up: the saga goes on without it, because it failed and another takes its place, or because it is not
             wanted; what it may have done is undone by itself.
+        due_at, overdue: when its success is expected, as the start event says, and whether that has passed.
         undo_*: the same for its undo, `undo_outcome` COMPENSATED or UNDO_FAILED; `undo_event` is the answer,
             `undo_answered_at` the answer's own time, `undo_empty` says that the participant had nothing to undo.
     """
@@ -89,6 +91,8 @@ class Step:
     decided: str | None = None
     early: bool = False
     given_up: GivenUp | None = None
+    due_at: int | None = None
+    overdue: bool = False
     undo_attempt: int = 0
     undo_sends: int = 0
     undo_ready_at: int = 0
@@ -109,7 +113,17 @@ class Step:
 
     def timers(self) -> list[int]:
         """Give every time at which something is due."""
-        return [at for at in (self.limit_at, self.send_at, self.undo_limit_at, self.undo_send_at) if at is not None]
+        due = self.overdue_from
+        return [
+            at for at in (self.limit_at, self.send_at, self.undo_limit_at, self.undo_send_at, due) if at is not None
+        ]
+
+    @property
+    def overdue_from(self) -> int | None:
+        """From when on it is later than it was due, while its success is still expected."""
+        if self.due_at is None or self.overdue or self.state not in _EXPECTED:
+            return None
+        return self.due_at + 1
 
     def conclude(self, outcome: StepState, at: int) -> None:
         """Fix when and how its action ended, the first time only: its span says so, and a span is never changed."""

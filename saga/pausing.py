@@ -70,7 +70,7 @@ def _wanted(move: Move, output: Output) -> bool:
     if isinstance(output, Announce):
         return True
     if isinstance(output, Ask):
-        return move.instance.steps[output.step].asked == output.kind
+        return output.kind == "due" or move.instance.steps[output.step].asked == output.kind
     step = move.instance.steps[output.step]
     if output.kind == "undo":
         return step.state is StepState.COMPENSATING and step.undo_attempt == output.attempt

@@ -73,6 +73,8 @@ class StepReport(TypedDict):
     ended_at: str | None
     duration_ms: int | None
     limit_at: str | None
+    due_at: str | None
+    overdue: bool
     next_try_at: str | None
     error_class: str | None
     message: str | None
@@ -299,6 +301,8 @@ def _action(plan: StepPlan, instance: Instance, who: Mapping[tuple[str, bool], s
         "ended_at": rfc3339(ended),
         "duration_ms": _ms((ended or observed.at) - step.ready_at) if step.ready_at else None,
         "limit_at": rfc3339(step.limit_at),
+        "due_at": rfc3339(step.due_at),
+        "overdue": step.overdue,
         "next_try_at": rfc3339(step.send_at) if step.state is StepState.RETRYING else None,
         "error_class": step.error,
         "message": step.message,
@@ -329,6 +333,8 @@ def _undo(plan: StepPlan, instance: Instance, who: Mapping[tuple[str, bool], str
         "ended_at": rfc3339(step.undo_ended_at),
         "duration_ms": _ms((step.undo_ended_at or observed.at) - started) if started else None,
         "limit_at": rfc3339(step.undo_limit_at),
+        "due_at": None,
+        "overdue": False,
         "next_try_at": rfc3339(step.undo_send_at),
         "error_class": step.error if state is StepState.UNDO_FAILED else None,
         "message": step.message if state is StepState.UNDO_FAILED else None,

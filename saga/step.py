@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, Generic, Never, Protocol, Self, TypeVar, overload
 
 from ..events.errors import NotYet
@@ -22,6 +22,8 @@ AnyBuild = type[Event] | Callable[..., Event]
 When = Callable[[Any], bool]
 Each = str | Callable[[Any], Iterable[Any]]
 """A field of the saga's events that holds the elements, or a function of the saga that gives them."""
+Due = str | Callable[[Any], datetime | date | None]
+"""A field of the start event, or a function of the saga, that says when a step's success is expected."""
 
 
 class Unsaid:
@@ -51,6 +53,7 @@ class StepOptions:
     final: bool = False
     each: Each | None = None
     by: str | None = None
+    due: Due | None = None
     approval: str | None = None
 
 
@@ -141,6 +144,7 @@ def step(
     undone: type[Event] | tuple[type[Event], ...] = (),
     send: Build | None = None,
     when: When | None = None,
+    due: Due | None = None,
     instead_of: DeclaredStep[Any] | None = None,
     final: bool = False,
     pivot: bool = False,
@@ -189,6 +193,7 @@ def step(
     when: When | None = None,
     each: Each | None = None,
     by: str | None = None,
+    due: Due | None = None,
     instead_of: DeclaredStep[Any] | None = None,
     final: bool = False,
     pivot: bool = False,
@@ -217,6 +222,8 @@ def step(
             element is a str, an int, a UUID, or a model that has the field `by`. Functions for `send=` and `undo=` get
             the element too: `def release(saga, line) -> ReleaseStock`.
         by: the field of every command and answer that names the element.
+        due: when its success is expected, a promise of this one saga: a field of the start event (an aware datetime or
+            a date), or a function of the saga, asked when it starts. Passing it makes the saga late, nothing else.
         instead_of: the step that this one replaces when it has failed for good, before anything is undone.
         final: it runs when the saga is about to end, whatever the end; its own failure changes nothing.
         pivot: once it is done there is no way back.
@@ -244,6 +251,7 @@ def step(
         final=final,
         each=each,
         by=by,
+        due=due,
     )
     return DeclaredStep(several(done), options) if each is None else FannedStep(several(done), options)
 
