@@ -84,7 +84,7 @@ class Crafting:
         """
         declaration = self._declaration(work.instance)
         facts = self._facts(work, declaration)
-        if question.kind == "when":
+        if question.kind != "each":
             return decide(declaration, question.step, question.kind, facts), None
         found = find_elements(declaration, question.step, facts)
         return tuple(found), declaration.fans[question.step].dump(found)

@@ -34,9 +34,12 @@ class Move:
     def transition(self) -> Transition:
         self._wait_for_person_no_longer()
         verdict: Literal["applied", "ignored"] = "ignored" if self.ignored else "applied"
-        steps = self.instance.steps
-        outputs = [each for each in self.outputs if not isinstance(each, Ask) or steps[each.step].asked == each.kind]
+        outputs = [each for each in self.outputs if not isinstance(each, Ask) or self._is_asked(each)]
         return Transition(self.instance, verdict, self.ignored, outputs, self.changes)
+
+    def _is_asked(self, ask: Ask) -> bool:
+        """Whether nothing in between has settled it; when a step is due is asked whatever its state."""
+        return ask.kind == "due" or self.instance.steps[ask.step].asked == ask.kind
 
     def _send_do(self, plan: StepPlan, step: Step) -> None:
         step.attempt += 1
