@@ -343,7 +343,7 @@ class Shelves(RuleBasedStateMachine):
         def work(connection: Connection) -> operators.Answer:
             arguments = {} if name is None else {"step": name}
             id_ = operators.ask(connection, kind, saga_id=saga_id(self.type, key), by="ann", reason="r", **arguments)
-            (asked,) = operators.take(connection)
+            (asked,) = operators.take(connection, ())
             self.within(lambda batch: operators.apply(batch, asked))(connection)
             return operators.answer(connection, id_)
 
