@@ -17,6 +17,7 @@ from .instance import Failure, Instance, Step
 from .names import kebab_case
 from .occurrence import base_of, element_of, unfold
 from .queries import Brakes, Entry, Found, SagaRow
+from .queues import Line
 from .words import Condition, Phase, StepState
 
 STATUS = "saga.status/v1"
@@ -94,6 +95,7 @@ def status(
     brakes: Brakes,
     namespace: str,
     queued: Sequence[str] = (),
+    line: Line | None = None,
 ) -> dict[str, Any]:
     """Tell everything about one saga.
 
@@ -104,6 +106,7 @@ def status(
         brakes: what holds all sagas back.
         namespace: of the deployment, for the trace's id.
         queued: what people asked of it and no coordinator has applied yet.
+        line: its lock with the queue, where it has one.
     """
     definition, instance, updated_at = found
     steps = step_reports(definition, instance, entries, observed)
@@ -131,7 +134,8 @@ def status(
         "progress": progress(instance),
         "cause": _cause(instance, steps),
         "steps": steps,
-        "conditions": conditions(instance, observed, brakes),
+        "conditions": conditions(instance, observed, brakes, line),
+        "lock": _lock(instance, line),
         "queued_commands": list(queued),
         "trace": {
             "trace_id": f"{trace_id(namespace, instance.id, instance.epoch):032x}",
@@ -228,10 +232,13 @@ def undo_segments(plan: StepPlan, step: Step, now: int) -> list[Segment]:
     return _segments(step.undo_ready_at, step.undo_ended_at, step.undo_failures, plan.undo_retry, now)
 
 
-def conditions(instance: Instance, observed: Observed, brakes: Brakes) -> list[dict[str, Any]]:
+def conditions(
+    instance: Instance, observed: Observed, brakes: Brakes, line: Line | None = None
+) -> list[dict[str, Any]]:
     """Tell what is remarkable, what the saga itself notes and what only shows from outside."""
+    now = {Condition.WAITING_FOR_LOCK: _place(instance, line, observed.at)} if line is not None else {}
     told = [
-        _condition(word, remark.reason, remark.message, remark.since, remark.step)
+        _condition(word, remark.reason, now.get(Condition(word), remark.message), remark.since, remark.step)
         for word, remark in instance.conditions.items()
     ]
     version = (instance.type, instance.version)
@@ -245,6 +252,35 @@ def conditions(instance: Instance, observed: Observed, brakes: Brakes) -> list[d
         late = format_duration(observed.at - due)
         told.append(_condition(Condition.COORDINATOR_LAGGING, reason, f"a timer is due since {late}: {message}", due))
     return sorted(told, key=lambda condition: str(condition["since"]))
+
+
+def _lock(instance: Instance, line: Line | None) -> dict[str, Any] | None:
+    """Tell how a saga stands with its lock."""
+    lock = instance.lock
+    if lock is None:
+        return None
+    places = [each.saga_id for each in line.waiting] if line is not None else []
+    return {
+        "name": lock.name,
+        "key": lock.key,
+        "state": lock.state,
+        "since": rfc3339(lock.since),
+        "until": rfc3339(lock.until),
+        "holder": line.holder.saga_id if line is not None and line.holder is not None else None,
+        "place": places.index(instance.id) + 1 if instance.id in places else None,
+        "waiting": len(places),
+    }
+
+
+def _place(instance: Instance, line: Line, now: int) -> str:
+    """Say who holds the lock that a saga waits for, and how many are before it, as it is now."""
+    holder = line.holder
+    held = (
+        "it is passed on" if holder is None else f"held by {holder.saga_id} for {format_duration(now - holder.since)}"
+    )
+    ids = [each.saga_id for each in line.waiting]
+    place = f", {ids.index(instance.id) + 1} of {len(ids)} in the queue" if instance.id in ids else ""
+    return f"waits for the lock {line.of}: {held}{place}"
 
 
 def rfc3339(at: int | None) -> str | None:

@@ -231,6 +231,8 @@ class _Why:
         id_, each = self._instance.id, f" --step {step}" if step else ""
         if code == "UndoFailed":
             return (f"saga retry-undo {id_}{each} --reason ...", f"saga mark-undone {id_}{each} --reason ...")
+        if word == Condition.WAITING_FOR_LOCK and (lock := self._instance.lock) is not None and lock.holder:
+            return (f"saga status {lock.holder}", "saga locks")
         if code == "Approval":
             return (f"saga approve {id_} {step} --reason ...", f"saga reject {id_} {step} --reason ...")
         if word == Condition.WAITING_FOR_PERSON and code in ("Late", "Duplicate", "Unexpected"):

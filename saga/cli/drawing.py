@@ -122,6 +122,17 @@ def _head(shell: Shell, view: View, width: int) -> list[Text]:
         if cause["first_error_at"] is not None and cause["step"]:
             later = from_rfc3339(cause["first_error_at"]) - from_rfc3339(told["started_at"])
             lines += _field("", f"first error at +{span(later)}", room)
+    lock = told["lock"]
+    if lock is not None and lock["state"] in ("waiting", "held"):
+        left = span(from_rfc3339(lock["until"]) - view.observed.at)
+        state = (
+            f"held, expires in {left}, {lock['waiting']} waiting"
+            if lock["state"] == "held"
+            else (
+                f"waits, {lock['place']} of {lock['waiting']}, behind {lock['holder'] or 'nobody'}; gives up in {left}"
+            )
+        )
+        lines += _field("lock", f"{lock['name']}/{lock['key']}: {state}", room)
     awaited = [_awaited(step, view) for step in told["steps"] if step["note"] and step["state"] in _AWAITING]
     for number, text in enumerate(awaited):
         lines += _field("" if number else "waiting", text, room)
