@@ -208,7 +208,7 @@ class Shelves(RuleBasedStateMachine):
         self.knowledge = Knowledge(
             known, {self.type: declaration}, {(self.type, 1): definition}, {}, self.world.codec, sampled, Sender("n")
         )
-        self.routes = Routes([definition], {})
+        self.routes = Routes([definition], {}, {})
         plan = definition.by_name["reserve"]
         pauses = [
             Pauses(each.attempts, each.first // SECOND, each.most // SECOND)
