@@ -1,0 +1,492 @@
+"""The whole model: a coordinator, its participants and the messages between them, and everything that may happen next.
+
+A state is one number made of four: the coordinator's node, the participants' states, the messages on their way to the
+coordinator, and the faults that are left. What each part does next is asked once and kept, so a step of the search is a
+few look-ups.
+
+What is left out, and why nothing is lost by it:
+
+- A participant does something only when the coordinator is about to read what it says. Until then nobody can tell
+  whether it has acted, so all that it may have done is one state; then every way in which it may have come to say it is
+  a choice of its own, with what it has said before still on its way.
+- A coordinator that dies before its commit leaves the state before it, which was visited; after its commit it publishes
+  again what it has sent, which is the fault of a relay here. A copy with the same id is dropped by the history's index;
+  the fault of a duplicate is therefore the harder one, a copy under another id.
+- A state with fewer faults left than one that was visited, and else the same, can do nothing that the other cannot.
+- Sagas of a definition share no state: any run of several, seen from one of them, is a run of that one with at most the
+  same faults. So one is explored with all the faults that there are.
+
+Messages to the coordinator come in any order: that is more than a broker with partitions allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ..definition import Definition
+from ..inputs import HandlerGaveUp, Input, Observed, Operator, OperatorKind, command_id
+from ..names import saga_id
+from ..words import Phase, StepState
+from .judge import Broken
+from .nodes import KEY, Advance, Begin, Edge, Node, Nodes, Sent
+from .participant import BY_HAND, Role, Said, State
+from .scope import Scope, cost, covers, left
+from .shape import groups
+
+START = "start"
+_NODE, _PARTS, _BAG, _FAULTS = 0, 24, 48, 72
+_MASK = (1 << 24) - 1
+
+
+class Action(NamedTuple):
+    """One thing that happens.
+
+    Args:
+        kind: "start", "read", "timer", "person", "lost", "again".
+        label: what names it among everything that may happen in its state.
+        before: what participants did unseen before it.
+        input: what the coordinator is given.
+        step: the step that it is about.
+    """
+
+    kind: str
+    label: str
+    before: tuple[str, ...] = ()
+    input: Input | None = None
+    step: str | None = None
+
+
+class Speech(NamedTuple):
+    """One way in which a participant comes to say something.
+
+    Args:
+        before: what was done for it, in order.
+        code: what is said, and read.
+        parts: the participants' states after it.
+        unread: what was said before it and is still on its way.
+        faults: what it costs.
+    """
+
+    before: tuple[str, ...]
+    code: int
+    parts: int
+    unread: frozenset[int]
+    faults: int
+
+
+class World:
+    """Everything that may happen to one saga within a scope.
+
+    Args:
+        definition: the saga.
+        scope: how far.
+        advance, begin: the code under test.
+    """
+
+    def __init__(self, definition: Definition, scope: Scope, advance: Advance, begin: Begin) -> None:
+        self.definition = scope.cut(definition)
+        self.scope = scope
+        self.name = saga_id(definition.type, KEY, 1)
+        self.nodes = Nodes(self.definition, advance, begin)
+        self.roles = _roles(self.definition)
+        self.by_step = {role.name: role for role in self.roles}
+        self._followers: dict[int, list[tuple[Role, int]]] = {role.number: [] for role in self.roles}
+        for role in self.roles:
+            for place, source in enumerate(role.sources, start=1):
+                self._followers[source].append((role, place))
+        self._states: list[State] = []
+        self._state_numbers: dict[State, int] = {}
+        self._parts: list[tuple[int, ...]] = []
+        self._part_numbers: dict[tuple[int, ...], int] = {}
+        self._said: list[tuple[Said, Input]] = []
+        self._said_numbers: dict[Said, int] = {}
+        self._bags: list[frozenset[int]] = []
+        self._bag_numbers: dict[frozenset[int], int] = {}
+        self._taken: dict[tuple[int, int], int] = {}
+        self._speeches: dict[int, tuple[Speech, ...]] = {}
+        self._deliveries: dict[tuple[int, tuple[Sent, ...]], int] = {}
+        self._reads: dict[int, Action] = {}
+        self._timer_actions: dict[int, tuple[tuple[Action, tuple[Edge, ...]], ...]] = {}
+        self._read_edges: dict[tuple[int, int], tuple[Edge, ...]] = {}
+
+    # ---- states --------------------------------------------------------------------------------------------------
+
+    def first(self) -> Iterator[tuple[Action, int, Broken | None]]:
+        """Begin the saga: the first states, with the action that leads to them."""
+        event = Observed(START, self.definition.start[0], time=1)
+        parts = tuple(
+            self._state(role.triggered(state, 1) if not role.sources and not role.commanded and role.plan.done else state)
+            for role, state in ((role, role.begin()) for role in self.roles)
+        )
+        action = Action("start", f"{event.type} begins the saga", input=event)
+        for edge in self.nodes.start(event):
+            if edge.node < 0:
+                yield action, -1, edge.broken
+                continue
+            delivered = self._delivered(self._part(parts), edge.sent)
+            yield action, _pack(edge.node, delivered, self._bag(frozenset()), self.scope.budget), edge.broken
+
+    def node(self, state: int) -> Node:
+        """Give the coordinator's part of a state."""
+        return self.nodes.nodes[state & _MASK]
+
+    @staticmethod
+    def place(state: int) -> tuple[int, int]:
+        """Split a state into what it is and the faults that are left."""
+        return state & ((1 << _FAULTS) - 1), state >> _FAULTS
+
+    def next(self, state: int) -> Iterator[tuple[Action, int, Broken | None]]:
+        """List everything that may happen in a state, with the state after it and what is wrong with that."""
+        node, parts, bag, faults = state & _MASK, (state >> _PARTS) & _MASK, (state >> _BAG) & _MASK, state >> _FAULTS
+        speeches = self._speeches.get(parts)
+        if speeches is None:
+            speeches = self._speeches[parts] = tuple(self._speak(parts))
+        for before, code, after, unread, spent in speeches:
+            if not spent or covers(faults, spent):
+                rest = self._put(bag, unread) if unread else bag
+                yield from self._read(node, code, before, after, rest, faults - spent)
+        for code in self._bags[bag]:
+            rest = self._take(bag, code)
+            yield from self._read(node, code, (), parts, rest, faults)
+            if left(faults, "drops") and not self._said[code][0].again:
+                action = Action("lost", f"lost: {self._reads[code].label}")
+                yield action, _pack(node, self._mute(parts, code), rest, faults - cost("drops")), None
+        timers = self._timer_actions.get(node)
+        if timers is None:
+            timers = self._timer_actions[node] = tuple(self._timers(node))
+        for action, edges in timers:
+            for edge in edges:
+                yield self._after(action, edge, parts, bag, faults)
+        if left(faults, "commands"):
+            for action in self._people(node):
+                assert isinstance(action.input, Operator)
+                for edge in self.nodes.edges(node, action.step, action.input):
+                    handled = self._by_hand(parts, action) if edge.node >= 0 else parts
+                    yield self._after(action, edge, handled, bag, faults - cost("commands"))
+        if left(faults, "crashes"):
+            for action, after in self._again(parts):
+                yield action, _pack(node, after, bag, faults - cost("crashes")), None
+
+    def _read(
+        self, node: int, code: int, before: tuple[str, ...], parts: int, bag: int, faults: int
+    ) -> Iterator[tuple[Action, int, Broken | None]]:
+        edges = self._read_edges.get((node, code))
+        said, input_ = self._said[code]
+        if edges is None:
+            edges = self._read_edges[node, code] = self.nodes.edges(node, self.roles[said.role].name, input_)
+        action = self._reads[code]
+        if before:
+            action = action._replace(before=before)
+        for edge in edges:
+            yield self._after(action, edge, parts, bag, faults)
+        if left(faults, "duplicates") and not said.again and isinstance(input_, Observed):
+            more = self._put(bag, frozenset((self._say(said._replace(again=True)),)))
+            twice = action._replace(label=f"{action.label}, which comes twice")
+            for edge in edges:
+                yield self._after(twice, edge, parts, more, faults - cost("duplicates"))
+
+    def _after(self, action: Action, edge: Edge, parts: int, bag: int, faults: int) -> tuple[Action, int, Broken | None]:
+        if edge.node < 0:
+            return action, -1, edge.broken
+        after = self._delivered(parts, edge.sent) if edge.sent else parts
+        if edge.answers:
+            action = action._replace(label=f"{action.label} ({edge.answers})")
+        return action, _pack(edge.node, after, bag, faults), edge.broken
+
+    def quiet(self, state: int) -> bool:
+        """Tell whether nothing happens any more by itself."""
+        return not self.nodes.nodes[state & _MASK].timers and not self._bags[(state >> _BAG) & _MASK]
+
+    def settled(self, state: int) -> Iterator[Broken]:
+        """Judge a quiet state: an end or a person (V1), and each participant's effect as the saga says (S11, S18)."""
+        node = self.node(state)
+        yield from self.nodes.judge.quiet(node.instance)
+        instance = node.instance
+        for role, number in zip(self.roles, self._parts[(state >> _PARTS) & _MASK], strict=True):
+            known = self._states[number]
+            effect = known.effect
+            if known.lost or "C" in known.rows:
+                continue  # what it did is not known to anybody yet: it tells when its faults stop
+            step = instance.steps.get(role.name)
+            word = StepState.PENDING if step is None else step.state
+            if effect == BY_HAND or not role.plan.done:
+                continue
+            if instance.phase is Phase.COMPLETED and word is StepState.DONE and not effect:
+                yield Broken("S18", f"it is COMPLETED and {role.name} is DONE, and it has no effect")
+            stands = effect == 1 and (
+                word in (StepState.COMPENSATED, StepState.FAILED)
+                or (word in (StepState.PENDING, StepState.SKIPPED) and instance.phase.ended)
+            )
+            undone = instance.phase in (Phase.COMPENSATED, Phase.CANCELLED)
+            if stands and role.plan.undo is not None:
+                yield Broken("S18", f"{role.name} is {word} and its effect stands")
+            elif undone and effect == 1 and role.plan.undo is not None:
+                yield Broken("S18", f"it is {instance.phase} and the effect of {role.name} stands")
+            elif undone and effect == 1 and role.plan.pivot:
+                yield Broken("S9", f"it is {instance.phase} and the pivot {role.name} has happened")
+
+    # ---- the participants ----------------------------------------------------------------------------------------
+
+    def _speak(self, parts: int) -> Iterator[Speech]:
+        """List every way in which some participant comes to say something."""
+        for role in self.roles:
+            found: dict[tuple[int, int, frozenset[int], int], tuple[str, ...]] = {}
+            for before, code, after, unread, spent in self._ways(parts, role, (), frozenset(), 0, False):
+                key = (code, after, unread, spent)
+                if key not in found or len(before) < len(found[key]):
+                    found[key] = before
+            for (code, after, unread, spent), before in found.items():
+                yield Speech(before, code, after, unread, spent)
+
+    def _ways(
+        self, parts: int, role: Role, before: tuple[str, ...], unread: frozenset[int], spent: int, success: bool
+    ) -> Iterator[Speech]:
+        """Let a participant act until it speaks, and those that it waits for until they have succeeded.
+
+        Args:
+            parts: the participants' states.
+            role: who is to speak.
+            before, unread, spent: what was done so far, what it said on its way, and what it cost.
+            success: only to say that it is done.
+        """
+        numbers = self._parts[parts]
+        state = self._states[numbers[role.number]]
+        if state.fresh:
+            message = state.fresh[0]
+            for outcome in role.options(state):
+                done = (*before, f"{_message(role, message)}: {outcome.label}")
+                price = spent + cost(outcome.fault) if outcome.fault else spent
+                if not covers(self.scope.budget, price):
+                    continue
+                after = self._with(numbers, role, outcome.state)
+                said = outcome.said
+                if said is None:
+                    yield from self._ways(after, role, done, unread, price, success)
+                    continue
+                if said.kind == "done" or (said.kind == "failed" and role.plan.optional):
+                    after = self._spread(after, role)
+                code = self._say(said)
+                if not success or said.kind == "done":
+                    yield Speech(done, code, after, unread, price)
+                if outcome.state.fresh:
+                    yield from self._ways(after, role, done, unread | {code}, price, success)
+        for source in self._missing(role, state):
+            for way in self._ways(parts, source, before, unread, spent, True):
+                yield from self._ways(way.parts, role, way.before, way.unread | {way.code}, way.faults, success)
+
+    def _missing(self, role: Role, state: State) -> Iterator[Role]:
+        """The sources of a participant that have not triggered it so far."""
+        for place, source in enumerate(role.sources, start=1):
+            if state.rows[place - 1] == "-" and place not in state.fresh and place not in state.late:
+                yield self.roles[source]
+
+    def _mute(self, parts: int, code: int) -> int:
+        """What was said is lost: its sender keeps the answer, and gives it again when it is asked again."""
+        said = self._said[code][0]
+        numbers = self._parts[parts]
+        state = self._states[numbers[said.role]]
+        message = -said.index if said.kind in ("undone", "undo-gave-up") else said.index
+        lost = tuple(sorted({*state.lost, (message, said.time)}))
+        return self._with(numbers, self.roles[said.role], state._replace(lost=lost))
+
+    def _spread(self, parts: int, role: Role) -> int:
+        numbers = list(self._parts[parts])
+        for follower, place in self._followers[role.number]:
+            numbers[follower.number] = self._state(follower.triggered(self._states[numbers[follower.number]], place))
+        return self._part(tuple(numbers))
+
+    def _delivered(self, parts: int, sent: tuple[Sent, ...]) -> int:
+        if not sent:
+            return parts
+        key = (parts, sent)
+        found = self._deliveries.get(key)
+        if found is None:
+            numbers = list(self._parts[parts])
+            for send in sent:
+                role = self.by_step.get(send.step)
+                if role is None:
+                    continue
+                state = self._states[numbers[role.number]]
+                if send.kind == "do":
+                    state = role.triggered(state, send.attempt)
+                else:
+                    state = role.asked_to_undo(state, send.attempt, self._named(role, state, send))
+                numbers[role.number] = self._state(state)
+            found = self._deliveries[key] = self._part(tuple(numbers))
+        return found
+
+    def _named(self, role: Role, state: State, send: Sent) -> frozenset[int]:
+        """The triggers that an undo command names, as the participant knows them."""
+        return frozenset(
+            index for index in range(1, len(state.rows) + 1) if self.trigger_id(role, index) in send.undoes
+        )
+
+    def trigger_id(self, role: Role, index: int) -> str:
+        """Give the id of the event that is one of a participant's triggers."""
+        if role.commanded:
+            return command_id(self.name, role.name, "", "do", index)
+        return f"{self.roles[role.sources[index - 1]].name}:done" if role.sources else START
+
+    def _again(self, parts: int) -> Iterator[tuple[Action, int]]:
+        """A relay that died before it noted what it had published publishes it again: it matters to a lost answer."""
+        numbers = self._parts[parts]
+        for role, number in zip(self.roles, numbers, strict=True):
+            state = self._states[number]
+            for message, _ in state.lost:
+                if message not in state.fresh and message not in state.late:
+                    fresh = state._replace(fresh=(*state.fresh, message))
+                    action = Action("again", f"{_message(role, message)}: is published again")
+                    yield action, self._with(numbers, role, fresh)
+
+    # ---- the coordinator's inputs --------------------------------------------------------------------------------
+
+    def _timers(self, number: int) -> Iterator[tuple[Action, tuple[Edge, ...]]]:
+        for step, field in self.nodes.nodes[number].timers:
+            action = Action("timer", f"{step or 'the saga'}: {_TIMERS.get(field, field)}", step=step or None)
+            yield action, self.nodes.fire(number, (step, field))
+
+    def _people(self, number: int) -> Iterator[Action]:
+        instance = self.nodes.nodes[number].instance
+        if instance.phase is Phase.RUNNING:
+            yield _person("cancel", None)
+        for name, step in instance.steps.items():
+            if step.state is StepState.UNDO_FAILED:
+                yield _person("retry-undo", name)
+                yield _person("mark-undone", name)
+            elif step.state is StepState.COMPENSATING:
+                yield _person("mark-undone", name)
+
+    def _by_hand(self, parts: int, action: Action) -> int:
+        role = self.by_step.get(action.step or "")
+        if role is None or not isinstance(action.input, Operator) or action.input.kind != "mark-undone":
+            return parts
+        numbers = self._parts[parts]
+        return self._with(numbers, role, self._states[numbers[role.number]]._replace(effect=BY_HAND))
+
+    def _input(self, said: Said) -> Input:
+        role = self.roles[said.role]
+        plan, name = role.plan, role.name
+        copy = "'" if said.again else ""
+        trigger = self.trigger_id(role, said.index) if said.kind in ("done", "failed", "gave-up") else ""
+        step, attempt = (name, said.index) if role.commanded else (None, None)
+        if said.kind == "done":
+            return Observed(f"{name}:done{copy}", plan.done[0], "", said.time, trigger, step, attempt)
+        if said.kind == "failed":
+            id_ = f"{name}:failed:{said.index}{copy}"
+            return Observed(id_, plan.failed[0], "", said.time, trigger, step, attempt)
+        undo = command_id(self.name, name, "", "undo", said.index)
+        if said.kind == "undone":
+            id_ = f"{name}:undone:{said.index}{copy}"
+            return Observed(id_, plan.undone[0], "", said.time, undo, name, said.index, None, said.empty)
+        forward = said.kind == "gave-up"
+        type_ = (plan.send or self._trigger_type(role, said.index)) if forward else plan.undo or ""
+        return HandlerGaveUp(
+            id=f"{name}:{said.kind}:{said.index}",
+            event_id=trigger if forward else undo,
+            event_type=type_,
+            service=name,
+            handler=name,
+            produces=(*plan.done, *plan.failed) if forward else plan.undone,
+            dead=True,
+            error="Error",
+        )
+
+    def _trigger_type(self, role: Role, index: int) -> str:
+        return self.roles[role.sources[index - 1]].plan.done[0] if role.sources else self.definition.start[0]
+
+    # ---- numbering -----------------------------------------------------------------------------------------------
+
+    def _state(self, state: State) -> int:
+        number = self._state_numbers.get(state)
+        if number is None:
+            number = self._state_numbers[state] = len(self._states)
+            self._states.append(state)
+        return number
+
+    def _part(self, numbers: tuple[int, ...]) -> int:
+        number = self._part_numbers.get(numbers)
+        if number is None:
+            number = self._part_numbers[numbers] = len(self._parts)
+            self._parts.append(numbers)
+        return number
+
+    def _with(self, numbers: tuple[int, ...], role: Role, state: State) -> int:
+        return self._part((*numbers[: role.number], self._state(state), *numbers[role.number + 1 :]))
+
+    def _say(self, said: Said) -> int:
+        number = self._said_numbers.get(said)
+        if number is None:
+            number = self._said_numbers[said] = len(self._said)
+            input_ = self._input(said)
+            self._said.append((said, input_))
+            name = self.roles[said.role].name
+            label = f"the coordinator reads {_words(name, said)}"
+            self._reads[number] = Action("read", label, (), input_, name)
+        return number
+
+    def _bag(self, bag: frozenset[int]) -> int:
+        number = self._bag_numbers.get(bag)
+        if number is None:
+            number = self._bag_numbers[bag] = len(self._bags)
+            self._bags.append(bag)
+        return number
+
+    def _put(self, bag: int, said: frozenset[int]) -> int:
+        return self._bag(self._bags[bag] | said)
+
+    def _take(self, bag: int, code: int) -> int:
+        found = self._taken.get((bag, code))
+        if found is None:
+            found = self._taken[bag, code] = self._bag(self._bags[bag] - {code})
+        return found
+
+
+_TIMERS = {
+    "limit_at": "its limit passes",
+    "send_at": "its command is due again",
+    "undo_limit_at": "the limit of its undo passes",
+    "undo_send_at": "its undo is due again",
+    "deadline_at": "its deadline passes",
+}
+
+
+def _roles(definition: Definition) -> tuple[Role, ...]:
+    names = [plan.name for plan in definition.steps]
+    found = []
+    for number, plan in enumerate(definition.steps):
+        alternatives = groups(plan) if plan.send is None else ()
+        sources = tuple(dict.fromkeys(names.index(name) for group in alternatives for name in group))
+        needs = tuple(
+            frozenset(sources.index(names.index(name)) + 1 for name in group) for group in alternatives if group
+        )
+        found.append(Role(number, plan.name, plan, sources, needs))
+    return tuple(found)
+
+
+def _pack(node: int, parts: int, bag: int, faults: int) -> int:
+    return node | (parts << _PARTS) | (bag << _BAG) | (faults << _FAULTS)
+
+
+def _person(kind: OperatorKind, step: str | None) -> Action:
+    label = f"a person: {kind}" + (f" {step}" if step else "")
+    return Action("person", label, input=Operator(f"{kind}:{step or ''}", kind, "ann", "", step), step=step)
+
+
+def _message(role: Role, message: int) -> str:
+    if message < 0:
+        return f"undo of {role.name}" if message == -1 else f"undo {-message} of {role.name}"
+    return role.name if message == 1 else f"{role.name} ({message})"
+
+
+def _words(name: str, said: Said) -> str:
+    what = {
+        "done": "the success",
+        "failed": "the failure",
+        "gave-up": "the giving up",
+        "undone": "the undoing",
+        "undo-gave-up": "the giving up of the undo",
+    }[said.kind]
+    number = "" if said.index == 1 else f" ({said.index})"
+    order = "" if said.time <= 2 else f" at {said.time}"
+    return f"{what} of {name}{number}{order}{', a copy' if said.again else ''}{', empty' if said.empty else ''}"
