@@ -343,7 +343,7 @@ class Judge:
     def quiet(self, instance: Instance) -> Iterator[Broken]:
         """Judge an instance when nothing is under way any more and no timer is armed (V1)."""
         if not instance.phase.ended and not waits_for_person(instance):
-            yield Broken("V1", f"it is {instance.phase}, nothing is under way, and nobody is told")
+            yield Broken("V1", f"it is {instance.phase}, no timer is armed, and nobody is told")
 
 
 def waits_for_person(instance: Instance) -> bool:

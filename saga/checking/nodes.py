@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from itertools import product
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from ..definition import Definition
@@ -23,6 +24,9 @@ NOW = 1_000_000_000_000_000
 """The one moment, microseconds; every number above it in an instance is a timer."""
 
 KEY = "model"
+
+_TWICE = 7
+"""One call in so many is made twice."""
 
 Advance = Callable[[Definition, Instance, Any, int], Transition]
 Begin = Callable[[Definition, str, int, Observed, int], Transition]
@@ -135,10 +139,12 @@ class Nodes:
             yield from self._follow(before, node.ledger, step, input_, transition, broken)
 
     def _call(self, before: Instance, input_: Input) -> tuple[Transition | None, Broken | None]:
-        """Call the code under test twice: it is a function, so it says the same and leaves what it was given."""
+        """Call the code under test, now and then twice: a function says the same, and leaves what it was given."""
         self.calls += 1
-        was = _key(before)
         try:
+            if not self.exact and self.calls % _TWICE:
+                return self._advance(self.definition, before, input_, NOW), None
+            was = _key(before)
             transition = self._advance(self.definition, before, input_, NOW)
             if _key(before) != was:
                 return transition, Broken("S3", "the instance that was given was changed")
@@ -215,7 +221,9 @@ class Nodes:
     def _probe(self, node: Node) -> Iterator[Broken]:
         """Ask what must never matter: time that has not come, parked events, strangers, a second start."""
         before = node.instance
-        if Instance.from_json(before.to_json()) != before:
+        if not node.timers:
+            yield from self.judge.quiet(before)
+        if self.exact and Instance.from_json(before.to_json()) != before:
             yield Broken("S3", "the instance is another when it is stored and read again")
         for what, invariant, input_ in self._idle(before):
             transition, broken = self._call(before, input_)
@@ -299,6 +307,9 @@ def small(instance: Instance, shape: Shape) -> None:
 
 _INSTANCE_FIELDS = tuple(f.name for f in fields(Instance) if f.name not in ("steps", "conditions", "cause"))
 _STEP_FIELDS = tuple(f.name for f in fields(Step))
+_OWN = attrgetter(*_INSTANCE_FIELDS)
+_OF_STEP = attrgetter(*_STEP_FIELDS)
+_NESTED = (list, tuple, dict)
 _SHOWN = {name: value for name, value in _UNTOLD.items() if name in _STEP_FIELDS}
 _OPEN = (StepState.WAITING, StepState.RETRYING, StepState.UNKNOWN)
 _GIVEN_BACK = (StepState.COMPENSATING, StepState.COMPENSATED, StepState.UNDO_FAILED)
@@ -309,14 +320,17 @@ def _is_timer(value: object) -> bool:
 
 
 def _key(instance: Instance) -> object:
-    own = tuple(_plain(getattr(instance, name)) for name in _INSTANCE_FIELDS)
-    steps = tuple((name, *(_plain(getattr(step, f)) for f in _STEP_FIELDS)) for name, step in instance.steps.items())
-    return (own, instance.cause is None, _plain(instance.conditions), steps)
+    return (
+        _plain(_OWN(instance)),
+        instance.cause is None,
+        _plain(instance.conditions),
+        tuple((name, _plain(_OF_STEP(step))) for name, step in instance.steps.items()),
+    )
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_plain(each) for each in value)
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain(each) if each.__class__ in _NESTED else each for each in value)
     if isinstance(value, dict):
         return tuple(sorted((str(name), _plain(each)) for name, each in value.items()))
     return value

@@ -25,7 +25,7 @@ class Said(NamedTuple):
         index: which of its triggers, or which attempt of the undo.
         time: by its own clock.
         empty: an undo found nothing to undo.
-        again: the same, published a second time under another id.
+        copy: the same, published a second time under another id.
     """
 
     role: int
@@ -33,7 +33,7 @@ class Said(NamedTuple):
     index: int
     time: int
     empty: bool = False
-    again: bool = False
+    copy: bool = False
 
 
 class State(NamedTuple):
@@ -48,7 +48,6 @@ class State(NamedTuple):
             triggers that the command names.
         fresh: messages that lie before it: a trigger's number, or that of an undo, negative.
         late: messages that it has not come to yet, and may never.
-        lost: messages whose answer was lost, with the answer's time.
     """
 
     effect: int = 0
@@ -57,7 +56,6 @@ class State(NamedTuple):
     undos: tuple[tuple[str, frozenset[int]], ...] = ()
     fresh: tuple[int, ...] = ()
     late: tuple[int, ...] = ()
-    lost: tuple[tuple[int, int], ...] = ()
 
 
 class Outcome(NamedTuple):
@@ -101,7 +99,7 @@ class Role:
     def triggered(self, state: State, index: int) -> State:
         """Lay a trigger before it: a source's answer, the start, or an attempt of its command."""
         rows = state.rows + ("-",) * (index - len(state.rows))
-        if index in state.fresh or index in state.late or (rows[index - 1] != "-" and not _lost(state, index)):
+        if index in state.fresh or index in state.late or rows[index - 1] != "-":
             return state._replace(rows=rows)  # the inbox has it
         return state._replace(rows=rows, fresh=_with(state.fresh, index))
 
@@ -109,10 +107,9 @@ class Role:
         """Lay an undo command before it."""
         undos = state.undos + (("-", frozenset[int]()),) * (attempt - len(state.undos))
         known = undos[attempt - 1][0]
-        if -attempt in state.fresh or -attempt in state.late or (known != "-" and not _lost(state, -attempt)):
+        if -attempt in state.fresh or -attempt in state.late or undos[attempt - 1][0] != "-":
             return state._replace(undos=undos)
-        if known == "-":
-            undos = (*undos[: attempt - 1], ("-", names), *undos[attempt:])
+        undos = (*undos[: attempt - 1], ("-", names), *undos[attempt:])
         return state._replace(undos=undos, fresh=_with(state.fresh, -attempt))
 
     # ---- what it does --------------------------------------------------------------------------------------------
@@ -134,9 +131,6 @@ class Role:
         if row in "RU" or (self.commanded and row in "-C" and state.step in ("refused", "unknown")):
             yield Outcome("refuses it: it was undone before", "", _row(moved, index, "U" if row == "U" else "R"))
             return
-        if row in "DFGH":
-            yield Outcome("answers as before", "", _found(moved, index), self._recorded(state, row, index))
-            return
         if row == "C":  # it died after its effect: the idempotency key makes it one effect, whatever it is called now
             yield Outcome("comes back and succeeds", "", self._settled(moved, index, "D", 1), self._done(state, index))
             return
@@ -154,21 +148,15 @@ class Role:
         yield Outcome("dies after its effect", "crashes", dead._replace(late=_with(dead.late, index)))
 
     def _undo(self, state: State, attempt: int) -> Iterator[Outcome]:
-        known, names = state.undos[attempt - 1]
+        names = state.undos[attempt - 1][1]
         moved = _woken(state)
-        if known != "-":
-            said = Said(self.number, "undone", attempt, _lost(state, -attempt), known == "E")
-            yield Outcome("answers as before", "", _found(moved, -attempt), said)
-            return
         happened = False
         marked = moved
         for index in sorted(names):
             if index > len(marked.rows):
                 marked = marked._replace(rows=marked.rows + ("-",) * (index - len(marked.rows)))
             row = marked.rows[index - 1]
-            if row == "-":
-                marked = _row(marked, index, "R")
-            elif row == "G":
+            if row in "-G":
                 marked = _row(marked, index, "R")
             elif row in "CH":
                 happened = True
@@ -204,10 +192,6 @@ class Role:
     def _done(self, state: State, index: int) -> Said:
         return Said(self.number, "done", index, self._clock(state))
 
-    def _recorded(self, state: State, row: str, index: int) -> Said | None:
-        time = _lost(state, index)
-        return Said(self.number, {"D": "done", "F": "failed"}.get(row, "gave-up"), index, time) if time else None
-
     @staticmethod
     def _clock(state: State) -> int:
         """By its own clock: between two answers to undos lies one moment for whatever it does forward."""
@@ -238,12 +222,3 @@ def _undone(state: State, attempt: int, known: str) -> State:
 
 def _effect(state: State, effect: int) -> State:
     return state if state.effect == BY_HAND else state._replace(effect=effect)
-
-
-def _lost(state: State, message: int) -> int:
-    """Give the time of an answer that was lost, 0 where none was."""
-    return next((time for each, time in state.lost if each == message), 0)
-
-
-def _found(state: State, message: int) -> State:
-    return state._replace(lost=tuple(each for each in state.lost if each[0] != message))

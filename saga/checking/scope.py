@@ -10,7 +10,7 @@ from ..definition import Definition, RetryPlan
 MOST_FAULTS = 7
 """Of each kind: they are counted in three bits."""
 
-KINDS = ("duplicates", "drops", "crashes", "commands")
+KINDS = ("duplicates", "crashes", "commands")
 """The faults that are counted, in the order of their bits."""
 
 _BITS = 3
@@ -20,16 +20,17 @@ _BITS = 3
 class Scope:
     """A small world in which everything is tried.
 
-    How steps end (in success, in a failure that is said, in a handler that gives up, in silence), in what order things
-    happen and which timer fires first is never limited; what makes a world infinite is.
+    How steps and undos end (in success, in a failure that is said, in a handler that gives up, in silence: what is lost
+    is never read), in what order things happen and which timer fires first is never limited. What could go on for ever
+    is.
 
     Args:
         sagas: instances that share the faults below.
-        duplicates: events that are published a second time, under another id.
-        drops: answers that are lost on their way.
-        crashes: of a service between its effect and its answer, or of a relay between publishing and noting it.
+        duplicates: events that come a second time under another id, and commands that are sent again to who has them.
+        crashes: of a service between its effect and its answer.
         commands: what people ask for: cancel, retry-undo, mark-undone.
         attempts: retries and resends of each command, at most; a definition's higher numbers are cut to this.
+        undo_attempts: the same of retries of each undo.
         depth: longest run, in actions; 0 for no limit.
         seconds: stop after this time; 0 for no limit.
         states: stop after so many states; 0 for no limit.
@@ -37,10 +38,10 @@ class Scope:
 
     sagas: int = 2
     duplicates: int = 1
-    drops: int = 1
     crashes: int = 1
     commands: int = 1
     attempts: int = 2
+    undo_attempts: int = 1
     depth: int = 0
     seconds: float = 0
     states: int = 0
@@ -49,7 +50,7 @@ class Scope:
         for name in KINDS:
             if not 0 <= getattr(self, name) <= MOST_FAULTS:
                 raise ConfigurationError(f"{name}={getattr(self, name)}; give a number from 0 to {MOST_FAULTS}")
-        for name, least in (("sagas", 1), ("attempts", 1), ("depth", 0), ("seconds", 0), ("states", 0)):
+        for name, least in (("sagas", 1), ("attempts", 1), ("undo_attempts", 1), ("depth", 0), ("seconds", 0), ("states", 0)):
             if getattr(self, name) < least:
                 raise ConfigurationError(f"{name}={getattr(self, name)}; give a number of at least {least}")
 
@@ -60,16 +61,19 @@ class Scope:
 
     def cut(self, definition: Definition) -> Definition:
         """Give the definition with no more attempts of anything than this scope has."""
+        most = {
+            **dict.fromkeys(("retry", "resend", "undo_resend"), self.attempts),
+            "undo_retry": self.undo_attempts,
+        }
         steps = tuple(
-            replace(step, **{name: self._fewer(getattr(step, name)) for name in _RETRIES}) for step in definition.steps
+            replace(step, **{name: _fewer(getattr(step, name), least) for name, least in most.items()})
+            for step in definition.steps
         )
         return replace(definition, steps=steps)
 
-    def _fewer(self, plan: RetryPlan) -> RetryPlan:
-        return replace(plan, attempts=min(plan.attempts, self.attempts))
 
-
-_RETRIES = ("retry", "resend", "undo_retry", "undo_resend")
+def _fewer(plan: RetryPlan, attempts: int) -> RetryPlan:
+    return replace(plan, attempts=min(plan.attempts, attempts))
 
 
 def cost(kind: str) -> int:

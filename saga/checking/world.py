@@ -8,10 +8,10 @@ What is left out, and why nothing is lost by it:
 
 - A participant does something only when the coordinator is about to read what it says. Until then nobody can tell
   whether it has acted, so all that it may have done is one state; then every way in which it may have come to say it is
-  a choice of its own, with what it has said before still on its way.
-- A coordinator that dies before its commit leaves the state before it, which was visited; after its commit it publishes
-  again what it has sent, which is the fault of a relay here. A copy with the same id is dropped by the history's index;
-  the fault of a duplicate is therefore the harder one, a copy under another id.
+  a choice of its own, with what it has said before still on its way. What is lost is what is never read.
+- A coordinator that dies before its commit leaves the state before it, which was visited; what it reads and publishes
+  again after its commit carries the same ids, which the history's index and the inbox drop. The fault of a duplicate is
+  therefore the harder one, a copy under another id.
 - A state with fewer faults left than one that was visited, and else the same, can do nothing that the other cannot.
 - Sagas of a definition share no state: any run of several, seen from one of them, is a run of that one with at most the
   same faults. So one is explored with all the faults that there are.
@@ -43,7 +43,7 @@ class Action(NamedTuple):
     """One thing that happens.
 
     Args:
-        kind: "start", "read", "timer", "person", "lost", "again".
+        kind: "start", "read", "timer", "person".
         label: what names it among everything that may happen in its state.
         before: what participants did unseen before it.
         input: what the coordinator is given.
@@ -108,6 +108,7 @@ class World:
         self._deliveries: dict[tuple[int, tuple[Sent, ...]], int] = {}
         self._reads: dict[int, Action] = {}
         self._timer_actions: dict[int, tuple[tuple[Action, tuple[Edge, ...]], ...]] = {}
+        self._copied: dict[tuple[int, int], tuple[int, ...]] = {}
         self._read_edges: dict[tuple[int, int], tuple[Edge, ...]] = {}
 
     # ---- states --------------------------------------------------------------------------------------------------
@@ -149,24 +150,27 @@ class World:
         for code in self._bags[bag]:
             rest = self._take(bag, code)
             yield from self._read(node, code, (), parts, rest, faults)
-            if left(faults, "drops") and not self._said[code][0].again:
-                action = Action("lost", f"lost: {self._reads[code].label}")
-                yield action, _pack(node, self._mute(parts, code), rest, faults - cost("drops")), None
         timers = self._timer_actions.get(node)
         if timers is None:
             timers = self._timer_actions[node] = tuple(self._timers(node))
         for action, edges in timers:
             for edge in edges:
-                yield self._after(action, edge, parts, bag, faults)
+                if self._is_copy(node, edge, parts):
+                    if left(faults, "duplicates"):
+                        yield self._after(action, edge, parts, bag, faults - cost("duplicates"))
+                    elif edge.broken is not None:
+                        yield self._after(action, edge, parts, bag, faults)
+                else:
+                    yield self._after(action, edge, parts, bag, faults)
         if left(faults, "commands"):
             for action in self._people(node):
                 assert isinstance(action.input, Operator)
                 for edge in self.nodes.edges(node, action.step, action.input):
                     handled = self._by_hand(parts, action) if edge.node >= 0 else parts
                     yield self._after(action, edge, handled, bag, faults - cost("commands"))
-        if left(faults, "crashes"):
-            for action, after in self._again(parts):
-                yield action, _pack(node, after, bag, faults - cost("crashes")), None
+        if left(faults, "duplicates"):
+            for code in self._copies(node, parts):
+                yield from self._read(node, code, (), parts, bag, faults - cost("duplicates"))
 
     def _read(
         self, node: int, code: int, before: tuple[str, ...], parts: int, bag: int, faults: int
@@ -180,11 +184,6 @@ class World:
             action = action._replace(before=before)
         for edge in edges:
             yield self._after(action, edge, parts, bag, faults)
-        if left(faults, "duplicates") and not said.again and isinstance(input_, Observed):
-            more = self._put(bag, frozenset((self._say(said._replace(again=True)),)))
-            twice = action._replace(label=f"{action.label}, which comes twice")
-            for edge in edges:
-                yield self._after(twice, edge, parts, more, faults - cost("duplicates"))
 
     def _after(self, action: Action, edge: Edge, parts: int, bag: int, faults: int) -> tuple[Action, int, Broken | None]:
         if edge.node < 0:
@@ -193,6 +192,16 @@ class World:
         if edge.answers:
             action = action._replace(label=f"{action.label} ({edge.answers})")
         return action, _pack(edge.node, after, bag, faults), edge.broken
+
+    def _is_copy(self, node: int, edge: Edge, parts: int) -> bool:
+        """Whether a timer only sent a command again to who has it already: that is a duplicate like any other."""
+        if edge.node < 0 or not edge.sent or self._delivered(parts, edge.sent) != parts:
+            return False
+        before, after = self.nodes.nodes[node], self.nodes.nodes[edge.node]
+        words = [(step.state, step.certain) for step in before.instance.steps.values()]
+        same = words == [(step.state, step.certain) for step in after.instance.steps.values()]
+        blocked = any(state is StepState.UNKNOWN for state, _ in words)
+        return same and not blocked and before.needs_person == after.needs_person
 
     def quiet(self, state: int) -> bool:
         """Tell whether nothing happens any more by itself."""
@@ -206,8 +215,8 @@ class World:
         for role, number in zip(self.roles, self._parts[(state >> _PARTS) & _MASK], strict=True):
             known = self._states[number]
             effect = known.effect
-            if known.lost or "C" in known.rows:
-                continue  # what it did is not known to anybody yet: it tells when its faults stop
+            if "C" in known.rows:
+                continue  # it tells what it did when it comes back
             step = instance.steps.get(role.name)
             word = StepState.PENDING if step is None else step.state
             if effect == BY_HAND or not role.plan.done:
@@ -281,14 +290,24 @@ class World:
             if state.rows[place - 1] == "-" and place not in state.fresh and place not in state.late:
                 yield self.roles[source]
 
-    def _mute(self, parts: int, code: int) -> int:
-        """What was said is lost: its sender keeps the answer, and gives it again when it is asked again."""
-        said = self._said[code][0]
-        numbers = self._parts[parts]
-        state = self._states[numbers[said.role]]
-        message = -said.index if said.kind in ("undone", "undo-gave-up") else said.index
-        lost = tuple(sorted({*state.lost, (message, said.time)}))
-        return self._with(numbers, self.roles[said.role], state._replace(lost=lost))
+    def _copies(self, node: int, parts: int) -> tuple[int, ...]:
+        """List what was said and may come again under another id."""
+        found = self._copied.get((node, parts))
+        if found is None:
+            ledger = self.nodes.nodes[node].ledger
+            copies = []
+            for role, number in zip(self.roles, self._parts[parts], strict=True):
+                state = self._states[number]
+                if ledger.of(role.name).done:
+                    copies.append(Said(role.number, "done", 1, 1, copy=True))
+                for index, row in enumerate(state.rows, start=1):
+                    if row == "F":
+                        copies.append(Said(role.number, "failed", index, 1, copy=True))
+                for attempt, (known, _) in enumerate(state.undos, start=1):
+                    if known in "AE":
+                        copies.append(Said(role.number, "undone", attempt, 2 * attempt, known == "E", copy=True))
+            found = self._copied[node, parts] = tuple(self._say(said) for said in copies)
+        return found
 
     def _spread(self, parts: int, role: Role) -> int:
         numbers = list(self._parts[parts])
@@ -328,17 +347,6 @@ class World:
             return command_id(self.name, role.name, "", "do", index)
         return f"{self.roles[role.sources[index - 1]].name}:done" if role.sources else START
 
-    def _again(self, parts: int) -> Iterator[tuple[Action, int]]:
-        """A relay that died before it noted what it had published publishes it again: it matters to a lost answer."""
-        numbers = self._parts[parts]
-        for role, number in zip(self.roles, numbers, strict=True):
-            state = self._states[number]
-            for message, _ in state.lost:
-                if message not in state.fresh and message not in state.late:
-                    fresh = state._replace(fresh=(*state.fresh, message))
-                    action = Action("again", f"{_message(role, message)}: is published again")
-                    yield action, self._with(numbers, role, fresh)
-
     # ---- the coordinator's inputs --------------------------------------------------------------------------------
 
     def _timers(self, number: int) -> Iterator[tuple[Action, tuple[Edge, ...]]]:
@@ -367,7 +375,7 @@ class World:
     def _input(self, said: Said) -> Input:
         role = self.roles[said.role]
         plan, name = role.plan, role.name
-        copy = "'" if said.again else ""
+        copy = "'" if said.copy else ""
         trigger = self.trigger_id(role, said.index) if said.kind in ("done", "failed", "gave-up") else ""
         step, attempt = (name, said.index) if role.commanded else (None, None)
         if said.kind == "done":
@@ -489,4 +497,4 @@ def _words(name: str, said: Said) -> str:
     }[said.kind]
     number = "" if said.index == 1 else f" ({said.index})"
     order = "" if said.time <= 2 else f" at {said.time}"
-    return f"{what} of {name}{number}{order}{', a copy' if said.again else ''}{', empty' if said.empty else ''}"
+    return f"{what} of {name}{number}{order}{', a copy' if said.copy else ''}{', empty' if said.empty else ''}"
