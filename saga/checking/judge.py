@@ -185,11 +185,15 @@ class Judge:
             yield Broken("S9", f"it went from {before.phase} to {after.phase}")
         reopened = before.phase.ended and transition.verdict == "applied" and after.phase is not before.phase
         if reopened and after.epoch != before.epoch + 1:
-            yield Broken("R11", f"it left {before.phase}, and its trace's epoch went from {before.epoch} to {after.epoch}")
+            yield Broken(
+                "R11", f"it left {before.phase}, and its trace's epoch went from {before.epoch} to {after.epoch}"
+            )
         if isinstance(input_, HandlerGaveUp) and not input_.dead and _words(before) != _words(after):
             yield Broken("R14", "an event that is parked, and tried again, changed a step")
         if isinstance(input_, Operator) and input_.kind == "cancel":
             yield from self._cancel(ledger, before, transition)
+        if step is not None and isinstance(input_, (Observed, HandlerGaveUp)):
+            yield from self._tried(ledger, before, after, step)
         known = self.read(ledger, step, input_, transition)
         for output in transition.outputs:
             if isinstance(output, Send):
@@ -246,13 +250,14 @@ class Judge:
         elif known.sends + 1 > plan.resend.attempts:
             yield Broken("S16", f"attempt {send.attempt} of {send.step} went out {known.sends + 1} times")
         if send.attempt > plan.retry.attempts:
-            yield Broken("S16", f"{send.step} was tried {send.attempt} times, at most {plan.retry.attempts} are allowed")
+            yield Broken(
+                "S16", f"{send.step} was tried {send.attempt} times, at most {plan.retry.attempts} are allowed"
+            )
         if known.done:
             yield Broken("S1", f"{send.step} is done, and its command was sent all the same")
-        final = getattr(plan, "final", False)
-        if after.phase not in (Phase.RUNNING, Phase.COMPLETED) and not final:
+        if after.phase not in (Phase.RUNNING, Phase.COMPLETED) and not plan.final:
             yield Broken("S9", f"{send.step} was sent when the saga was {after.phase}")
-        if before.phase is not Phase.RUNNING and not final:
+        if before.phase is not Phase.RUNNING and not plan.final:
             yield Broken("S9", f"{send.step} was sent when the saga was {before.phase}")
         for group in groups(plan):
             wider = {*group, *(other for name in group for other in self.shape.replacements(name))}
@@ -300,6 +305,14 @@ class Judge:
             elif other.done and not other.undone and self.shape.plan(name).undo is not None:
                 yield Broken("S10", f"{send.step} was undone before {name}, which depends on it")
 
+    def _tried(self, ledger: Ledger, before: Instance, after: Instance, step: str) -> Iterator[Broken]:
+        plan, known = self.shape.plan(step), ledger.of(step)
+        if step not in before.steps or plan.send is None or before.phase is not Phase.RUNNING:
+            return
+        gave_up = after.steps[step].state in (StepState.FAILED, StepState.DEGRADED)
+        if gave_up and before.steps[step].state is not after.steps[step].state and known.sent < plan.retry.attempts:
+            yield Broken("S16", f"{step} was given up after {known.sent} of {plan.retry.attempts} attempts")
+
     def _announce(self, ledger: Ledger, after: Instance, output: Announce) -> Iterator[Broken]:
         definition = self.shape.definition
         if ledger.announced:
@@ -325,6 +338,8 @@ class Judge:
         elif after.phase in (Phase.COMPENSATED, Phase.CANCELLED):
             for name, step in after.steps.items():
                 known, plan = ledger.of(name), self.shape.plan(name)
+                if plan.each is not None and name == plan.name:
+                    continue  # its occurrences stand for themselves
                 if known.open:
                     yield Broken("R11", f"it is {after.phase}, and the undo of {name} is not answered")
                 elif plan.undo is not None and known.done and not known.undone:
@@ -360,4 +375,3 @@ def _pin(instance: Instance) -> tuple[object, ...]:
 
 def _words(instance: Instance) -> tuple[object, ...]:
     return (instance.phase, *(step.state for step in instance.steps.values()))
-

@@ -7,14 +7,13 @@ allow: what holds here holds whatever the limits are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from itertools import product
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 from ..definition import Definition
-from ..inputs import Announce, Elapsed, HandlerGaveUp, Input, Observed, Operator, Send, Transition, Unbuildable
+from ..inputs import Ask, Decided, Elapsed, HandlerGaveUp, Input, Observed, Send, Transition, Unbuildable
 from ..instance import Failure, Instance, Remark, Step
 from ..words import Condition, StepState
 from .judge import Broken, Judge, Ledger, waits_for_person
@@ -111,7 +110,9 @@ class Nodes:
         blank.steps = {name: Step() for name in transition.instance.steps}
         return tuple(self._follow(blank, Ledger(), None, event, transition))
 
-    def edges(self, number: int, step: str | None, input_: Input, timer: tuple[str, str] | None = None) -> tuple[Edge, ...]:
+    def edges(
+        self, number: int, step: str | None, input_: Input, timer: tuple[str, str] | None = None
+    ) -> tuple[Edge, ...]:
         """Apply an input to a node; each pair is asked once."""
         key = (number, timer or input_)
         found = self._edges.get(key)
@@ -163,43 +164,38 @@ class Nodes:
         input_: Input,
         transition: Transition,
         broken: Broken | None = None,
+        asked: Sequence[Ask] = (),
+        sent: tuple[Sent, ...] = (),
         answers: str = "",
-        depth: int = 0,
     ) -> Iterator[Edge]:
-        """Answer what the transition asks for, in every way, as the batch does within its transaction."""
+        """Note what came of it, and answer what it asks for, in every way, as the batch does within its transaction."""
         broken = broken or next(self.judge.transition(ledger, before, step, input_, transition), None)
         known = self.judge.read(ledger, step, input_, transition)
-        sent: list[Sent] = []
-        asked: list[Any] = []
+        asked = list(asked)
         for output in transition.outputs:
+            if isinstance(output, Ask):
+                asked.append(output)
+                continue
+            known = self.judge.send(known, output)
             if isinstance(output, Send):
                 undoes = frozenset(fact.id for fact in output.undoes)
-                sent.append(Sent(output.kind, output.step, output.attempt, undoes))
-                known = self.judge.send(known, output)
-            elif isinstance(output, Announce):
-                known = self.judge.send(known, output)
-            else:
-                asked.append(output)
+                sent = (*sent, Sent(output.kind, output.step, output.attempt, undoes))
+        instance = transition.instance
+        while asked and instance.steps[asked[0].step].asked != asked[0].kind:
+            del asked[0]  # what came in between has settled it
         if not asked:
-            yield Edge(self._number(transition.instance, known), tuple(sent), broken, answers)
+            yield Edge(self._number(instance, known), sent, broken, answers)
             return
-        for values in product(*(self._answers(each) for each in asked)):
-            yield from self._answered(transition.instance, known, list(values), sent, broken, answers, depth)
-
-    def _answers(self, asked: Any) -> list[Any]:
-        raise NotImplementedError(asked)
-
-    def _answered(
-        self,
-        instance: Instance,
-        ledger: Ledger,
-        inputs: list[Any],
-        sent: list[Sent],
-        broken: Broken | None,
-        answers: str,
-        depth: int,
-    ) -> Iterator[Edge]:
-        raise NotImplementedError
+        ask, rest = asked[0], asked[1:]
+        for answer in _answers(ask):
+            after, wrong = self._call(instance, answer)
+            told = f"{answers}, " if answers else ""
+            told += f"{ask.step}: {_spelled(answer)}"
+            if after is None:
+                yield Edge(-1, (), wrong, told)
+            else:
+                bad = broken or wrong
+                yield from self._follow(instance, known, ask.step, answer, after, bad, rest, sent, told)
 
     # ---- numbering -----------------------------------------------------------------------------------------------
 
@@ -247,7 +243,7 @@ class Nodes:
                 produces = (*plan.done, *plan.failed)
                 parked = HandlerGaveUp("parked", "x", "X", "service", "handler", produces, False, "Error")
                 yield f"an event of {name} that is parked", "R14", parked
-            if step.state is StepState.DONE and plan.done and not self.definition_asks(plan.done[0]):
+            if step.state is StepState.DONE and plan.done and not self._has_policy(plan.done[0]):
                 yield f"a second success of {name}", "S1", Observed(f"{name}:twice", plan.done[0], step=name)
 
     def _decided(self, instance: Instance) -> object:
@@ -258,10 +254,27 @@ class Nodes:
         copy.conditions = {}
         return _key(copy)
 
-    def definition_asks(self, type_: str) -> bool:
-        """Tell whether a policy says that somebody is asked, or all undone, when an event comes in vain."""
-        policies = getattr(self.definition, "policies", {})
-        return type_ in policies
+    def _has_policy(self, type_: str) -> bool:
+        """Whether something is said of this event for when it comes in vain: then it may change the saga."""
+        return type_ in self.definition.policies
+
+
+ELEMENTS = ("a", "b")
+"""Of a step that runs once per element, at most."""
+
+
+def _answers(ask: Ask) -> list[Input]:
+    """List what a function of the user may say: every answer, and that it raised."""
+    values: list[Any] = [True, False] if ask.kind == "when" else [ELEMENTS[:n] for n in range(len(ELEMENTS), -1, -1)]
+    return [*(Decided(ask.step, ask.kind, value) for value in values), Unbuildable(ask.step, ask.kind, "it raised")]
+
+
+def _spelled(answer: Input) -> str:
+    if not isinstance(answer, Decided):
+        return "the function raised"
+    if answer.kind == "when":
+        return "yes" if answer.value else "no"
+    return f"for {', '.join(answer.value) or 'no elements'}"
 
 
 def armed(instance: Instance) -> tuple[tuple[str, str], ...]:
@@ -270,7 +283,10 @@ def armed(instance: Instance) -> tuple[tuple[str, str], ...]:
         return ()
     found = [("", name) for name in _INSTANCE_FIELDS if _is_timer(getattr(instance, name))]
     found += [
-        (step, name) for step, state in instance.steps.items() for name in _STEP_FIELDS if _is_timer(getattr(state, name))
+        (step, name)
+        for step, state in instance.steps.items()
+        for name in _STEP_FIELDS
+        if _is_timer(getattr(state, name))
     ]
     return tuple(found)
 
@@ -286,9 +302,7 @@ def small(instance: Instance, shape: Shape) -> None:
     if instance.cause is not None:
         instance.cause = {"step": None, "error": "", "message": "", "event": None, "at": 0}
     instance.conditions = {
-        word: Remark(remark.reason, "", 0, remark.step)
-        for word, remark in instance.conditions.items()
-        if word in _KEPT
+        word: Remark(remark.reason, "", 0, remark.step) for word, remark in instance.conditions.items() if word in _KEPT
     }
     for name, step in instance.steps.items():
         for shown, value in _SHOWN.items():

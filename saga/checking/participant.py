@@ -22,7 +22,7 @@ class Said(NamedTuple):
     Args:
         role: the participant's number.
         kind: "done", "failed", "gave-up", "undone", "undo-gave-up".
-        index: which of its triggers, or which attempt of the undo.
+        number: which of its triggers, or which attempt of the undo.
         time: by its own clock.
         empty: an undo found nothing to undo.
         copy: the same, published a second time under another id.
@@ -30,7 +30,7 @@ class Said(NamedTuple):
 
     role: int
     kind: str
-    index: int
+    number: int
     time: int
     empty: bool = False
     copy: bool = False
@@ -90,6 +90,11 @@ class Role:
         """Whether the saga sends it its command."""
         return self.plan.send is not None
 
+    @property
+    def rooted(self) -> bool:
+        """Whether the start itself triggers it."""
+        return not (self.sources or self.commanded or self.plan.final) and bool(self.plan.done)
+
     def begin(self) -> State:
         """Give its state before anything has come."""
         return State(rows=("-",) * (0 if self.commanded else max(1, len(self.sources))))
@@ -106,7 +111,6 @@ class Role:
     def asked_to_undo(self, state: State, attempt: int, names: frozenset[int]) -> State:
         """Lay an undo command before it."""
         undos = state.undos + (("-", frozenset[int]()),) * (attempt - len(state.undos))
-        known = undos[attempt - 1][0]
         if -attempt in state.fresh or -attempt in state.late or undos[attempt - 1][0] != "-":
             return state._replace(undos=undos)
         undos = (*undos[: attempt - 1], ("-", names), *undos[attempt:])

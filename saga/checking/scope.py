@@ -50,7 +50,14 @@ class Scope:
         for name in KINDS:
             if not 0 <= getattr(self, name) <= MOST_FAULTS:
                 raise ConfigurationError(f"{name}={getattr(self, name)}; give a number from 0 to {MOST_FAULTS}")
-        for name, least in (("sagas", 1), ("attempts", 1), ("undo_attempts", 1), ("depth", 0), ("seconds", 0), ("states", 0)):
+        for name, least in (
+            ("sagas", 1),
+            ("attempts", 1),
+            ("undo_attempts", 1),
+            ("depth", 0),
+            ("seconds", 0),
+            ("states", 0),
+        ):
             if getattr(self, name) < least:
                 raise ConfigurationError(f"{name}={getattr(self, name)}; give a number of at least {least}")
 
@@ -61,12 +68,14 @@ class Scope:
 
     def cut(self, definition: Definition) -> Definition:
         """Give the definition with no more attempts of anything than this scope has."""
-        most = {
-            **dict.fromkeys(("retry", "resend", "undo_resend"), self.attempts),
-            "undo_retry": self.undo_attempts,
-        }
         steps = tuple(
-            replace(step, **{name: _fewer(getattr(step, name), least) for name, least in most.items()})
+            replace(
+                step,
+                retry=_fewer(step.retry, self.attempts),
+                resend=_fewer(step.resend, self.attempts),
+                undo_retry=_fewer(step.undo_retry, self.undo_attempts),
+                undo_resend=_fewer(step.undo_resend, self.attempts),
+            )
             for step in definition.steps
         )
         return replace(definition, steps=steps)

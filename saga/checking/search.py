@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from time import monotonic
 
 from ..advance import advance as real_advance
@@ -13,6 +14,9 @@ from .judge import Broken
 from .nodes import Advance, Begin
 from .scope import Scope, covers
 from .world import Action, World
+
+HAZARDS = frozenset(("unasked-pivot",))
+"""What no coordinator can prevent: it is a fault of the definition."""
 
 _EVERY = 2_000
 """States between two looks at the clock."""
@@ -24,13 +28,16 @@ class BadRun:
 
     Args:
         broken: which, and how it shows.
-        labels: what happens, in order.
-        actions: the same with everything that is known of them.
+        lines: what happens, in order.
     """
 
     broken: Broken
-    labels: tuple[str, ...]
-    actions: tuple[Action, ...]
+    lines: tuple[str, ...]
+
+    @property
+    def hazard(self) -> bool:
+        """Whether the definition allows it whatever the coordinator decides; else the coordinator is at fault."""
+        return self.broken.invariant in HAZARDS
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,7 @@ class _Search:
         layer: list[int] = []
         for action, state, broken in world.first():
             if broken is not None:
-                self.bad.setdefault(broken.invariant, BadRun(broken, (action.label,), (action,)))
+                self.bad.setdefault(broken.invariant, BadRun(broken, (action.line,)))
             elif state not in parents:
                 parents[state] = -1
                 layer.append(state)
@@ -211,7 +218,7 @@ class _Search:
         if broken.invariant in self.bad:
             return
         actions = [*self._way(state), *([action] if action is not None else [])]
-        self.bad[broken.invariant] = BadRun(broken, tuple(each.label for each in actions), tuple(actions))
+        self.bad[broken.invariant] = BadRun(broken, tuple(each.line for each in actions))
 
     def _way(self, state: int) -> list[Action]:
         """Find the actions that lead to a state: for each pair of states what leads from one to the other."""
@@ -221,6 +228,6 @@ class _Search:
         states.reverse()
         first = next(action for action, after, _ in self.world.first() if after == states[0])
         found = [first]
-        for before, after in zip(states, states[1:], strict=False):
+        for before, after in pairwise(states):
             found.append(next(action for action, reached, _ in self.world.next(before) if reached == after))
         return found

@@ -1,4 +1,4 @@
-"""A definition as the checks read it: who waits for whom, stated here once more and not asked of the code under test."""
+"""A definition as the checks read it: who waits for whom, stated once more and not asked of the code under test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def declared(name: str) -> str:
 
 def groups(plan: StepPlan) -> tuple[tuple[str, ...], ...]:
     """List what must have happened before a step: of each group one member."""
-    return (*((name,) for name in plan.after), *getattr(plan, "any_of", ()))
+    return (*((name,) for name in plan.after), *plan.any_of)
 
 
 class Shape:
@@ -55,9 +55,9 @@ class Shape:
 
     @cached_property
     def replaceable(self) -> frozenset[str]:
-        """Steps that may be undone while the saga goes forward: members of an `any_of`, and those with an alternative."""
-        members = {name for plan in self.plans.values() for group in getattr(plan, "any_of", ()) for name in group}
-        replaced = {plan.instead_of for plan in self.plans.values() if getattr(plan, "instead_of", None)}
+        """Steps that may be undone while the saga goes on: members of an `any_of`, and those with an alternative."""
+        members = {name for plan in self.plans.values() for group in plan.any_of for name in group}
+        replaced = {plan.instead_of for plan in self.plans.values() if plan.instead_of is not None}
         wider = {alternative for name in members for alternative in self.replacements(name)}
         return frozenset(members | replaced | wider)
 
@@ -67,7 +67,7 @@ class Shape:
         ahead = [name]
         while ahead:
             one = ahead.pop()
-            more = [other for other, plan in self.plans.items() if getattr(plan, "instead_of", None) == one]
+            more = [other for other, plan in self.plans.items() if plan.instead_of == one]
             found += more
             ahead += more
         return tuple(found)
@@ -75,5 +75,4 @@ class Shape:
     def _waits_for(self, plan: StepPlan) -> frozenset[str]:
         named = {name for group in groups(plan) for name in group}
         named |= {other for name in tuple(named) for other in self.replacements(name)}
-        replaced = getattr(plan, "instead_of", None)
-        return frozenset(named | ({replaced} if replaced else set()))
+        return frozenset(named if plan.instead_of is None else {*named, plan.instead_of})

@@ -22,17 +22,19 @@ Messages to the coordinator come in any order: that is more than a broker with p
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from ..definition import Definition
 from ..inputs import HandlerGaveUp, Input, Observed, Operator, OperatorKind, command_id
 from ..names import saga_id
+from ..occurrence import element_of, occurrence_name, wire_of
 from ..words import Phase, StepState
 from .judge import Broken
-from .nodes import KEY, Advance, Begin, Edge, Node, Nodes, Sent
+from .nodes import ELEMENTS, KEY, Advance, Begin, Edge, Node, Nodes, Sent
 from .participant import BY_HAND, Role, Said, State
 from .scope import Scope, cost, covers, left
-from .shape import groups
+from .shape import Shape, declared, groups
 
 START = "start"
 _NODE, _PARTS, _BAG, _FAULTS = 0, 24, 48, 72
@@ -55,6 +57,11 @@ class Action(NamedTuple):
     before: tuple[str, ...] = ()
     input: Input | None = None
     step: str | None = None
+
+    @property
+    def line(self) -> str:
+        """What happens, as one line: no two things that may happen in one state have the same."""
+        return "; ".join((*self.before, self.label))
 
 
 class Speech(NamedTuple):
@@ -91,10 +98,11 @@ class World:
         self.nodes = Nodes(self.definition, advance, begin)
         self.roles = _roles(self.definition)
         self.by_step = {role.name: role for role in self.roles}
-        self._followers: dict[int, list[tuple[Role, int]]] = {role.number: [] for role in self.roles}
+        self._followers: dict[int, list[tuple[Role, int, str]]] = {role.number: [] for role in self.roles}
         for role in self.roles:
             for place, source in enumerate(role.sources, start=1):
-                self._followers[source].append((role, place))
+                kind = "failed" if declared(self.roles[source].name) == role.plan.instead_of else "done"
+                self._followers[source].append((role, place, kind))
         self._states: list[State] = []
         self._state_numbers: dict[State, int] = {}
         self._parts: list[tuple[int, ...]] = []
@@ -117,7 +125,7 @@ class World:
         """Begin the saga: the first states, with the action that leads to them."""
         event = Observed(START, self.definition.start[0], time=1)
         parts = tuple(
-            self._state(role.triggered(state, 1) if not role.sources and not role.commanded and role.plan.done else state)
+            self._state(role.triggered(state, 1) if role.rooted else state)
             for role, state in ((role, role.begin()) for role in self.roles)
         )
         action = Action("start", f"{event.type} begins the saga", input=event)
@@ -185,7 +193,9 @@ class World:
         for edge in edges:
             yield self._after(action, edge, parts, bag, faults)
 
-    def _after(self, action: Action, edge: Edge, parts: int, bag: int, faults: int) -> tuple[Action, int, Broken | None]:
+    def _after(
+        self, action: Action, edge: Edge, parts: int, bag: int, faults: int
+    ) -> tuple[Action, int, Broken | None]:
         if edge.node < 0:
             return action, -1, edge.broken
         after = self._delivered(parts, edge.sent) if edge.sent else parts
@@ -218,7 +228,9 @@ class World:
             if "C" in known.rows:
                 continue  # it tells what it did when it comes back
             step = instance.steps.get(role.name)
-            word = StepState.PENDING if step is None else step.state
+            if step is None:
+                continue  # an element that this saga has not
+            word = step.state
             if effect == BY_HAND or not role.plan.done:
                 continue
             if instance.phase is Phase.COMPLETED and word is StepState.DONE and not effect:
@@ -233,7 +245,8 @@ class World:
             elif undone and effect == 1 and role.plan.undo is not None:
                 yield Broken("S18", f"it is {instance.phase} and the effect of {role.name} stands")
             elif undone and effect == 1 and role.plan.pivot:
-                yield Broken("S9", f"it is {instance.phase} and the pivot {role.name} has happened")
+                code = "S9" if role.commanded else "unasked-pivot"
+                yield Broken(code, f"it is {instance.phase} and the pivot {role.name} has happened")
 
     # ---- the participants ----------------------------------------------------------------------------------------
 
@@ -273,8 +286,8 @@ class World:
                 if said is None:
                     yield from self._ways(after, role, done, unread, price, success)
                     continue
-                if said.kind == "done" or (said.kind == "failed" and role.plan.optional):
-                    after = self._spread(after, role)
+                if said.kind in ("done", "failed"):
+                    after = self._spread(after, role, said.kind)
                 code = self._say(said)
                 if not success or said.kind == "done":
                     yield Speech(done, code, after, unread, price)
@@ -309,9 +322,12 @@ class World:
             found = self._copied[node, parts] = tuple(self._say(said) for said in copies)
         return found
 
-    def _spread(self, parts: int, role: Role) -> int:
+    def _spread(self, parts: int, role: Role, kind: str) -> int:
+        """Lay an answer before those who act on it: a success, or a failure where that lets the process go on."""
         numbers = list(self._parts[parts])
-        for follower, place in self._followers[role.number]:
+        for follower, place, wanted in self._followers[role.number]:
+            if kind != wanted and not (kind == "failed" and role.plan.optional):
+                continue
             numbers[follower.number] = self._state(follower.triggered(self._states[numbers[follower.number]], place))
         return self._part(tuple(numbers))
 
@@ -344,7 +360,7 @@ class World:
     def trigger_id(self, role: Role, index: int) -> str:
         """Give the id of the event that is one of a participant's triggers."""
         if role.commanded:
-            return command_id(self.name, role.name, "", "do", index)
+            return command_id(self.name, *wire_of(role.name), "do", index)
         return f"{self.roles[role.sources[index - 1]].name}:done" if role.sources else START
 
     # ---- the coordinator's inputs --------------------------------------------------------------------------------
@@ -376,21 +392,22 @@ class World:
         role = self.roles[said.role]
         plan, name = role.plan, role.name
         copy = "'" if said.copy else ""
-        trigger = self.trigger_id(role, said.index) if said.kind in ("done", "failed", "gave-up") else ""
-        step, attempt = (name, said.index) if role.commanded else (None, None)
-        if said.kind == "done":
-            return Observed(f"{name}:done{copy}", plan.done[0], "", said.time, trigger, step, attempt)
-        if said.kind == "failed":
-            id_ = f"{name}:failed:{said.index}{copy}"
-            return Observed(id_, plan.failed[0], "", said.time, trigger, step, attempt)
-        undo = command_id(self.name, name, "", "undo", said.index)
+        trigger = self.trigger_id(role, said.number) if said.kind in ("done", "failed", "gave-up") else ""
+        base, element = declared(name), element_of(name)
+        of = (None, element) if element is None else (wire_of(name)[1], element)
+        if said.kind in ("done", "failed"):
+            type_ = plan.done[0] if said.kind == "done" else plan.failed[0]
+            id_ = f"{name}:done{copy}" if said.kind == "done" else f"{name}:failed:{said.number}{copy}"
+            step, attempt = (base, said.number) if role.commanded else (None, None)
+            return Observed(id_, type_, "", said.time, trigger, step, attempt, None, False, *of)
+        undo = command_id(self.name, *wire_of(name), "undo", said.number)
         if said.kind == "undone":
-            id_ = f"{name}:undone:{said.index}{copy}"
-            return Observed(id_, plan.undone[0], "", said.time, undo, name, said.index, None, said.empty)
+            id_ = f"{name}:undone:{said.number}{copy}"
+            return Observed(id_, plan.undone[0], "", said.time, undo, base, said.number, None, said.empty, *of)
         forward = said.kind == "gave-up"
-        type_ = (plan.send or self._trigger_type(role, said.index)) if forward else plan.undo or ""
+        type_ = (plan.send or self._trigger_type(role, said.number)) if forward else plan.undo or ""
         return HandlerGaveUp(
-            id=f"{name}:{said.kind}:{said.index}",
+            id=f"{name}:{said.kind}:{said.number}",
             event_id=trigger if forward else undo,
             event_type=type_,
             service=name,
@@ -460,14 +477,25 @@ _TIMERS = {
 
 
 def _roles(definition: Definition) -> tuple[Role, ...]:
-    names = [plan.name for plan in definition.steps]
+    """Make a participant for every step, and for every element of a step that runs once per element."""
+    shape = Shape(definition)
+    plans = [
+        replace(plan, name=occurrence_name(plan.name, element), each=None, when=False) if element else plan
+        for plan in definition.steps
+        for element in (ELEMENTS if plan.each is not None else ("",))
+    ]
+    places: dict[str, list[int]] = {}
+    for number, plan in enumerate(plans):
+        places.setdefault(declared(plan.name), []).append(number)
     found = []
-    for number, plan in enumerate(definition.steps):
-        alternatives = groups(plan) if plan.send is None else ()
-        sources = tuple(dict.fromkeys(names.index(name) for group in alternatives for name in group))
-        needs = tuple(
-            frozenset(sources.index(names.index(name)) + 1 for name in group) for group in alternatives if group
-        )
+    for number, plan in enumerate(plans):
+        waited = list(groups(plan)) if plan.send is None and plan.done else []
+        waited = [(*group, *(other for name in group for other in shape.replacements(name))) for group in waited]
+        if plan.instead_of is not None and plan.send is None:
+            waited = [(plan.instead_of,)]
+        wanted = [[place for name in group for place in places[name]] for group in waited]
+        sources = tuple(dict.fromkeys(place for group in wanted for place in group))
+        needs = tuple(frozenset(sources.index(place) + 1 for place in group) for group in wanted)
         found.append(Role(number, plan.name, plan, sources, needs))
     return tuple(found)
 
@@ -495,6 +523,6 @@ def _words(name: str, said: Said) -> str:
         "undone": "the undoing",
         "undo-gave-up": "the giving up of the undo",
     }[said.kind]
-    number = "" if said.index == 1 else f" ({said.index})"
+    number = "" if said.number == 1 else f" ({said.number})"
     order = "" if said.time <= 2 else f" at {said.time}"
     return f"{what} of {name}{number}{order}{', a copy' if said.copy else ''}{', empty' if said.empty else ''}"
