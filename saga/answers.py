@@ -108,6 +108,11 @@ class Answers(FanOut):
         plan = next((p for p in candidates if self._step(p).open), None)
         if plan is None:
             plan = next((p for p in candidates if self._step(p).state is StepState.PENDING), None)
+        if plan is None and not self.instance.phase.ended:
+            plan = next((p for p in candidates if self._degraded_in_doubt(self._step(p))), None)
+            if plan is not None:
+                self._failed_already(plan, self._step(plan), event)
+                return
         if plan is None or self.instance.phase.ended:
             reason = "Late" if self.instance.phase.ended else "AlreadyAnswered"
             self._ignore(reason, f"{event.type} came when no step expected it")
@@ -122,8 +127,12 @@ class Answers(FanOut):
                 "EarlierAttempt", f"{event.type} answers attempt {event.attempt}, attempt {step.attempt} is out"
             )
             return
+        if step.state is StepState.RETRYING and self.instance.phase is Phase.RUNNING:
+            self._failed_already(plan, step, event)
+            return
         if step.state is StepState.PENDING:
             self._remark(Condition.OUT_OF_ORDER, "EarlyEvent", f"{event.type} came before its turn", plan)
+        step.failed = Fact(event.type, event.id)
         if step.given_up is not None or (self.instance.phase is Phase.COMPENSATING and not plan.final):
             # It is certain now that nothing happened, so nothing needs to be undone.
             step.certain = True
@@ -132,6 +141,18 @@ class Answers(FanOut):
             self._enter(plan, StepState.FAILED, event.type)
             return
         self._fail(plan, step, event.type, "", certain=True, retry=True, event=event.id)
+
+    def _failed_already(self, plan: StepPlan, step: Step, event: Observed) -> None:
+        """It is counted as failed: at most it is certain now that it was."""
+        if step.certain:
+            self._ignore("AlreadyAnswered", f"{event.type} came again for attempt {step.attempt} of step {plan.name}")
+        else:
+            step.certain, step.failed = True, Fact(event.type, event.id)
+            self.changes.append(Change(plan.name, step.state, f"{event.type}: it is certain that it failed"))
+
+    @staticmethod
+    def _degraded_in_doubt(step: Step) -> bool:
+        return step.state is StepState.DEGRADED and not step.certain
 
     def _undone(self, event: Observed) -> None:
         plans = self.expand(self.definition.undone_steps[event.type], event)
@@ -146,8 +167,21 @@ class Answers(FanOut):
             self.changes.append(Change(plan.name, step.state, f"{event.type}: undone by somebody else"))
             return
         step = self._step(plan)
+        if event.nothing_undone and step.done is not None:
+            self._undone_in_vain(plan, step, event)
+            return
         step.undo_event, step.undo_answered_at, step.undo_empty = event.id, event.time, event.nothing_undone
         self._compensated(plan, step, "nothing to undo" if event.nothing_undone else event.type)
+
+    def _undone_in_vain(self, plan: StepPlan, step: Step, event: Observed) -> None:
+        """The guard has found nothing, and yet the success is known: the undo did not name what triggered the step.
+
+        That is known by now, from the success.
+        """
+        if step.state is StepState.UNDO_FAILED:
+            self._ignore("NothingUndone", f"{event.type} says that there was nothing to undo, but {plan.name} is done")
+            return
+        self._undo_went_wrong(plan, step, "NothingUndone", f"{plan.name} is done, and its undo found nothing")
 
     def _undo_answered_by(self, plans: tuple[StepPlan, ...], event: Observed) -> StepPlan | None:
         expected = [p for p in plans if self._step(p).state in (StepState.COMPENSATING, StepState.UNDO_FAILED)]

@@ -7,7 +7,7 @@ from .inputs import (
     Announce,
     Change,
 )
-from .instance import Step
+from .instance import Failure, Step
 from .occurrence import members
 from .standing import Standings
 from .words import Phase, StepState
@@ -112,6 +112,19 @@ class Backward(Standings):
         step.undo_send_at = self.now + plan.undo_resend.pause(1) if plan.undo_resend.attempts > 1 else None
         self._enter(plan, StepState.COMPENSATING, reason)
         self._send_undo(plan, step, again=False)
+
+    def _undo_went_wrong(self, plan: StepPlan, step: Step, error: str, message: str) -> None:
+        """An attempt of an undo has failed: the next one after a pause, or a person."""
+        step.undo_failures.append(Failure(self.now, error))
+        step.message = message
+        if len(step.undo_failures) < plan.undo_retry.attempts:
+            step.undo_sends = 0
+            step.undo_send_at = self.now + plan.undo_retry.pause(len(step.undo_failures))
+            self.changes.append(
+                Change(plan.name, StepState.COMPENSATING, f"its undo failed: {error}; it is sent again")
+            )
+            return
+        self._undo_failed(plan, step, error, message)
 
     def _undo_failed(self, plan: StepPlan, step: Step, error: str, message: str) -> None:
         step.error, step.message = error, message

@@ -64,7 +64,7 @@ class Elapsing(Locking):
         self._fail(plan, step, "Timeout", message, certain=certain, retry=False, event=None)
 
     def _send_due(self, plan: StepPlan, step: Step) -> None:
-        if step.state is StepState.RETRYING:
+        if step.sends == 0:  # the attempt before is known to have failed; a pivot's limit may have passed meanwhile
             self._send_do(plan, step)
             self._enter(plan, StepState.WAITING, f"attempt {step.attempt}")
             return

@@ -172,7 +172,7 @@ class Forward(Backward):
         self._note_failure(step, error, message)
         if retry and plan.send is not None and len(step.failures) < plan.retry.attempts:
             step.certain = certain
-            step.send_at = self.now + plan.retry.pause(len(step.failures))
+            step.sends, step.send_at = 0, self.now + plan.retry.pause(len(step.failures))
             self._enter(plan, StepState.RETRYING, error)
             self._resolve(plan)
             return

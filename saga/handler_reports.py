@@ -8,7 +8,8 @@ from .inputs import (
     Change,
     HandlerGaveUp,
 )
-from .instance import Failure, Step
+from .instance import Step
+from .occurrence import base_of
 from .words import Condition, Phase, StepState
 
 
@@ -28,6 +29,9 @@ class HandlerReports(FanOut):
                     self._step_gave_up(each, self._step(each), report)
                 if concerned:
                     return
+            elif self._unread(plan, step, report):
+                self._gave_up_unread(plan, step, report)
+                return
         self._ignore(
             "NoStep",
             f"handler {report.handler} of {report.service} gave up on {report.event_type}: no open step",
@@ -39,6 +43,8 @@ class HandlerReports(FanOut):
             self._parked(plan, step, report)
             return
         self._remark(Condition.DEAD_LETTERED, report.error, f"{report.service} gave up on {report.event_type}", plan)
+        if plan.send is None and step.caused_by is None:
+            step.caused_by = report.event_id  # the undo's guard finds the step by what triggered it
         if step.given_up is not None or (self.instance.phase is Phase.COMPENSATING and not plan.final):
             self._note_failure(step, report.error, report.message)
             self.changes.append(Change(plan.name, step.state, f"{report.error} in {report.service}"))
@@ -46,20 +52,38 @@ class HandlerReports(FanOut):
         # The handler may have had its effect before it raised: not certain, so it is undone too (row 16).
         self._fail(plan, step, report.error, report.message, certain=False, retry=True, event=report.event_id)
 
+    def _unread(self, plan: StepPlan, step: Step, report: HandlerGaveUp) -> bool:
+        """Whether it is about a step that the saga has not seen begin: its trigger was faster elsewhere (row 6)."""
+        if not report.dead or plan.send is not None or base_of(plan.name) != plan.name or plan.final:
+            return False
+        if step.done is not None or not set(report.produces) & {*plan.done, *plan.failed}:
+            return False
+        if self.instance.phase is Phase.RUNNING:
+            return step.state is StepState.PENDING
+        going_back = self.instance.phase is not Phase.COMPLETED and not self.definition.observe_only
+        return going_back and step.state is StepState.SKIPPED and plan.undo is not None
+
+    def _gave_up_unread(self, plan: StepPlan, step: Step, report: HandlerGaveUp) -> None:
+        """Nothing else will tell that it may have happened: it is undone, like a success that comes late (S11).
+
+        The saga has not seen the event that triggered it, either: the report names it to the undo's guard.
+        """
+        step.caused_by = report.event_id
+        self._remark(Condition.OUT_OF_ORDER, "EarlyReport", f"{report.service} gave up before {plan.name} began", plan)
+        self._remark(Condition.DEAD_LETTERED, report.error, f"{report.service} gave up on {report.event_type}", plan)
+        if self.instance.phase is Phase.RUNNING:
+            self._fail(plan, step, report.error, report.message, certain=False, retry=False, event=report.event_id)
+            return
+        self._reopen()
+        self._note_failure(step, report.error, report.message)
+        step.certain = False
+        self._enter(plan, StepState.UNKNOWN, f"{report.error} in {report.service}: it may have happened")
+
     def _undo_gave_up(self, plan: StepPlan, step: Step, report: HandlerGaveUp) -> None:
         if not report.dead:
             self._parked(plan, step, report)
             return
-        step.undo_failures.append(Failure(self.now, report.error))
-        step.message = report.message
-        if len(step.undo_failures) < plan.undo_retry.attempts:
-            step.undo_sends = 0
-            step.undo_send_at = self.now + plan.undo_retry.pause(len(step.undo_failures))
-            self.changes.append(
-                Change(plan.name, StepState.COMPENSATING, f"its undo failed: {report.error}; it is sent again")
-            )
-            return
-        self._undo_failed(plan, step, report.error, report.message)
+        self._undo_went_wrong(plan, step, report.error, report.message)
 
     def _parked(self, plan: StepPlan, step: Step, report: HandlerGaveUp) -> None:
         self._remark(

@@ -50,6 +50,7 @@ class Step:
         attempt: number of the present attempt; rises only after a known failure.
         sends: how often its command was sent in this attempt.
         done: the event that told its success.
+        failed: the event that told its latest failure.
         ended_at, outcome: when its action was concluded, and as what; set once in an epoch, whatever comes later.
         error: class of its error.
         message: what it said.
@@ -78,6 +79,7 @@ class Step:
     attempt: int = 0
     sends: int = 0
     done: Fact | None = None
+    failed: Fact | None = None
     ended_at: int | None = None
     outcome: StepState | None = None
     error: str | None = None

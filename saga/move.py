@@ -56,7 +56,7 @@ class Move:
         # What was done for another element has triggered nothing for this one (ruling R5).
         base = base_of(plan.name)
         others = [other for name, other in self.instance.steps.items() if base_of(name) != base]
-        facts = [self.instance.started_by, *(other.done for other in others)]
+        facts = [self.instance.started_by, *(fact for other in others for fact in (other.done, other.failed))]
         undoes = [fact for fact in facts if fact is not None]
         if plan.send is not None:
             undoes += [Fact("", self._command_id(plan, "do", n)) for n in range(1, step.attempt + 1)]

@@ -142,6 +142,8 @@ class Judge:
             if input_.type in plan.failed:
                 return ledger.with_(step, refuted=True, again=True)
             if input_.type in plan.undone and (known.open or known.asked):
+                if input_.nothing_undone and known.done:
+                    return ledger.with_(step, open=False, undone=False, retold=True)
                 covered = 0 if input_.nothing_undone else input_.time
                 return ledger.with_(step, open=False, undone=True, covers=covered)
         elif isinstance(input_, HandlerGaveUp) and input_.dead:
@@ -218,7 +220,10 @@ class Judge:
         if not sent:
             return
         plan = self.shape.plan(step) if step is not None else None
-        late = isinstance(input_, Observed) and plan is not None and input_.type in plan.done
+        late = plan is not None and (
+            (isinstance(input_, Observed) and input_.type in plan.done)
+            or (isinstance(input_, HandlerGaveUp) and input_.event_type != plan.undo)
+        )
         healed = isinstance(input_, Observed) and plan is not None and input_.type in plan.undone
         if isinstance(input_, Operator) or (late and before.phase is not Phase.COMPLETED):
             return
@@ -290,7 +295,7 @@ class Judge:
         if known.asked:
             return
         ran = before.steps[send.step].state if send.step in before.steps else StepState.PENDING
-        if not known.done and ran in _NEVER_RAN and plan.done:
+        if not known.done and not known.again and ran in _NEVER_RAN and plan.done:
             yield Broken("S10", f"{send.step} was undone, and it has neither happened nor is it unknown ({ran})")
         if not known.done and known.refuted:
             yield Broken("S10", f"{send.step} was undone, and it is known to have failed")
@@ -309,6 +314,8 @@ class Judge:
         plan, known = self.shape.plan(step), ledger.of(step)
         if step not in before.steps or plan.send is None or before.phase is not Phase.RUNNING:
             return
+        if before.steps[step].state is StepState.UNKNOWN:
+            return  # its limit has passed, which bounds it as a whole
         gave_up = after.steps[step].state in (StepState.FAILED, StepState.DEGRADED)
         if gave_up and before.steps[step].state is not after.steps[step].state and known.sent < plan.retry.attempts:
             yield Broken("S16", f"{step} was given up after {known.sent} of {plan.retry.attempts} attempts")

@@ -36,6 +36,13 @@ class Said(NamedTuple):
     copy: bool = False
 
 
+class Source(NamedTuple):
+    """What triggers a participant: another one's answer, "done" or "failed"."""
+
+    role: int
+    kind: str
+
+
 class State(NamedTuple):
     """What a participant knows and has done.
 
@@ -75,14 +82,14 @@ class Role:
         number: its place among the participants.
         name: of the step, or of the occurrence.
         plan: of the step.
-        sources: numbers of the participants whose answers trigger it; () for the start, or for a command.
+        sources: the answers that trigger it; () for the start, or for a command.
         needs: of each group of sources (by place, from 1) one must have come.
     """
 
     number: int
     name: str
     plan: StepPlan
-    sources: tuple[int, ...]
+    sources: tuple[Source, ...]
     needs: tuple[frozenset[int], ...]
 
     @property
@@ -142,7 +149,7 @@ class Role:
             yield Outcome("keeps it in mind", "", _row(moved, index, "D"))
             return
         yield Outcome("succeeds", "", self._settled(moved, index, "D", 1), self._done(state, index))
-        if self.plan.failed:
+        if self.plan.failed and not state.effect:  # who says so is certain that no attempt has had its effect
             said = Said(self.number, "failed", index, self._clock(state))
             yield Outcome("says that it failed", "", self._settled(moved, index, "F", state.effect), said)
         gave_up = Said(self.number, "gave-up", index, self._clock(state))

@@ -22,19 +22,20 @@ Messages to the coordinator come in any order: that is more than a broker with p
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 from ..definition import Definition
 from ..inputs import HandlerGaveUp, Input, Observed, Operator, OperatorKind, command_id
 from ..names import saga_id
-from ..occurrence import element_of, occurrence_name, wire_of
+from ..occurrence import element_of, wire_of
 from ..words import Phase, StepState
+from .cast import cast
 from .judge import Broken
-from .nodes import ELEMENTS, KEY, Advance, Begin, Edge, Node, Nodes, Sent
-from .participant import BY_HAND, Role, Said, State
+from .nodes import KEY, Advance, Begin, Edge, Node, Nodes, Sent
+from .numbers import Numbers
+from .participant import BY_HAND, Role, Said, Source, State
 from .scope import Scope, cost, covers, left
-from .shape import Shape, declared, groups
+from .shape import declared
 
 START = "start"
 _NODE, _PARTS, _BAG, _FAULTS = 0, 24, 48, 72
@@ -96,25 +97,21 @@ class World:
         self.scope = scope
         self.name = saga_id(definition.type, KEY, 1)
         self.nodes = Nodes(self.definition, advance, begin)
-        self.roles = _roles(self.definition)
+        self.roles = cast(self.definition)
         self.by_step = {role.name: role for role in self.roles}
         self._followers: dict[int, list[tuple[Role, int, str]]] = {role.number: [] for role in self.roles}
         for role in self.roles:
             for place, source in enumerate(role.sources, start=1):
-                kind = "failed" if declared(self.roles[source].name) == role.plan.instead_of else "done"
-                self._followers[source].append((role, place, kind))
-        self._states: list[State] = []
-        self._state_numbers: dict[State, int] = {}
-        self._parts: list[tuple[int, ...]] = []
-        self._part_numbers: dict[tuple[int, ...], int] = {}
-        self._said: list[tuple[Said, Input]] = []
-        self._said_numbers: dict[Said, int] = {}
-        self._bags: list[frozenset[int]] = []
-        self._bag_numbers: dict[frozenset[int], int] = {}
+                self._followers[source.role].append((role, place, source.kind))
+        self._states = Numbers[State]()
+        self._parts = Numbers[tuple[int, ...]]()
+        self._bags = Numbers[frozenset[int]]()
+        self._said = Numbers[Said]()
+        self._inputs: list[Input] = []
+        self._reads: list[Action] = []
         self._taken: dict[tuple[int, int], int] = {}
         self._speeches: dict[int, tuple[Speech, ...]] = {}
         self._deliveries: dict[tuple[int, tuple[Sent, ...]], int] = {}
-        self._reads: dict[int, Action] = {}
         self._timer_actions: dict[int, tuple[tuple[Action, tuple[Edge, ...]], ...]] = {}
         self._copied: dict[tuple[int, int], tuple[int, ...]] = {}
         self._read_edges: dict[tuple[int, int], tuple[Edge, ...]] = {}
@@ -125,7 +122,7 @@ class World:
         """Begin the saga: the first states, with the action that leads to them."""
         event = Observed(START, self.definition.start[0], time=1)
         parts = tuple(
-            self._state(role.triggered(state, 1) if role.rooted else state)
+            self._states.of(role.triggered(state, 1) if role.rooted else state)
             for role, state in ((role, role.begin()) for role in self.roles)
         )
         action = Action("start", f"{event.type} begins the saga", input=event)
@@ -133,8 +130,8 @@ class World:
             if edge.node < 0:
                 yield action, -1, edge.broken
                 continue
-            delivered = self._delivered(self._part(parts), edge.sent)
-            yield action, _pack(edge.node, delivered, self._bag(frozenset()), self.scope.budget), edge.broken
+            delivered = self._delivered(self._parts.of(parts), edge.sent)
+            yield action, _pack(edge.node, delivered, self._bags.of(frozenset()), self.scope.budget), edge.broken
 
     def node(self, state: int) -> Node:
         """Give the coordinator's part of a state."""
@@ -184,9 +181,9 @@ class World:
         self, node: int, code: int, before: tuple[str, ...], parts: int, bag: int, faults: int
     ) -> Iterator[tuple[Action, int, Broken | None]]:
         edges = self._read_edges.get((node, code))
-        said, input_ = self._said[code]
         if edges is None:
-            edges = self._read_edges[node, code] = self.nodes.edges(node, self.roles[said.role].name, input_)
+            step = self.roles[self._said[code].role].name
+            edges = self._read_edges[node, code] = self.nodes.edges(node, step, self._inputs[code])
         action = self._reads[code]
         if before:
             action = action._replace(before=before)
@@ -254,7 +251,7 @@ class World:
         """List every way in which some participant comes to say something."""
         for role in self.roles:
             found: dict[tuple[int, int, frozenset[int], int], tuple[str, ...]] = {}
-            for before, code, after, unread, spent in self._ways(parts, role, (), frozenset(), 0, False):
+            for before, code, after, unread, spent in self._ways(parts, role, (), frozenset(), 0, ""):
                 key = (code, after, unread, spent)
                 if key not in found or len(before) < len(found[key]):
                     found[key] = before
@@ -262,7 +259,7 @@ class World:
                 yield Speech(before, code, after, unread, spent)
 
     def _ways(
-        self, parts: int, role: Role, before: tuple[str, ...], unread: frozenset[int], spent: int, success: bool
+        self, parts: int, role: Role, before: tuple[str, ...], unread: frozenset[int], spent: int, wanted: str
     ) -> Iterator[Speech]:
         """Let a participant act until it speaks, and those that it waits for until they have succeeded.
 
@@ -270,7 +267,7 @@ class World:
             parts: the participants' states.
             role: who is to speak.
             before, unread, spent: what was done so far, what it said on its way, and what it cost.
-            success: only to say that it is done.
+            wanted: only to say this; "" for whatever it says.
         """
         numbers = self._parts[parts]
         state = self._states[numbers[role.number]]
@@ -284,24 +281,24 @@ class World:
                 after = self._with(numbers, role, outcome.state)
                 said = outcome.said
                 if said is None:
-                    yield from self._ways(after, role, done, unread, price, success)
+                    yield from self._ways(after, role, done, unread, price, wanted)
                     continue
                 if said.kind in ("done", "failed"):
                     after = self._spread(after, role, said.kind)
                 code = self._say(said)
-                if not success or said.kind == "done":
+                if wanted in ("", said.kind):
                     yield Speech(done, code, after, unread, price)
                 if outcome.state.fresh:
-                    yield from self._ways(after, role, done, unread | {code}, price, success)
+                    yield from self._ways(after, role, done, unread | {code}, price, wanted)
         for source in self._missing(role, state):
-            for way in self._ways(parts, source, before, unread, spent, True):
-                yield from self._ways(way.parts, role, way.before, way.unread | {way.code}, way.faults, success)
+            for way in self._ways(parts, self.roles[source.role], before, unread, spent, source.kind):
+                yield from self._ways(way.parts, role, way.before, way.unread | {way.code}, way.faults, wanted)
 
-    def _missing(self, role: Role, state: State) -> Iterator[Role]:
+    def _missing(self, role: Role, state: State) -> Iterator[Source]:
         """The sources of a participant that have not triggered it so far."""
         for place, source in enumerate(role.sources, start=1):
             if state.rows[place - 1] == "-" and place not in state.fresh and place not in state.late:
-                yield self.roles[source]
+                yield source
 
     def _copies(self, node: int, parts: int) -> tuple[int, ...]:
         """List what was said and may come again under another id."""
@@ -326,10 +323,12 @@ class World:
         """Lay an answer before those who act on it: a success, or a failure where that lets the process go on."""
         numbers = list(self._parts[parts])
         for follower, place, wanted in self._followers[role.number]:
-            if kind != wanted and not (kind == "failed" and role.plan.optional):
+            if kind != wanted:
                 continue
-            numbers[follower.number] = self._state(follower.triggered(self._states[numbers[follower.number]], place))
-        return self._part(tuple(numbers))
+            numbers[follower.number] = self._states.of(
+                follower.triggered(self._states[numbers[follower.number]], place)
+            )
+        return self._parts.of(tuple(numbers))
 
     def _delivered(self, parts: int, sent: tuple[Sent, ...]) -> int:
         if not sent:
@@ -347,8 +346,8 @@ class World:
                     state = role.triggered(state, send.attempt)
                 else:
                     state = role.asked_to_undo(state, send.attempt, self._named(role, state, send))
-                numbers[role.number] = self._state(state)
-            found = self._deliveries[key] = self._part(tuple(numbers))
+                numbers[role.number] = self._states.of(state)
+            found = self._deliveries[key] = self._parts.of(tuple(numbers))
         return found
 
     def _named(self, role: Role, state: State, send: Sent) -> frozenset[int]:
@@ -361,7 +360,10 @@ class World:
         """Give the id of the event that is one of a participant's triggers."""
         if role.commanded:
             return command_id(self.name, *wire_of(role.name), "do", index)
-        return f"{self.roles[role.sources[index - 1]].name}:done" if role.sources else START
+        if not role.sources:
+            return START
+        source = role.sources[index - 1]
+        return f"{self.roles[source.role].name}:{source.kind}"
 
     # ---- the coordinator's inputs --------------------------------------------------------------------------------
 
@@ -397,7 +399,7 @@ class World:
         of = (None, element) if element is None else (wire_of(name)[1], element)
         if said.kind in ("done", "failed"):
             type_ = plan.done[0] if said.kind == "done" else plan.failed[0]
-            id_ = f"{name}:done{copy}" if said.kind == "done" else f"{name}:failed:{said.number}{copy}"
+            id_ = f"{name}:{said.kind}{copy}"
             step, attempt = (base, said.number) if role.commanded else (None, None)
             return Observed(id_, type_, "", said.time, trigger, step, attempt, None, False, *of)
         undo = command_id(self.name, *wire_of(name), "undo", said.number)
@@ -418,52 +420,33 @@ class World:
         )
 
     def _trigger_type(self, role: Role, index: int) -> str:
-        return self.roles[role.sources[index - 1]].plan.done[0] if role.sources else self.definition.start[0]
+        if not role.sources:
+            return self.definition.start[0]
+        source = role.sources[index - 1]
+        plan = self.roles[source.role].plan
+        return plan.done[0] if source.kind == "done" else plan.failed[0]
 
     # ---- numbering -----------------------------------------------------------------------------------------------
 
-    def _state(self, state: State) -> int:
-        number = self._state_numbers.get(state)
-        if number is None:
-            number = self._state_numbers[state] = len(self._states)
-            self._states.append(state)
-        return number
-
-    def _part(self, numbers: tuple[int, ...]) -> int:
-        number = self._part_numbers.get(numbers)
-        if number is None:
-            number = self._part_numbers[numbers] = len(self._parts)
-            self._parts.append(numbers)
-        return number
-
     def _with(self, numbers: tuple[int, ...], role: Role, state: State) -> int:
-        return self._part((*numbers[: role.number], self._state(state), *numbers[role.number + 1 :]))
+        return self._parts.of((*numbers[: role.number], self._states.of(state), *numbers[role.number + 1 :]))
 
     def _say(self, said: Said) -> int:
-        number = self._said_numbers.get(said)
-        if number is None:
-            number = self._said_numbers[said] = len(self._said)
+        number = self._said.of(said)
+        if number == len(self._inputs):
             input_ = self._input(said)
-            self._said.append((said, input_))
+            self._inputs.append(input_)
             name = self.roles[said.role].name
-            label = f"the coordinator reads {_words(name, said)}"
-            self._reads[number] = Action("read", label, (), input_, name)
-        return number
-
-    def _bag(self, bag: frozenset[int]) -> int:
-        number = self._bag_numbers.get(bag)
-        if number is None:
-            number = self._bag_numbers[bag] = len(self._bags)
-            self._bags.append(bag)
+            self._reads.append(Action("read", f"the coordinator reads {_words(name, said)}", (), input_, name))
         return number
 
     def _put(self, bag: int, said: frozenset[int]) -> int:
-        return self._bag(self._bags[bag] | said)
+        return self._bags.of(self._bags[bag] | said)
 
     def _take(self, bag: int, code: int) -> int:
         found = self._taken.get((bag, code))
         if found is None:
-            found = self._taken[bag, code] = self._bag(self._bags[bag] - {code})
+            found = self._taken[bag, code] = self._bags.of(self._bags[bag] - {code})
         return found
 
 
@@ -474,30 +457,6 @@ _TIMERS = {
     "undo_send_at": "its undo is due again",
     "deadline_at": "its deadline passes",
 }
-
-
-def _roles(definition: Definition) -> tuple[Role, ...]:
-    """Make a participant for every step, and for every element of a step that runs once per element."""
-    shape = Shape(definition)
-    plans = [
-        replace(plan, name=occurrence_name(plan.name, element), each=None, when=False) if element else plan
-        for plan in definition.steps
-        for element in (ELEMENTS if plan.each is not None else ("",))
-    ]
-    places: dict[str, list[int]] = {}
-    for number, plan in enumerate(plans):
-        places.setdefault(declared(plan.name), []).append(number)
-    found = []
-    for number, plan in enumerate(plans):
-        waited = list(groups(plan)) if plan.send is None and plan.done else []
-        waited = [(*group, *(other for name in group for other in shape.replacements(name))) for group in waited]
-        if plan.instead_of is not None and plan.send is None:
-            waited = [(plan.instead_of,)]
-        wanted = [[place for name in group for place in places[name]] for group in waited]
-        sources = tuple(dict.fromkeys(place for group in wanted for place in group))
-        needs = tuple(frozenset(sources.index(place) + 1 for place in group) for group in wanted)
-        found.append(Role(number, plan.name, plan, sources, needs))
-    return tuple(found)
 
 
 def _pack(node: int, parts: int, bag: int, faults: int) -> int:

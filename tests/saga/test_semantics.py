@@ -161,7 +161,77 @@ def test_row_16_a_failure_that_becomes_certain_needs_no_undo() -> None:
     assert play.phase == "COMPENSATED"
 
 
+def test_row_16_a_handler_that_gave_up_before_the_saga_saw_its_step_begin_leaves_it_unknown() -> None:
+    play = Play()
+    play.gave_up("reserve.done", ("charge.done", "charge.failed"))
+    assert play.states() == {"reserve": "UNKNOWN", "charge": "COMPENSATING", "ship": "SKIPPED"}
+    play.undone("charge")
+    assert play.commands() == ["charge.undo#1", "reserve.undo#1"]
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_row_16_a_handler_that_gave_up_on_a_step_that_was_skipped_is_undone_once(ended: bool) -> None:
+    play = Play(define(plan("reserve", 0), plan("charge", 1), plan("book", 2, "reserve")))
+    play.sees("charge.failed")
+    assert play.states()["book"] == "SKIPPED"
+    if ended:
+        play.undone("reserve")
+        assert play.phase == "COMPENSATED"
+    play.gave_up("reserve.done", ("book.done", "book.failed"))
+    assert play.states()["book"] == "COMPENSATING"
+    assert play.phase == "COMPENSATING"
+    sent = play.last.outputs[-1]
+    assert isinstance(sent, Send)
+    assert Fact("", "x") in sent.undoes  # the guard finds the step by the event that triggered it
+    play.gave_up("reserve.done", ("book.done", "book.failed"))
+    assert play.commands() == ["reserve.undo#1", "book.undo#1"]
+
+
 COMMANDED = define(plan("reserve", 0), plan("ship", 1, "reserve", send="ship.do"))
+
+
+def test_row_16_a_handler_that_gave_up_names_what_triggered_it_to_the_guard_of_its_undo() -> None:
+    play = Play(define(plan("gift", 0, optional=True), plan("charge", 1, "gift")))
+    play.sees("gift.failed")
+    play.gave_up("gift.failed", ("charge.done",), event_id="e-gift")
+    sent = play.last.outputs[-1]
+    assert isinstance(sent, Send)
+    assert Fact("", "e-gift") in sent.undoes
+
+
+def test_row_15_an_undo_that_found_nothing_of_a_step_that_is_known_to_be_done_is_sent_again() -> None:
+    play = Play(define(plan("gift", 0, optional=True), plan("charge", 1, "gift")))
+    play.sees("gift.failed")
+    play.later(31)
+    play.sees("charge.done", causation_id="e-gift")  # triggered by an event that the undo did not name
+    play.undone("charge", nothing_undone=True)
+    assert play.states()["charge"] == "COMPENSATING"
+    play.later(6)
+    assert play.commands() == ["charge.undo#1", "charge.undo#2"]
+    sent = play.last.outputs[-1]
+    assert isinstance(sent, Send)
+    assert Fact("", "e-gift") in sent.undoes
+    play.undone("charge")
+    assert play.phase == "COMPENSATED"
+
+
+def test_row_4_a_copy_of_a_failure_under_another_id_does_not_use_up_an_attempt() -> None:
+    play = Play(COMMANDED)
+    play.sees("reserve.done")
+    play.sees("ship.failed", step="ship", attempt=1)
+    play.sees("ship.failed", step="ship", attempt=1)
+    assert len(play.step("ship").failures) == 1
+    play.later(6)
+    assert play.commands() == ["ship.do#1", "ship.do#2"]
+
+
+def test_row_22_a_pivot_whose_limit_passes_between_two_attempts_is_sent_under_the_next_one() -> None:
+    play = Play(define(plan("ship", 0, send="ship.do", pivot=True, within=3 * SECOND)))
+    play.gave_up("ship.do", ("ship.done",))
+    play.later(4)
+    assert play.states()["ship"] == "UNKNOWN"
+    play.later(2)
+    assert play.commands() == ["ship.do#1", "ship.do#2"]
 
 
 def test_row_16_an_attempt_that_may_have_happened_is_undone_although_another_was_planned() -> None:
