@@ -62,7 +62,8 @@ class StepAnnouncement(_Wire):
 
     Args:
         name, index: in the order of declaration.
-        after: names of the steps before it.
+        after: names of the steps that it waits for, one of several among them.
+        follows: event types that a service which does it unasked may follow.
         done, failed, undone: event types that answer it.
         send, undo: command types, or None.
         pivot, optional: as declared.
@@ -72,6 +73,7 @@ class StepAnnouncement(_Wire):
     name: str
     index: int
     after: list[str] = []
+    follows: list[str] = []
     done: list[str] = []
     failed: list[str] = []
     send: str | None = None

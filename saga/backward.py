@@ -88,9 +88,7 @@ class Backward(Standings):
         """
         changed = False
         for plan in reversed(self.definition.steps):
-            if self.needs_undo(plan) and not any(
-                self.unsettled(self.definition.by_name[name]) for name in self.definition.descendants[plan.name]
-            ):
+            if self.needs_undo(plan) and self._may_be_undone(plan):
                 changed = True
                 step = self._step(plan)
                 if step.undo_event is not None:
@@ -100,6 +98,17 @@ class Backward(Standings):
                 else:
                     self._start_undo(plan, step, "")
         return changed
+
+    def _may_be_undone(self, plan: StepPlan) -> bool:
+        """Whether nothing that depends on a step is left: neither an undo, nor what came before its turn."""
+        later = [self.definition.by_name[name] for name in self.definition.descendants[plan.name]]
+        if any(self.unsettled(other) for other in later):
+            return False
+        for other in later:
+            groups = [group for group in other.any_of if plan.name in group]
+            if self._step(other).early and any(self.group_standing(group) != "good" for group in groups):
+                return False  # it may rest on this one; it counts, or is undone first, when the group is decided
+        return True
 
     def _start_undo(self, plan: StepPlan, step: Step, reason: str) -> None:
         step.undo_attempt += 1

@@ -141,9 +141,7 @@ class Crafting:
         if output.kind == "do":
             return ()
         plan = definition.by_name[base_of(output.step)]
-        plans = [definition.by_name[name] for name in plan.after]
-        before = [(*each.done, *(each.failed if each.optional else ())) for each in plans]
-        near = frozenset(type_ for types in before for type_ in types) if before else frozenset(definition.start)
+        near = frozenset(definition.triggers[plan.name])
         handlers = [h for service in self._knowledge.catalog.values() for h in service.handlers]
         makers = [h for h in handlers if {made.type for made in h.produces} & {*plan.done, *plan.failed}]
         consumed = frozenset(c.type for h in makers for c in h.consumes) if makers else None

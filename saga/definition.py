@@ -6,7 +6,7 @@ Durations are microseconds. Events are named by their type; nothing here needs t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -243,6 +243,23 @@ class Definition:
             if step.each is not None and step.by is not None and step.child is None
             for type_ in (*step.done, *step.failed, *step.undone)
         }
+
+    @cached_property
+    def triggers(self) -> Mapping[str, tuple[str, ...]]:
+        """For each step the event types that a service which does it unasked may follow."""
+        return {step.name: tuple(dict.fromkeys(self._triggers(step, frozenset()))) for step in self.steps}
+
+    def _triggers(self, step: StepPlan, seen: frozenset[str]) -> Iterable[str]:
+        if step.instead_of is not None:
+            yield from self.by_name[step.instead_of].failed
+        waited = [other for name in step.before for other in self.chains[name] if other.name not in seen]
+        for other in waited:
+            if other.done:
+                yield from (*other.done, *(other.failed if other.optional else ()))
+            else:  # it is settled without an event: what follows it follows what it follows
+                yield from self._triggers(other, seen | {step.name})
+        if not step.before and (step.instead_of is None or not self.by_name[step.instead_of].failed):
+            yield from self.start
 
     @cached_property
     def pivot(self) -> StepPlan | None:

@@ -91,7 +91,8 @@ def announcements(definitions: Sequence[Definition], namespace: str) -> list[Def
                 StepAnnouncement(
                     name=step.name,
                     index=step.index,
-                    after=list(step.after),
+                    after=list(step.before),
+                    follows=list(definition.triggers[step.name]),
                     done=list(step.done),
                     failed=list(step.failed),
                     send=step.send,

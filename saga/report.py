@@ -18,6 +18,7 @@ from .names import kebab_case
 from .occurrence import base_of, element_of, unfold
 from .queries import Brakes, Entry, Found, SagaRow
 from .queues import Line
+from .step_notes import note_of
 from .words import Condition, Phase, StepState
 
 STATUS = "saga.status/v1"
@@ -84,6 +85,9 @@ class StepReport(TypedDict):
     pivot: bool
     optional: bool
     after: list[str]
+    any_of: list[list[str]]
+    instead_of: str | None
+    final: bool
     element: str | None
     elements: dict[str, int] | None
 
@@ -200,7 +204,9 @@ def progress(instance: Instance) -> dict[str, int]:
     """Count the steps that need nothing more, of all; the second number never changes."""
     settled = (StepState.DONE, StepState.DEGRADED, StepState.SKIPPED, StepState.COMPENSATED)
     declared = [step for name, step in instance.steps.items() if base_of(name) == name]
-    return {"done": sum(step.state in settled for step in declared), "known": len(declared)}
+    given_up = (StepState.FAILED, StepState.UNKNOWN)
+    done = [step for step in declared if step.state in settled or (step.given_up and step.state in given_up)]
+    return {"done": len(done), "known": len(declared)}
 
 
 def step_reports(
@@ -209,10 +215,12 @@ def step_reports(
     """Tell every step in the order of declaration, then every undo in the order in which it runs."""
     definition = unfold(definition, instance)
     who = _answerers(definition, entries)
-    reports = [_action(plan, instance, who, observed) for plan in fan_report.shown(definition.steps, instance)]
-    if instance.phase in (Phase.RUNNING, Phase.COMPLETED):
-        return reports
+    reports = [
+        _action(definition, plan, instance, who, observed) for plan in fan_report.shown(definition.steps, instance)
+    ]
     undoable = [plan for plan in reversed(definition.steps) if plan.undo is not None]
+    if instance.phase in (Phase.RUNNING, Phase.COMPLETED):  # what it goes on without is undone all the same
+        undoable = [plan for plan in undoable if instance.steps[plan.name].undo_ready_at]
     undoable.sort(key=lambda plan: -len(definition.ancestors[plan.name]))
     undoable = fan_report.shown(undoable, instance)
     return [*reports, *(_undo(plan, instance, who, observed) for plan in undoable)]
@@ -321,9 +329,16 @@ def _answerers(definition: Definition, entries: Sequence[Entry]) -> dict[tuple[s
     return found
 
 
-def _action(plan: StepPlan, instance: Instance, who: Mapping[tuple[str, bool], str], observed: Observed) -> StepReport:
+def _action(
+    definition: Definition,
+    plan: StepPlan,
+    instance: Instance,
+    who: Mapping[tuple[str, bool], str],
+    observed: Observed,
+) -> StepReport:
     step = instance.steps[plan.name]
-    ended = step.ended_at if not step.open else None
+    awaited = step.open and step.given_up is None
+    ended = step.ended_at if not awaited else None
     return {
         "name": plan.name,
         "state": fan_report.state_of(plan, instance).value,
@@ -343,10 +358,13 @@ def _action(plan: StepPlan, instance: Instance, who: Mapping[tuple[str, bool], s
         "error_class": step.error,
         "message": step.message,
         "event_id": step.done.id if step.done is not None else None,
-        "note": _awaited(plan) if step.open and plan.each is None else None,
+        "note": note_of(definition, plan, instance),
         "pivot": plan.pivot,
         "optional": plan.optional,
         "after": [name for name in plan.after if base_of(name) == name],
+        "any_of": [list(group) for group in plan.any_of],
+        "instead_of": plan.instead_of,
+        "final": plan.final,
         "element": element_of(plan.name),
         "elements": fan_report.counted(plan, instance),
     }
@@ -379,6 +397,9 @@ def _undo(plan: StepPlan, instance: Instance, who: Mapping[tuple[str, bool], str
         "pivot": False,
         "optional": False,
         "after": [],
+        "any_of": [],
+        "instead_of": None,
+        "final": False,
         "element": element_of(plan.name),
         "elements": None,
     }
@@ -454,12 +475,6 @@ def _attempts(failures: Sequence[Failure]) -> list[dict[str, Any]]:
         {"n": number, "failed_at": rfc3339(failure.at), "error_class": failure.error}
         for number, failure in enumerate(failures, start=1)
     ]
-
-
-def _awaited(plan: StepPlan) -> str:
-    if plan.approval is not None:
-        return f"waiting for {' or '.join((f'the approval of {plan.approval}', *plan.done, *plan.failed))}"
-    return f"waiting for {' or '.join((*plan.done, *plan.failed))}"
 
 
 def _producer(observed: Observed, types: Sequence[str]) -> str | None:

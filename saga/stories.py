@@ -52,7 +52,7 @@ def step_stories(definition: Definition, instance: Instance) -> list[StepStory]:
         stories = []
         if step.ended_at is not None and step.ended_at >= instance.opened_at:
             stories.append(_action(plan, step))
-        if _is_undone_for_good(instance, step) and step.undo_ready_at >= instance.opened_at:
+        if _is_undone_for_good(plan, instance, step) and step.undo_ready_at >= instance.opened_at:
             stories.append(_compensation(plan, step, 2 * len(definition.steps) - plan.index))
         if plan.each is not None:
             stories = [replace(story, elements=len(members(instance, base))) for story in stories]
@@ -72,9 +72,9 @@ def _of_element(story: StepStory, name: str, number: int) -> StepStory:
     )
 
 
-def _is_undone_for_good(instance: Instance, step: Step) -> bool:
+def _is_undone_for_good(plan: StepPlan, instance: Instance, step: Step) -> bool:
     """Whether its undo cannot begin again in this epoch: until the end a failed one may, and an empty one."""
-    final = step.undo_outcome is StepState.COMPENSATED and step.done is not None
+    final = step.undo_outcome is StepState.COMPENSATED and (step.done is not None or plan.only_undo)
     return step.undo_ended_at is not None and (final or instance.phase.ended)
 
 

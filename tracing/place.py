@@ -27,6 +27,8 @@ class StepLike(Protocol):
     @property
     def after(self) -> Sequence[str]: ...
     @property
+    def follows(self) -> Sequence[str]: ...
+    @property
     def done(self) -> Sequence[str]: ...
     @property
     def failed(self) -> Sequence[str]: ...
@@ -228,7 +230,9 @@ def _steps_of(
 
 
 def _triggers_of(step: StepLike, definition: DefinitionLike) -> frozenset[str]:
-    if not step.after:
+    if step.follows:
+        return frozenset(step.follows)
+    if not step.after:  # an announcement of an older release
         return frozenset(definition.start)
     return frozenset(done for each in definition.steps if each.name in step.after for done in each.done)
 

@@ -133,10 +133,14 @@ def _head(shell: Shell, view: View, width: int) -> list[Text]:
             )
         )
         lines += _field("lock", f"{lock['name']}/{lock['key']}: {state}", room)
-    awaited = [_awaited(step, view) for step in told["steps"] if step["note"] and step["state"] in _AWAITING]
+    awaited = [_awaited(step, view) for step in told["steps"] if _awaits(step)]
     for number, text in enumerate(awaited):
         lines += _field("" if number else "waiting", text, room)
     return lines
+
+
+def _awaits(step: report.StepReport) -> bool:
+    return step["state"] in _AWAITING and (step["note"] or "").startswith("waiting for ")
 
 
 _AWAITING = ("WAITING", "UNKNOWN", "COMPENSATING", "RETRYING")
@@ -252,6 +256,13 @@ def _row(branch: str, step: report.StepReport | None) -> list[str | Text]:
         str(step["tries"]) if step["tries"] else "-",
         span(duration * 1_000) if duration is not None else "-",
     ]
+
+
+def _manner(step: report.StepReport) -> str:
+    """Say how a step stands to the others where that is not by their order."""
+    if step["instead_of"] is not None:
+        return f" (instead of {step['instead_of']})"
+    return " (finally)" if step["final"] else " (optional)" if step["optional"] else ""
 
 
 _UNDONE = ("COMPENSATING", "COMPENSATED", "UNDO_FAILED")
