@@ -212,7 +212,7 @@ class _Rows:
 
 
 class PastEvents(_Rows):
-    """The events of a file in the order in which they happened, each with its time; iterate once.
+    """The events of a file in the order in which they happened, each with its time; read once.
 
     Args:
         mapping, path: as for `publish_file`; every event is a `Dated`.
@@ -226,12 +226,18 @@ class PastEvents(_Rows):
     def __init__(self, mapping: Mapping, path: Path, *, name: str, most_malformed: int = 100) -> None:
         super().__init__(mapping, name, most_malformed, RowReader(path))
 
-    def __iter__(self) -> Iterator[tuple[str, int, Event]]:
+    def events(self, on_progress: Callable[[int], None] = lambda done: None) -> list[tuple[str, int, Event]]:
+        """Give id, time and event of each, sorted by time; `on_progress` is told how many bytes were read."""
         try:
-            for item in _sorted(self.items()):
-                yield item.id, item.time, item.event
+            return [(item.id, item.time, item.event) for item in _sorted(self._telling(on_progress))]
         finally:
             self.reader.close()
+
+    def _telling(self, on_progress: Callable[[int], None]) -> Iterator[_Item]:
+        for number, item in enumerate(self.items()):
+            if number % _BATCH == 0:
+                on_progress(self.reader.bytes_done)
+            yield item
 
     def undated(self, now: int) -> int:
         """Refuse it: the past is judged by the times of its events."""

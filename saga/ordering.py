@@ -32,10 +32,11 @@ def in_order(batch: Sequence[Arrived]) -> list[Arrived]:
         merged = [entry[3] for entry in heapq.merge(*streams, key=lambda entry: entry[:3])]
     else:
         merged = list(batch)
-    return _causes_first(merged)
+    return causes_first(merged)
 
 
-def _causes_first(batch: list[Arrived]) -> list[Arrived]:
+def causes_first(batch: list[Arrived]) -> list[Arrived]:
+    """Move each event behind its cause, where that is in the same batch."""
     ids = {envelope.id: index for index, (_, envelope) in enumerate(batch)}
     late = [
         index

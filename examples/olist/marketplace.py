@@ -3,6 +3,8 @@
 saga publish examples/olist/marketplace.py:events orders.csv.gz
 saga run examples/olist/marketplace.py:Marketplace --until-idle
 saga list --type marketplace
+
+saga track examples/olist/marketplace.py:Marketplace examples/olist/marketplace.py:events orders.csv.gz
 """
 
 from __future__ import annotations
@@ -80,4 +82,10 @@ class Marketplace(Saga, start=OrderPurchased, key="order_id", observe_only=True,
 
     approve = step(done=OrderApproved, failed=(OrderCanceled, OrderUnavailable), within="30d")
     carrier = step(after=approve, done=OrderHandedOver, failed=(OrderCanceled, OrderUnavailable), within="60d")
-    deliver = step(after=carrier, done=OrderDelivered, failed=(OrderCanceled, OrderUnavailable), within="180d")
+    deliver = step(
+        after=carrier,
+        done=OrderDelivered,
+        failed=(OrderCanceled, OrderUnavailable),
+        within="180d",
+        due="promised",  # another day for each order: later than that is late, and no failure
+    )

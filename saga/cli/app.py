@@ -54,6 +54,7 @@ def _make() -> App:
         (run, "demo", "demo:demo", "A shop of five services, with orders that succeed, fail and are undone."),
         (run, "run", "run:run", "Run services and sagas."),
         (run, "publish", "publish:publish", "Publish a file's rows, or one event."),
+        (run, "track", "track:track", "Feed past events through a saga that only watches."),
         (look, "list", "listing:list_", "List sagas: the open and the failed ones first."),
         (look, "status", "status:status", "Where a saga is, and why."),
         (look, "why", "why:why", "What a saga waits for, why it does not come, and what to do."),

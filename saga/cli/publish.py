@@ -49,7 +49,7 @@ def publish(
     from ..loading import load_object
 
     found = load_object(mapping)
-    source = name or _source_name(mapping)
+    source = name or source_name(mapping)
     if not callable(found):
         raise ConfigurationError(
             f"{mapping} is of type {type(found).__name__}; write an Event class or a function of a row"
@@ -59,13 +59,13 @@ def publish(
     if file is not None:
         if id:
             raise ConfigurationError("--id is for one event; the events of a file get theirs from its rows")
-        _readable(file)
+        readable(file)
         return _preview(shell, found, file) if dry_run else asyncio.run(_publish_file(shell, found, file, source))
     event = _event(found, mapping, data)
     return _show_one(shell, event) if dry_run else asyncio.run(_publish_one(shell, event, source, id))
 
 
-def _readable(file: Path) -> None:
+def readable(file: Path) -> None:
     """Look before the broker is opened, which an embedded one would make."""
     try:
         file.open("rb").close()
@@ -73,7 +73,7 @@ def _readable(file: Path) -> None:
         raise ConfigurationError(f"cannot read {file}: {error.strerror or error}") from None
 
 
-def _source_name(mapping: str) -> str:
+def source_name(mapping: str) -> str:
     """Name a source by what it is, not by where it lies, so that its ids do not depend on the working directory."""
     where, _, name = mapping.partition(":")
     return f"{Path(where).stem if where.endswith('.py') else where}.{name}"
@@ -142,7 +142,7 @@ async def _publish_file(shell: Shell, mapping: Any, file: Path, source: str) -> 
 
     settings = shell.settings
     async with Publisher(source=source, settings=settings) as publisher:
-        with _progress(shell) as bar:
+        with progress(shell) as bar:
             task = bar.add_task(file.name, total=None, events="")
 
             def on_progress(progress: Progress) -> None:
@@ -155,7 +155,8 @@ async def _publish_file(shell: Shell, mapping: Any, file: Path, source: str) -> 
     return exits.ERROR if report.malformed_count else exits.OK
 
 
-def _progress(shell: Shell) -> Bar:
+def progress(shell: Shell) -> Bar:
+    """Make the bar of a file: bytes read, and what they became in `fields["events"]`."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     return Progress(

@@ -8,6 +8,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -105,3 +106,32 @@ def test_one_saga_for_each_order_and_the_counts_agree(orders: Path, env: dict[st
     waiting = Counter((each["phase"], each["step"]) for each in json.loads(plain.stdout))
     by_hand = ((phase, next((s for s in STEPS if states[s] == "WAITING"), None)) for phase, states in expected.values())
     assert waiting == Counter(by_hand)
+
+
+def test_deliveries_later_than_the_published_estimate_are_as_many_as_the_file_says(
+    orders: Path, tmp_path: Path
+) -> None:
+    """Ruling R16: the past is judged by its own times; counted straight from the file, by nothing of choreo's."""
+
+    def at(text: str) -> datetime:
+        return datetime.strptime(text, "%m/%d/%Y %H:%M")
+
+    late = [
+        at(row["order_delivered_customer_date"]) - at(row["order_estimated_delivery_date"])
+        for row in rows(orders)
+        if row["order_delivered_customer_date"] and row["order_estimated_delivery_date"]
+    ]
+    env = environment(home=tmp_path)
+    done = saga("track", f"{MODULE}:Marketplace", f"{MODULE}:events", orders, "-o", "json", env=env, timeout=300)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    deliver = next(step for step in told["steps"] if step["name"] == "deliver")
+    assert deliver["late"] == sum(each > timedelta(0) for each in late)
+    assert told["sagas"] == sum(1 for _ in rows(orders))
+    assert told["events"] == sum(map(events_of, rows(orders)))
+    assert told["end_at"] < "2019", "nothing of it happened by our clock"
+
+    again = saga("track", f"{MODULE}:Marketplace", f"{MODULE}:events", orders, "-o", "json", env=env, timeout=300)
+    second = json.loads(again.stdout)
+    assert second["already"] == second["events"]
+    assert {**second, "already": 0} == told
