@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from .envelope import Record
 from .errors import ChoreoError, ConfigurationError, EncodeError, LimitExceeded, TopicMissing, TransportError
-from .transport import TopicSpec
+from .transport import TopicSpec, Transport
 
 MOST_RECORD_BYTES = 1_000_000
 """Largest record; a little below Kafka's default `max.message.bytes` (1,048,588), which counts its own framing too."""
@@ -65,6 +65,17 @@ def check_spec(spec: TopicSpec) -> None:
         )
     if spec.partitions < 1:
         raise ConfigurationError(f"topic {spec.name!r} needs at least one partition, not {spec.partitions}")
+
+
+async def require_topics(transport: Transport, names: Iterable[str]) -> None:
+    """Make sure that topics exist, those that are only written to as well: silence would be found out much too late.
+
+    Raises:
+        TopicMissing: naming every topic that is missing.
+    """
+    missing = set(names) - (await transport.topics()).keys()
+    if missing:
+        raise topic_missing(sorted(missing))
 
 
 def topic_missing(missing: Sequence[str]) -> TopicMissing:

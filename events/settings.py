@@ -12,7 +12,11 @@ from pathlib import Path
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from .errors import ConfigurationError
+from .clock import duration
+from .errors import ConfigurationError, DefinitionError
+
+_LEAST_KEPT = duration("8d")
+"""Kafka keeps the records of a topic for seven days, unless told otherwise."""
 
 
 class Settings(BaseSettings):
@@ -38,6 +42,11 @@ class Settings(BaseSettings):
         default=None,
         gt=0,
         description="Seconds without a sign of life until a consumer's work is taken over (Kafka: 30, embedded: 10).",
+    )
+    retention: str = Field(
+        default="90d",
+        description="How long ended sagas' histories and commands and what handlers have met are kept: longer than "
+        "topics keep events and dead letters are sent again; `forever` keeps all. Sagas stay four times as long.",
     )
     registry: str = Field(
         default="", description="URL of a Confluent-compatible schema registry (default: the embedded one)."
@@ -70,6 +79,17 @@ class Settings(BaseSettings):
             raise ValueError("a topic prefix may hold letters, digits, '.', '_' and '-'")
         return value
 
+    @field_validator("retention")
+    @classmethod
+    def _retention_is_long_enough(cls, value: str) -> str:
+        try:
+            kept = None if value == "forever" else duration(value)
+        except DefinitionError:
+            raise ValueError("write a duration such as 90d, or `forever`") from None
+        if kept is not None and kept < _LEAST_KEPT:
+            raise ValueError("at least 8d: a copy of an event that a topic still holds must not count as new")
+        return value
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -90,6 +110,11 @@ class Settings(BaseSettings):
     def store_url(self) -> str:
         """The coordinator's store, the default filled in."""
         return self.store or f"sqlite:{self.home / 'saga.db'}"
+
+    @property
+    def kept(self) -> int | None:
+        """How long is kept what has ended, in microseconds; None for ever."""
+        return None if self.retention == "forever" else duration(self.retention)
 
     def service_store_url(self, name: str) -> str:
         """The store of the service `name`."""

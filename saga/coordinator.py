@@ -31,6 +31,7 @@ from ..events.failpoints import failpoint
 from ..events.failures import HandlerFailed
 from ..events.outbox import OutboxRow, Relay
 from ..events.registry import SchemaRegistry, open_registry
+from ..events.sending import require_topics
 from ..events.settings import Settings
 from ..events.transport import Transport
 from ..tracing.headers import parse_traceparent
@@ -52,6 +53,7 @@ from .positions import Gap, Positions
 from .queues import next_in_line
 from .rate import Rate
 from .refusals import Refused, blames_input, set_aside, trouble, unreadable
+from .retention import Sweeper
 from .routing import FAILURES, UNKNOWN, Arrival, Routes
 from .saga import Saga
 from .tables import HEAD, metadata
@@ -167,6 +169,7 @@ class Coordinator:
         known, self._begins = await self._database.write(
             lambda connection: definitions.register(connection, self._loaded, self._database.now(connection))
         )
+        self._sweeper = Sweeper(self._database, self._settings.kept, self._begins)
         own = [declaration.definition for declaration in self._loaded.values()]
         self._behind = await self._database.read(lambda c: loaded.left_behind(c, self.group, known, self._loaded))
         await announce(self._transport, *definitions.announcements(own, self._settings.namespace))
@@ -180,6 +183,7 @@ class Coordinator:
             sender=Sender(self._settings.namespace),
         )
         self._partitions = {name: info.partitions for name, info in (await self._transport.topics()).items()}
+        await require_topics(self._transport, definitions.topics(own))
         others = {topic for d in self._behind for topic in d.consumed_topics if topic in self._partitions}
         self._topics = sorted({FAILURES, *(t for d in own for t in d.consumed_topics), *others})
         self._catalog_until = asyncio.get_running_loop().time() + _CATALOG
@@ -400,6 +404,7 @@ class Coordinator:
             await self._transact(self._fire)
         if due.asked:
             await self._transact(_obey)
+        await self._sweeper.step(due.now, lambda connection: min(self._until(connection).values(), default=0))
         await self._positions.commit()
         if asyncio.get_running_loop().time() >= self._catalog_until:
             await self._refresh_catalog()

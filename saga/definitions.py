@@ -8,7 +8,8 @@ from sqlalchemy import Connection, select
 
 from ..events.catalog import DefinitionAnnouncement, StepAnnouncement
 from ..events.errors import DefinitionError
-from . import store, ticks
+from ..events.failures import FAILURES_TOPIC
+from . import retention, store, ticks
 from .declaration import Declaration
 from .definition import Definition
 from .tables import definition as definition_table
@@ -57,6 +58,7 @@ def register(
             raise _two_contents(definition)
         begins.setdefault(definition.type, _begin(definition, now))
         store.save_definition(connection, definition, now, begins[definition.type])
+    retention.raise_begins(begins, retention.horizons(connection))
     definitions = {key: definition for key, (definition, _, _) in known.items()}
     definitions.update({key: declaration.definition for key, declaration in loaded.items()})
     ticks.register(connection, newest(loaded), definitions, begins, now)
@@ -71,6 +73,13 @@ def registered_since(
     if all((type_, version) in known for type_, version in keys):
         return None
     return {key: definition for key, (definition, _, _) in store.stored_definitions(connection).items()}
+
+
+def topics(definitions: Iterable[Definition]) -> set[str]:
+    """Name the topics without which these cannot run: those that they read, with their dead letters', and write."""
+    read = {FAILURES_TOPIC}.union(*(definition.consumed_topics for definition in definitions))
+    written = {topic for definition in definitions for topic in definition.topics.values()}
+    return written | read | {f"{topic}.dlq" for topic in read}
 
 
 def announcements(definitions: Sequence[Definition], namespace: str) -> list[DefinitionAnnouncement]:

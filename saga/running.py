@@ -79,15 +79,18 @@ class Process:
         if self._create_topics:
             self.created = await self._transport.create_topics(self.parts.topics(partitions=self._partitions))
         # Both sides are told of each other before either begins: handlers' spans find their step, an undo its cause.
-        for service in self.parts.services:
-            await announce(service, self._transport)
+        await asyncio.gather(*(announce(service, self._transport) for service in self.parts.services))
         if self.parts.sagas:
             self.coordinator = await self._start_coordinator()
         for service in self.parts.services:
             tracing = self._tracing(service.name)
             worker = Worker(service, self._transport, settings=self._settings, tracing=tracing, clock=self._clock)
             self.workers.append(worker)
-            await worker.start()
+        # Side by side, as most of it is waiting; all have come to an end of it before the first failure is told.
+        started = await asyncio.gather(*(worker.start() for worker in self.workers), return_exceptions=True)
+        for failure in started:
+            if failure is not None:
+                raise failure
         waits = [worker.wait() for worker in self.workers]
         if self.coordinator is not None:
             waits.append(self.coordinator.wait())

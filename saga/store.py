@@ -150,7 +150,9 @@ def park(connection: Connection, rows: Sequence[Parked], expires_at: int, most: 
 
 def expired(connection: Connection, until: int) -> list[Any]:
     """Take out parked events whose time is over."""
-    rows = list(connection.execute(select(parked).where(parked.c.expires_at <= until).limit(PER_ROW_LIMIT)).all())
+    late = select(parked).where(parked.c.expires_at <= until).limit(PER_ROW_LIMIT)
+    # What another coordinator is taking out now is counted by that one.
+    rows = list(connection.execute(late.with_for_update(skip_locked=True)).all())
     for row in rows:
         same = and_(parked.c.type == row.type, parked.c.key == row.key, parked.c.event_id == row.event_id)
         connection.execute(delete(parked).where(same))

@@ -25,9 +25,12 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    and_,
     bindparam,
+    delete,
     insert,
     select,
+    tuple_,
     update,
 )
 
@@ -161,6 +164,49 @@ def write(connection: Connection, entries: Sequence[Entry], known: Iterable[Key]
         connection.execute(insert(inbox), new)
     if old:
         connection.execute(_UPDATE, [{f"to_{name}": value for name, value in columns.items()} for columns in old])
+
+
+def sweep(connection: Connection, after: Key | None, most: int, before: int) -> tuple[Key | None, int]:
+    """Look at the next page of the inbox and delete what was done before a time; what is not done stays.
+
+    Args:
+        connection: inside a transaction.
+        after: the last key of the page before; None to begin.
+        most: rows in a page.
+        before: microseconds.
+
+    Returns:
+        The last key of this page, None when it was the last one; and how many rows are gone.
+    """
+    page = select(inbox.c.event_id, inbox.c.handler, inbox.c.state, inbox.c.at)
+    if after is not None:
+        handler, event_id = after
+        page = page.where(tuple_(inbox.c.event_id, inbox.c.handler) > (event_id, handler))
+    rows = connection.execute(page.order_by(inbox.c.event_id, inbox.c.handler).limit(most)).all()
+    old = [
+        {"the_event": row.event_id, "the_handler": row.handler, "the_state": row.state, "the_time": row.at}
+        for row in rows
+        if row.at < before and row.state not in ("claimed", "parked")
+    ]
+    if old:
+        connection.execute(_DELETE, old)
+    return ((rows[-1].handler, rows[-1].event_id) if len(rows) == most else None), len(old)
+
+
+# Only as it was seen: a person may be sending an event again.
+_DELETE = delete(inbox).where(
+    inbox.c.event_id == bindparam("the_event"),
+    inbox.c.handler == bindparam("the_handler"),
+    inbox.c.state == bindparam("the_state"),
+    inbox.c.at == bindparam("the_time"),
+)
+
+
+def renew(connection: Connection, keys: Iterable[Key], until: int) -> None:
+    """Let claims hold until then, where they are claims still."""
+    for handler, event_id in sorted(set(keys), key=lambda key: (key[1], key[0])):
+        same = and_(inbox.c.event_id == event_id, inbox.c.handler == handler, inbox.c.state == "claimed")
+        connection.execute(update(inbox).where(same).values(until=until))
 
 
 _UPDATE = (

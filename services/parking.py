@@ -81,6 +81,13 @@ def take_due(connection: Connection, handlers: Sequence[str], now: int, lease: i
     ]
 
 
+def renew(connection: Connection, keys: Iterable[Key], due_at: int) -> None:
+    """Keep others from events that were taken until then."""
+    for handler, event_id in sorted(set(keys)):
+        same = and_(parked.c.event_id == event_id, parked.c.handler == handler)
+        connection.execute(update(parked).where(same, parked.c.due_at < due_at).values(due_at=due_at))
+
+
 def any_due(connection: Connection, handlers: Sequence[str], now: int) -> bool:
     """Say whether there is anything to take at `now`."""
     return connection.execute(select(parked.c.event_id).where(_due(handlers, now)).limit(1)).first() is not None

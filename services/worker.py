@@ -26,6 +26,7 @@ from ..events.failpoints import failpoint
 from ..events.failures import HandlerFailed
 from ..events.outbox import Relay
 from ..events.registry import SchemaRegistry, open_registry
+from ..events.sending import require_topics
 from ..events.settings import Settings, load_settings
 from ..events.transport import Consumer, Transport
 from ..tracing.spans import Tracing
@@ -36,6 +37,7 @@ from .dead_letters import REPLAY
 from .dispatcher import Dispatcher, farewell, of_places
 from .execution import Execution
 from .guard import judge_event
+from .housekeeping import Housekeeping
 from .inbox import Key, Row
 from .job import Job, Kind, Result, Stage, lane_of
 from .partitions import Partitions
@@ -52,7 +54,6 @@ _POLL = 0.25
 _BUSY_POLL = 0.02
 _TICK = 0.25
 _DEFINITIONS_EVERY = 2 * SECOND
-_PARKED_LEASE = 30 * SECOND
 
 
 @dataclass(slots=True)
@@ -124,6 +125,7 @@ class Worker:
         self._own_database = database is None
         self._database = database
         self._relay: Relay | None = None
+        self._house: Housekeeping | None = None
         self._commit: StoreCommit | StatelessCommit | None = None
         self._consumer: Consumer | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -160,6 +162,7 @@ class Worker:
         """
         service = self.service
         try:
+            await require_topics(self._transport, (each.name for each in service.topics()))
             self._commit = await self._open_store()
             self._dispatcher.use(self._commit.commit)
             await self._codec.prepare((*service.produces, HandlerFailed))
@@ -253,6 +256,10 @@ class Worker:
         relay = Relay(database, self._transport, clock=self._clock, acknowledged=told, owner=owner)
         await relay.start()
         self._relay = relay
+        kept = self._settings.kept
+        self._house = Housekeeping(
+            database, self._reader, self._dispatcher, self._parking, self._clock, kept, service.claim
+        )
         return StoreCommit(database, relay, self._execution, service.claim, self._dispatcher.followers, owner)
 
     async def _subscribe(self) -> Consumer:
@@ -449,13 +456,13 @@ class Worker:
     # -- housekeeping -------------------------------------------------------------------------------------------------
 
     async def _keep_house(self) -> None:
-        """Try what is parked and due, and take note of new sagas."""
+        """Look after the store, and take note of new sagas."""
         next_look = self._clock() + _DEFINITIONS_EVERY
         while not self._stopping:
             self._tick.clear()
             try:
-                if self._parking and self._assigned:
-                    await self._try_parked()
+                if self._house is not None:
+                    await self._house.keep(self._assigned)
                 if self._clock() >= next_look:
                     next_look = self._clock() + _DEFINITIONS_EVERY
                     await self._learn_definitions()
@@ -470,27 +477,6 @@ class Worker:
         found = await self._definitions.changed()
         if found is not None:
             self._execution.learn_definitions(found)
-
-    async def _try_parked(self) -> None:
-        database = self._database
-        assert database is not None
-        now, names = self._clock(), self._parking
-        if not await database.read(lambda connection: parking.any_due(connection, names, now)):
-            if self._dispatcher.parked and not await database.read(lambda connection: parking.count(connection, names)):
-                self._dispatcher.forget_parked()
-            return
-        rows = await database.write(lambda connection: parking.take_due(connection, names, now, _PARKED_LEASE))
-        routes = {route.name: route for route in self._reader.routes}
-        for row in rows:
-            if (row.handler, row.event_id) in self._dispatcher.met:
-                continue
-            envelope = self._reader.read(row.delivery).envelope
-            route = routes[row.handler]
-            job = Job(route, envelope, row.delivery, None, route.stage, retried=True)
-            # One more try for what failed already, and the pauses go on growing; all of them for what only waited.
-            job.attempt = row.attempts
-            job.told = row.attempts > 0
-            self._dispatcher.admit(job)
 
 
 def _create(connection: Connection, tables: MetaData) -> None:

@@ -1,0 +1,168 @@
+"""What is kept of sagas that have ended, and for how long: nothing grows without bound (semantics, rows 4 and 5).
+
+In two stages. After the time of retention the history (the coordinator's inbox) and the commands go; the saga itself
+stays as a tombstone, so that a late start event finds it and no name, hence no command id, is given a second time while
+some service may still know it. After four times that long the tombstone goes as well; from then on its type takes no
+event that was written before it ended, whoever reads the topic again.
+
+A saga that FAILED is never cleaned up: it waits for a person.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection, delete, select
+
+from ..events.clock import SECOND
+from ..events.database import Database
+from . import store
+from .tables import history, saga, sent
+from .words import Phase
+
+log = structlog.get_logger("choreo.coordinator")
+
+RETENTION = "retention"
+"""Name of the switch that holds how far was cleaned up."""
+
+TOMBSTONES = 4
+"""How many times longer than its history a saga itself is kept."""
+
+STEP = 200
+"""Sagas that one transaction cleans up, about."""
+
+_ENDS = (Phase.COMPLETED, Phase.COMPENSATED, Phase.CANCELLED)
+
+
+_PAUSE = 60 * SECOND
+"""Between two looks for what is old."""
+
+
+@dataclass
+class Swept:
+    """What one step has cleaned up.
+
+    Args:
+        histories: sagas whose history and commands are gone.
+        sagas: tombstones that are gone.
+        horizons: by saga type, the time before which its events are not taken any more, microseconds.
+        more: there is more to be done at once.
+    """
+
+    histories: int = 0
+    sagas: int = 0
+    horizons: dict[str, int] = field(default_factory=dict)
+    more: bool = False
+
+
+class Sweeper:
+    """Cleans up for one coordinator, a little at a time.
+
+    Args:
+        database: the store.
+        keep: how long the history of an ended saga is kept, microseconds; None for ever.
+        begins: by saga type, since when its events are taken, microseconds; raised where their sagas are forgotten.
+    """
+
+    def __init__(self, database: Database, keep: int | None, begins: dict[str, int]) -> None:
+        self._database = database
+        self._keep = keep
+        self._begins = begins
+        self._next = 0
+
+    async def step(self, now: int, readable: Callable[[Connection], int]) -> None:
+        """Clean up if it is time to.
+
+        Args:
+            now: the store's clock.
+            readable: gives the time until when everything was read.
+        """
+        keep = self._keep
+        if keep is None or now < self._next:
+            return
+        swept = await self._database.write(lambda connection: sweep(connection, keep, now, readable(connection)))
+        raise_begins(self._begins, swept.horizons)
+        self._next = now if swept.more else now + _PAUSE
+
+
+def raise_begins(begins: dict[str, int], horizons: Mapping[str, int]) -> None:
+    """Take no events of a type that were written before what is forgotten of it."""
+    for type_, horizon in horizons.items():
+        if type_ in begins:
+            begins[type_] = max(begins[type_], horizon)
+
+
+def sweep(connection: Connection, keep: int, now: int, readable: int) -> Swept:
+    """Clean up a little.
+
+    Args:
+        connection: within a write.
+        keep: how long the history of an ended saga is kept, microseconds.
+        now: the store's clock.
+        readable: until when everything was read: what lies unread is never judged to be old.
+    """
+    done = _load(connection)
+    swept = Swept(horizons=dict(done["horizons"]))
+    until = min(now, readable)
+    for phase in _ENDS:
+        _sweep_histories(connection, phase, until - keep, done["histories"], swept)
+        _sweep_tombstones(connection, phase, until - TOMBSTONES * keep, swept)
+    if swept.histories or swept.sagas:
+        value = json.dumps({"histories": done["histories"], "horizons": swept.horizons})
+        store.set_switch(connection, RETENTION, value, now, "retention")
+        log.info("cleaned up ended sagas", histories=swept.histories, tombstones=swept.sagas)
+    return swept
+
+
+def horizons(connection: Connection) -> Mapping[str, int]:
+    """Give for each saga type the time before which its events are not taken any more: what they began is forgotten."""
+    found: Mapping[str, int] = _load(connection)["horizons"]
+    return found
+
+
+def _sweep_histories(connection: Connection, phase: Phase, before: int, done: dict[str, int], swept: Swept) -> None:
+    begin = done.get(phase.value, 0)
+    ended = select(saga.c.id, saga.c.updated_at).where(saga.c.phase == phase.value, saga.c.updated_at > begin)
+    page = ended.where(saga.c.updated_at < before).order_by(saga.c.updated_at)
+    first = connection.execute(page.limit(STEP)).all()
+    if not first:
+        return
+    # A batch ends many sagas at one moment: what shares the last one's moment goes with it.
+    last = first[-1].updated_at
+    names = [row.id for row in connection.execute(ended.where(saga.c.updated_at <= last))]
+    _forget(connection, names)
+    done[phase.value] = last
+    swept.histories += len(names)
+    swept.more |= len(first) == STEP
+
+
+def _sweep_tombstones(connection: Connection, phase: Phase, before: int, swept: Swept) -> None:
+    old = select(saga.c.id, saga.c.type, saga.c.updated_at)
+    old = old.where(saga.c.phase == phase.value, saga.c.updated_at < before)
+    rows = connection.execute(old.order_by(saga.c.updated_at).limit(STEP).with_for_update(skip_locked=True)).all()
+    if not rows:
+        return
+    names = [row.id for row in rows]
+    _forget(connection, names)
+    connection.execute(delete(saga).where(saga.c.id.in_(names)))
+    for row in rows:
+        swept.horizons[row.type] = max(swept.horizons.get(row.type, 0), row.updated_at)
+    swept.sagas += len(names)
+    swept.more |= len(names) == STEP
+
+
+def _forget(connection: Connection, names: Sequence[str]) -> None:
+    for start in range(0, len(names), store.CHUNK):
+        chunk = names[start : start + store.CHUNK]
+        connection.execute(delete(history).where(history.c.saga_id.in_(chunk)))
+        connection.execute(delete(sent).where(sent.c.saga_id.in_(chunk)))
+
+
+def _load(connection: Connection) -> dict[str, Any]:
+    text = store.switch(connection, RETENTION)
+    found: dict[str, Any] = json.loads(text) if text else {"histories": {}, "horizons": {}}
+    return found
