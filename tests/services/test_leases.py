@@ -1,0 +1,81 @@
+"""What a handler holds, it holds for as long as it runs, however long its lease was at first."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from choreo.events.clock import SECOND
+from choreo.services import housekeeping
+from choreo.services.retry import Retry
+from choreo.services.service import Service
+from tests.services.shop import (
+    Charge,
+    Charged,
+    OrderPlaced,
+    Refund,
+    Refunded,
+    Rig,
+    StockReserved,
+    command,
+    until,
+)
+
+ONCE = Retry(attempts=1, first="1ms", most="2ms")
+
+
+async def test_row_14_an_undo_waits_for_its_step_however_long_that_runs(rig: Rig, store: str) -> None:
+    service = Service("payment", store=store, claim="600ms")
+    begun, may, done = asyncio.Event(), asyncio.Event(), []
+
+    @service.on(Charge, retry=ONCE)
+    async def charge(command: Charge) -> Charged:
+        begun.set()
+        await may.wait()
+        done.append("charged")
+        return Charged(order_id=command.order_id)
+
+    @service.on(Refund, undoes=charge, retry=ONCE)
+    async def refund(command: Refund) -> Refunded:
+        done.append("refunded")
+        return Refunded(order_id=command.order_id)
+
+    async with rig.running(service):
+        (sent,) = await rig.publish(Charge(order_id="1"), **command("charge"))
+        await begun.wait()
+        await rig.publish(Refund(order_id="1"), **command("charge", undoes=[sent]))
+        await asyncio.sleep(1.8)  # three claims long
+        assert done == []
+        may.set()
+    assert done == ["charged", "refunded"]
+    assert [each.type for each in await rig.published("payments")] == ["Charged", "Refunded"]
+
+
+async def test_row_11_a_parked_event_that_is_being_tried_is_tried_by_nobody_else(
+    rig: Rig, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "_PARKED_LEASE", SECOND * 6 // 10)
+    tries: list[str] = []
+    may = asyncio.Event()
+
+    def replica(name: str) -> Service:
+        service = Service("inventory", store=store_url)
+
+        @service.on(OrderPlaced, retry=ONCE, exhausted="park")
+        async def reserve(order: OrderPlaced) -> StockReserved:
+            tries.append(name)
+            if len(tries) == 1:
+                raise OSError("away")
+            await may.wait()
+            return StockReserved(order_id=order.order_id, number=order.number)
+
+        return service
+
+    async with rig.running(replica("one")), rig.running(replica("two")):
+        await rig.publish(OrderPlaced(order_id="1"))
+        await until(lambda: len(tries) == 2)
+        await asyncio.sleep(1.8)  # three leases long
+        assert len(tries) == 2
+        may.set()
+    assert len(await rig.published("inventory")) == 1
