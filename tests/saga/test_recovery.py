@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 import choreo.saga.batch as batch_module
 import choreo.saga.crafting as crafting
 from choreo.events.clock import SECOND
 from choreo.events.codec import to_record
+from choreo.events.database import Database
 from choreo.events.envelope import Delivery, Envelope, Record
 from choreo.events.errors import BrokerUnreachable, StoreUnreachable
 from choreo.events.failures import HandlerFailed
@@ -189,3 +190,25 @@ async def test_going_on_behind_a_gap_holds_for_a_topic_that_was_made_anew(sqlite
         await empty.publish(Placed(order_id="later"))
         await empty.until(lambda all_: "order/later" in all_)
     await stage.__aenter__()
+
+
+async def test_row_1_a_parked_event_whose_time_is_over_is_counted_by_one_coordinator_only(store_url: str) -> None:
+    async with Stage(store_url) as stage:
+        await stage.start()
+        await stage.publish(*(Paid(order_id=str(number)) for number in range(20)))
+        await stage.settled()
+        await stage.stop()
+
+        def expire(connection: Connection) -> set[str]:
+            return {row.event_id for row in store.expired(connection, stage.now + 48 * 3_600 * SECOND)}
+
+        other = await Database.open(store_url)
+        try:
+            async with stage.database.transaction() as connection:
+                taken = await connection.run_sync(expire)
+                also = asyncio.create_task(other.write(expire))  # while the first one has not committed
+                await asyncio.sleep(0.2)
+            assert len(taken) == 20
+            assert await also == set()
+        finally:
+            await other.close()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
 from choreo.events.clock import SECOND
+from choreo.events.envelope import Delivery, Envelope
 from choreo.saga.inputs import Send
 from choreo.saga.instance import Fact, Instance
+from choreo.saga.routing import Routes
 from tests.saga.play import LINE, PIVOT, Play, define, plan
 
 
@@ -596,3 +599,33 @@ def test_row_17_a_person_is_waited_for_until_every_failed_undo_is_dealt_with() -
     play.person("mark-undone", play.instance.conditions["WaitingForPerson"].step)
     assert play.phase == "FAILED"
     assert play.states()[play.instance.conditions["WaitingForPerson"].step or ""] == "UNDO_FAILED"
+
+
+def test_row_18_undo_is_the_reverse_of_dependency_and_each_waits_for_its_answer() -> None:
+    diamond = define(plan("a", 0), plan("b", 1, "a"), plan("c", 2, "a"), plan("d", 3, "b", "c"), plan("e", 4, "d"))
+    play = Play(diamond)
+    for name in ("a", "b", "c", "d"):
+        play.sees(f"{name}.done")
+    play.sees("e.failed")
+    assert play.commands() == ["d.undo#1"]
+    play.undone("d")
+    assert sorted(play.commands()[1:]) == ["b.undo#1", "c.undo#1"], "side by side: neither depends on the other"
+    play.undone("b")
+    assert "a.undo#1" not in play.commands(), "c still stands on it"
+    play.undone("c")
+    assert play.commands()[-1] == "a.undo#1"
+    play.undone("a")
+    assert play.phase == "COMPENSATED"
+
+
+def test_row_28_an_event_concerns_one_saga_of_each_type_and_never_several() -> None:
+    """Fan-out over instances is what a service does, one event for each: then each has an id and can be undone."""
+    other = replace(LINE, type="audit")
+    routes = Routes([LINE, other], {"order": 0, "audit": 0}, {})
+    delivery = Delivery("topic", 0, 0, 1, b"4711", b"", ())
+    plain = Envelope("id", "reserve.done", "svc", 1, "4711")
+    found = routes.observe(delivery, plain, lambda *_: "")
+    assert [(target.type, target.key) for target in found.targets] == [("order", "4711"), ("audit", "4711")]
+    named = replace(plain, saga_id="order/815", saga_type="order")
+    found = routes.observe(delivery, named, lambda *_: "")
+    assert [(target.type, target.key) for target in found.targets] == [("order", "815"), ("audit", "4711")]

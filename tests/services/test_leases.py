@@ -79,3 +79,34 @@ async def test_row_11_a_parked_event_that_is_being_tried_is_tried_by_nobody_else
         assert len(tries) == 2
         may.set()
     assert len(await rig.published("inventory")) == 1
+
+
+async def test_row_13_what_a_zombie_relay_sends_late_is_dropped_by_its_id_and_refused_after_the_undo(
+    rig: Rig, store: str
+) -> None:
+    """The participant's half of the fencing: the inbox knows the id, the guard knows the step."""
+    service = Service("payment", store=store)
+    done: list[str] = []
+
+    @service.on(Charge, retry=ONCE)
+    async def charge(command: Charge) -> Charged:
+        done.append("charged")
+        return Charged(order_id=command.order_id)
+
+    @service.on(Refund, undoes=charge, retry=ONCE)
+    async def refund(command: Refund) -> Refunded:
+        done.append("refunded")
+        return Refunded(order_id=command.order_id)
+
+    first = rig.record(Charge(order_id="1"), **command("charge"))
+    second = rig.record(Charge(order_id="1"), **command("charge", attempt=2))
+    async with rig.running(service) as worker:
+        await rig.broker.send([first])
+        await until(lambda: worker.counters.handled == 1)
+        await rig.broker.send([first])
+        await until(lambda: worker.counters.duplicates == 1)
+        await rig.publish(Refund(order_id="1"), **command("charge", undoes=["nothing else"]))
+        await until(lambda: worker.counters.handled == 2)
+        await rig.broker.send([first, second])  # the second attempt was decided before the undo, and sent after it
+        await until(lambda: worker.counters.refused == 1)
+    assert done == ["charged", "refunded"]

@@ -524,3 +524,17 @@ async def test_a_handlers_logger_knows_what_it_works_on(rig: Rig, store):
     (line,) = [each for each in logs if each["event"] == "laid aside"]
     assert (line["service"], line["handler"], line["event_id"]) == ("inventory", "reserve", sent)
     assert line["saga_id"] == "fulfilment/1"
+
+
+async def test_row_32_a_topic_that_is_only_written_to_is_missed_at_the_start_too(store):
+    """Semantics, row 32: an answer or a dead letter without a topic would be found out when it is too late."""
+    async with MemoryBroker() as broker:
+        from choreo.events.settings import Settings
+
+        rig = Rig(broker, Settings())
+        await rig.prepare()
+        missing = ("orders.dlq", "inventory", "choreo.failures")
+        for topic in missing:
+            del broker._state.topics[topic]
+        with pytest.raises(TopicMissing, match=r"'choreo\.failures', 'inventory', 'orders\.dlq' do not exist"):
+            await rig.worker(_reserving(store)).start()
