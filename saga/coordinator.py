@@ -428,7 +428,7 @@ class Coordinator:
         answered = partial(self._answered, until=until)
         stopped = timers.stopped(connection)
         due = timers.due(connection, now, answered, held=held, stopped=stopped, unloaded=unloaded)
-        turns = [parse_saga_id(each.saga_id) for each in next_in_line(connection, self._knowledge.newest, now)]
+        turns = [parse_saga_id(each.saga_id) for each in next_in_line(connection, self._knowledge.locking, now)]
         # All at once: sagas are locked in the order of their names, whatever is done with them.
         batch.load_keys([*((instance.type, instance.key) for instance, _ in due), *((t.type, t.key) for t in turns)])
         batch.elapse(due)

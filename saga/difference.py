@@ -28,7 +28,7 @@ class Difference(NamedTuple):
     Args:
         seq: of the input at which it shows.
         step: that it is about; None for the saga itself.
-        what: verdict, decisions, outputs, state, commands, step, phase, limit, or error.
+        what: verdict, decisions, outputs, state, commands, step, phase, lock, limit, or error.
         was, now: the two readings.
     """
 
@@ -97,7 +97,7 @@ def tried(saga: Recorded, definitions: Mapping[int, Definition], new: Definition
             return found
     assert mine is not None
     assert other_ is not None
-    return _limit(mine.instance, other_.instance, now)
+    return _lock(mine.instance, other_.instance) or _limit(mine.instance, other_.instance, now)
 
 
 def _row_difference(applied: Applied, transition: Transition) -> Difference | None:
@@ -173,6 +173,15 @@ def _said(step: Step | None, transition: Transition) -> str:
     name = next(name for name, each in transition.instance.steps.items() if each is step)
     reasons = [change.reason for change in transition.changes if change.step == name and change.reason]
     return f"{step.state}{f' ({reasons[-1]})' if reasons else ''}"
+
+
+def _lock(mine: Instance, other: Instance) -> Difference | None:
+    """A lock is what the store says, and nobody else may have it: no other version can take or drop it afterwards."""
+    was, is_ = (
+        f"{lock.state} {lock.of}" if (lock := each.lock) is not None and lock.state in ("waiting", "held") else "none"
+        for each in (mine, other)
+    )
+    return Difference(mine.seq, None, "lock", was, is_) if was != is_ else None
 
 
 def _limit(mine: Instance, other: Instance, now: int) -> Difference | None:

@@ -43,6 +43,13 @@ class Knowledge:
         """The versions in the store whose code is not loaded here."""
         return tuple(sorted(set(self.definitions) - set(self.declarations)))
 
+    @cached_property
+    def locking(self) -> frozenset[str]:
+        """The saga types that are loaded here and of which any version takes a lock."""
+        return frozenset(type_ for (type_, _), each in self.definitions.items() if each.lock is not None) & {
+            *self.newest
+        }
+
     def loads(self, instance: Instance) -> bool:
         """Tell whether the code that an instance runs under is loaded here."""
         return (instance.type, instance.version) in self.declarations

@@ -146,13 +146,18 @@ def next_in_line(connection: Connection, types: Collection[str], now: int) -> li
         types: of sagas that may be told.
         now: the store's clock.
     """
+    if not types:
+        return []
     query = select(lock_queue).where(*_in_line(types, now)).order_by(lock_queue.c.at, lock_queue.c.nth)
     return [_waiting(row) for row in connection.execute(query.limit(MOST_TURNS))]
 
 
 def any_in_line(connection: Connection, types: Collection[str], now: int) -> bool:
     """Tell whether it is somebody's turn."""
-    return connection.execute(select(lock_queue.c.saga_id).where(*_in_line(types, now)).limit(1)).first() is not None
+    return (
+        bool(types)
+        and connection.execute(select(lock_queue.c.saga_id).where(*_in_line(types, now)).limit(1)).first() is not None
+    )
 
 
 def _in_line(types: Collection[str], now: int) -> tuple[ColumnElement[bool], ...]:

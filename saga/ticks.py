@@ -114,8 +114,10 @@ def fire(connection: Connection, newest: Mapping[str, Declaration], codec: Codec
         codec: prepared for the start events.
         now: the store's clock.
     """
-    query = select(schedule).where(*_due(newest, now)).order_by(schedule.c.type)
     records: list[Record] = []
+    if not any_due(connection, newest, now):
+        return records
+    query = select(schedule).where(*_due(newest, now)).order_by(schedule.c.type)
     for row in connection.execute(query.with_for_update(skip_locked=True)).all():
         records += _fire(connection, ScheduleRow(*row), newest[row.type], codec, now)
     return records
@@ -173,6 +175,8 @@ def start_event(declaration: Declaration, plan: SchedulePlan, tick: int) -> Even
 
 def any_due(connection: Connection, newest: Mapping[str, Declaration], now: int) -> bool:
     """Tell whether a schedule is due."""
+    if all(_live(declaration.definition) is None for declaration in newest.values()):
+        return False
     query = select(schedule.c.type).where(*_due(newest, now)).limit(1)
     return connection.execute(query).first() is not None
 

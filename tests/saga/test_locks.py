@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import Connection
 
-from choreo import DefinitionError, Event, Retry, Saga, lock, step
+from choreo import DefinitionError, Event, Retry, Saga, approval, lock, step
+from choreo.saga import recorded
+from choreo.saga.difference import Difference, tried
+from choreo.saga.difference import recorded as compared
 from choreo.saga.testing import Harness, answers, silent
+from tests.saga.stage import Placed, Reserved, Stage
 
 
 class Order(Event, topic="orders", key="order_id"):
@@ -256,3 +261,47 @@ def test_a_lock_on_a_missing_or_an_empty_field_is_refused_at_definition() -> Non
 
         class Worst(Saga, start=Order, key="order_id", lock=lock("customer_id", name="The Customer")):
             ship = step(done=Shipped, undo=None, within="1d")
+
+
+class Kept(Saga, start=Placed, key="order_id", type="order", lock=lock("total", waits="1h")):
+    reserve = step(done=Reserved, undo=None, within="1h")
+    agree = approval(who="credit", within="2d", after=reserve)
+
+
+class Renamed(Saga, start=Placed, key="order_id", type="order", version=2, lock=lock("total", name="all", waits="1h")):
+    reserve = step(done=Reserved, undo=None, within="1h")
+    agree = approval(who="credit", within="2d", after=reserve)
+
+
+async def test_row_23_a_history_with_locks_and_approvals_folds_to_the_same_state(store_url: str) -> None:
+    async with Stage(store_url, (Kept,)) as stage:
+        await stage.start()
+        for number in ("1", "2"):
+            await stage.publish(Placed(order_id=number, total=7))
+            await stage.until(lambda found, id_=f"order/{number}": id_ in found)  # type: ignore[misc]
+        await stage.publish(Reserved(order_id="1"))
+        await stage.until(lambda found: found["order/1"].steps["agree"].open)
+        assert (await stage.ask("approve", saga_id="order/1")).state == "applied"
+        await stage.until(lambda found: not found["order/2"].waits_for_lock)
+
+        def look(connection: Connection) -> list[Difference | None]:
+            known = recorded.definitions_of(connection, "order")
+            return [compared(each, known) for each in recorded.page(connection, recorded.Which())]
+
+        assert await stage.database.read(look) == [None, None]
+
+
+async def test_row_23_a_saga_that_has_a_lock_is_not_moved_to_a_version_with_another_one(store_url: str) -> None:
+    async with Stage(store_url, (Kept,)) as stage:
+        await stage.start()
+        await stage.publish(Placed(order_id="1", total=7))
+        await stage.until(lambda found: "order/1" in found)
+
+        def look(connection: Connection) -> Difference | None:
+            known = recorded.definitions_of(connection, "order")
+            (saga,) = recorded.page(connection, recorded.Which())
+            return tried(saga, known, Renamed.definition(), 0)
+
+        found = await stage.database.read(look)
+        assert found is not None
+        assert (found.what, found.was, found.now) == ("lock", "held order/7", "held all/7")
