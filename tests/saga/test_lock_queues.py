@@ -165,7 +165,7 @@ def _empty(connection: Connection) -> None:
 
 def test_row_23_locks_are_exclusive_and_fair_and_nobody_waits_for_ever(store_url: str) -> None:
     cheap = store_url.startswith("sqlite")  # a file's durability is not the question
-    cases = 30 if cheap else 10
+    cases = 15 if cheap else 8
     with asyncio.Runner() as runner:
         database = runner.run(Database.open("sqlite::memory:" if cheap else store_url, clock=lambda: 0))
         try:

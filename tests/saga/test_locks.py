@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 import pytest
 from sqlalchemy import Connection
 
 from choreo import DefinitionError, Event, Retry, Saga, approval, lock, step
-from choreo.saga import recorded
+from choreo.events.failpoints import watch
+from choreo.saga import queues, recorded
 from choreo.saga.difference import Difference, tried
 from choreo.saga.difference import recorded as compared
+from choreo.saga.instance import Instance
 from choreo.saga.testing import Harness, answers, silent
 from tests.saga.stage import Placed, Reserved, Stage
 
@@ -305,3 +310,49 @@ async def test_row_23_a_saga_that_has_a_lock_is_not_moved_to_a_version_with_anot
         found = await stage.database.read(look)
         assert found is not None
         assert (found.what, found.was, found.now) == ("lock", "held order/7", "held all/7")
+
+
+@pytest.mark.parametrize("place", ["in_transaction", "before_commit", "after_commit"])
+async def test_row_23_a_coordinator_that_dies_around_a_hand_over_loses_nobody(store_url: str, place: str) -> None:
+    class Killed(Exception):
+        pass
+
+    died = []
+
+    def kill(name: str, _: tuple[str, ...]) -> None:
+        if name == f"coordinator.{place}" and len(died) < 4:
+            died.append(name)
+            raise Killed
+
+    async def alive(stage: Stage) -> None:
+        """As an operator would: start it again whenever it has died."""
+        while True:
+            with contextlib.suppress(Killed):
+                await stage.coordinators[-1].wait()
+            await stage.stop()
+            await stage.start()
+
+    async with Stage(store_url, (Kept,)) as stage:
+        await stage.start()
+        running = asyncio.create_task(alive(stage))
+        try:
+            for number in ("1", "2", "3"):
+                await stage.publish(Placed(order_id=number, total=7))
+            await stage.until(lambda found: len(found) == 3)
+            watch(kill)
+            for _ in range(3):
+                found = await stage.until(lambda found: any(_holds(each) for each in found.values()))
+                (holder,) = [each for each in found.values() if _holds(each)]
+                await stage.ask("cancel", saga_id=holder.id, reason="next")
+            found = await stage.until(lambda found: all(each.phase.ended for each in found.values()))
+            assert {each.phase for each in found.values()} == {"CANCELLED"}
+            assert await stage.database.read(queues.lines) == []
+            assert len(died) == 4
+        finally:
+            watch(None)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+
+def _holds(instance: Instance) -> bool:
+    return instance.lock is not None and instance.lock.state == "held"
