@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .events.settings import Settings, load_settings
     from .events.source import Dated, in_time_order, publish_file
     from .saga.approval import approval
+    from .saga.child import child
     from .saga.coordinator import Coordinator
     from .saga.lock import lock
     from .saga.policy import policy
@@ -67,6 +68,7 @@ _HOME = {
     "Saga": "saga.saga",
     "step": "saga.step",
     "any_of": "saga.step",
+    "child": "saga.child",
     "approval": "saga.approval",
     "lock": "saga.lock",
     "cron": "saga.schedule",
@@ -89,6 +91,7 @@ __all__ = [  # noqa: RUF022 - by use, errors last
     "Saga",
     "step",
     "any_of",
+    "child",
     "approval",
     "lock",
     "cron",

@@ -10,6 +10,7 @@ from typing import assert_never
 
 from . import pausing, promise
 from .answers import Answers
+from .children import UNDONE
 from .definition import Definition
 from .elapsing import Elapsing
 from .handler_reports import HandlerReports
@@ -24,15 +25,17 @@ from .inputs import (
     Migrated,
     Observed,
     Operator,
+    Tell,
     Transition,
     Unbuildable,
+    UndoAsked,
     Unloaded,
 )
 from .instance import Fact, Instance, new_instance
 from .locking import ask_for_lock
 from .people import People
 from .strays import Strays
-from .words import Phase
+from .words import Phase, StepState
 
 
 def begin(definition: Definition, key: str, run: int, event: Observed, now: int, *, sampled: bool = True) -> Transition:
@@ -55,11 +58,35 @@ def begin(definition: Definition, key: str, run: int, event: Observed, now: int,
     instance.sampled = sampled
     instance.deadline_at = None if definition.deadline is None else now + definition.deadline
     ask_for_lock(definition, instance, event, now)
+    instance.parent = event.parent
     move = _Advance(definition, instance, now)
     move.changes.append(Change(None, Phase.RUNNING, event.type))
     move.follows = (event.id, event.traceparent)
     move.settle()
     promise.ask(move)
+    move.tell_parent(Phase.RUNNING)
+    return move.transition()
+
+
+def begin_undone(definition: Definition, key: str, run: int, asked: UndoAsked, now: int) -> Transition:
+    """Note that a child was undone before it began: its late start finds it, and begins nothing (rows 15 and 21).
+
+    Args:
+        definition: what it would have run under.
+        key, run: its name.
+        asked: by whom it is undone.
+        now: the store's clock, microseconds.
+    """
+    instance = new_instance(definition, key, run)
+    instance.seq = 1
+    instance.started_at = instance.opened_at = instance.ended_at = now
+    instance.origin, instance.parent, instance.undo_asked = asked.traceparent, asked.parent, asked.id
+    instance.phase, instance.cancelling, instance.told = Phase.CANCELLED, True, UNDONE
+    for step in instance.steps.values():
+        step.state, step.since = StepState.SKIPPED, now
+    move = _Advance(definition, instance, now)
+    move.changes.append(Change(None, Phase.CANCELLED, f"{asked.parent.id} undid it before it began"))
+    move.outputs.append(Tell(UNDONE, asked.parent, asked.id, empty=True))
     return move.transition()
 
 
@@ -106,9 +133,13 @@ def advance(definition: Definition, instance: Instance, input_: Input, now: int)
             pausing.release(move, input_)
         case Migrated():
             move.ignored = "a saga is moved by folding its history, see `replay.moved`"
+        case UndoAsked():
+            move.trace = input_.traceparent
+            move.undo_asked(input_)
         case _:
             assert_never(input_)
     move.settle()
+    move.tell_parent(instance.phase)
     return move.transition()
 
 

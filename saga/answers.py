@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .children import FAILED, OUTCOMES, REFUSED, Children
 from .definition import StepPlan
 from .fanout import FanOut
 from .inputs import (
@@ -14,12 +15,16 @@ from .promise import answered
 from .words import Condition, Phase, StepState
 
 
-class Answers(FanOut):
+class Answers(FanOut, Children):
     """Decides which moves an event calls for."""
 
     def observe(self, event: Observed) -> None:
         definition = self.definition
-        if (declared := definition.done_step.get(event.type)) is not None:
+        if event.type in OUTCOMES and event.step not in definition.children:
+            self._ignore("NoChild", f"{event.type} came, but no step of this saga is that child")
+        elif (declared := definition.done_step.get(event.type)) is not None:
+            if declared.child is not None:  # every child says the same words: the header tells them apart
+                declared = definition.children[event.step or ""]
             if (plan := self.meant(declared, event, early=True)) is not None:
                 self._done(plan, event)
             else:
@@ -29,6 +34,7 @@ class Answers(FanOut):
         elif event.type in definition.undone_steps:
             self._undone(event)
         elif event.type in definition.start:
+            self.second_start(event)
             self._ignore("SecondStart", f"{event.type} came again, but a run of this key exists")
         else:
             self._ignore("OtherVersion", f"version {definition.version} does not know {event.type}", quiet=True)
@@ -132,7 +138,13 @@ class Answers(FanOut):
             return
         if step.state is StepState.PENDING:
             self._remark(Condition.OUT_OF_ORDER, "EarlyEvent", f"{event.type} came before its turn", plan)
-        step.failed = Fact(event.type, event.id)
+        certain = event.type != FAILED  # then what the child has done stands
+        if not certain and (step.given_up is not None or self.instance.phase is Phase.COMPENSATING):
+            self._note_failure(step, event.type, "")
+            self.changes.append(Change(plan.name, step.state, f"{event.type}: what it did stands"))
+            return
+        if certain:
+            step.failed = Fact(event.type, event.id)
         if step.given_up is not None or (self.instance.phase is Phase.COMPENSATING and not plan.final):
             # It is certain now that nothing happened, so nothing needs to be undone.
             step.certain = True
@@ -140,7 +152,7 @@ class Answers(FanOut):
             step.conclude(StepState.FAILED, self.now)
             self._enter(plan, StepState.FAILED, event.type)
             return
-        self._fail(plan, step, event.type, "", certain=True, retry=True, event=event.id)
+        self._fail(plan, step, event.type, "", certain=certain, retry=True, event=event.id)
 
     def _failed_already(self, plan: StepPlan, step: Step, event: Observed) -> None:
         """It is counted as failed: at most it is certain now that it was."""
@@ -169,6 +181,12 @@ class Answers(FanOut):
         step = self._step(plan)
         if event.nothing_undone and step.done is not None:
             self._undone_in_vain(plan, step, event)
+            return
+        if event.type == REFUSED:
+            if step.state is StepState.COMPENSATING:
+                self._undo_failed(plan, step, "Refused", f"the {plan.child} saga that it began cannot be undone")
+            else:
+                self._ignore("AlreadyAnswered", f"{event.type} came again for step {plan.name}", quiet=True)
             return
         step.undo_event, step.undo_answered_at, step.undo_empty = event.id, event.time, event.nothing_undone
         self._compensated(plan, step, "nothing to undo" if event.nothing_undone else event.type)

@@ -18,7 +18,7 @@ from ..events.envelope import Envelope, Record
 from ..events.errors import EventError
 from ..events.ids import derived_id
 from . import pausing, queues, races, store, timers
-from .advance import advance, begin
+from .advance import advance, begin, begin_undone
 from .crafting import Crafting
 from .definition import Definition
 from .inputs import (
@@ -33,13 +33,15 @@ from .inputs import (
     Observed,
     Output,
     Send,
+    Tell,
     Transition,
     Unbuildable,
+    UndoAsked,
     Unloaded,
     command_id,
     input_id,
 )
-from .instance import Instance, new_instance
+from .instance import Instance, Parent, new_instance
 from .knowledge import Knowledge
 from .lock import LockKey
 from .names import SagaName
@@ -164,10 +166,17 @@ class Batch:
     def _arrive_at(self, arrival: Arrival, target: Target) -> None:
         runs = self._runs.get((target.type, target.key), {})
         work = self._run_for(arrival, target, runs)
+        if isinstance(arrival.input, UndoAsked):
+            work = _child_of(runs, arrival.input.parent) or work
+            if work is None:
+                self._begin_undone(target, arrival.input, arrival)
+                return
         starts = False
         if isinstance(arrival.input, Observed):
             starts = self._starts(target.type, arrival.input.type)
             arrival = arrival._replace(input=target.seen(arrival.input))
+            if starts and isinstance(arrival.input, Observed):
+                work = _child_of(runs, arrival.input.parent) or work
             if work is None and starts and runs:
                 work = runs[max(runs)]  # a run that does not exist is no way around `rerun`
         if work is None:
@@ -186,6 +195,9 @@ class Batch:
         newest = self.knowledge.newest_of(target.type)
         if starts and work.instance.phase.ended and newest is not None and newest.rerun:
             assert isinstance(arrival.input, Observed)
+            if _child_of({work.instance.run: work}, arrival.input.parent) is not None:
+                self.apply(work, arrival.input, arrival)  # that very child: it was undone before it began
+                return
             self._begin(target, work.instance.run + 1, arrival.input, arrival)
             return
         self.apply(work, arrival.input, arrival)
@@ -222,6 +234,15 @@ class Batch:
             )
             if (instance.id, early.input.id) not in self._seen:
                 self.apply(work, early.input, Arrival(early.delivery, envelope, early.input, (target,)))
+
+    def _begin_undone(self, target: Target, asked: UndoAsked, arrival: Arrival) -> None:
+        """Note that a child was undone before it began."""
+        definition = self._newest(target.type)
+        transition = begin_undone(definition, target.key, 1, asked, self.now)
+        instance = transition.instance
+        instance.sampled = self.knowledge.sampled(instance.id, asked.traceparent)
+        work = self._runs.setdefault((target.type, target.key), {})[1] = Work(instance, None)
+        self._record(work, definition, transition, asked, arrival)
 
     def apply(
         self, work: Work, input_: Input, arrival: Arrival | None = None, elements: bytes | None = None
@@ -342,8 +363,11 @@ class Batch:
 
     # ---- producing ---------------------------------------------------------------------------------------------
 
-    def _produce(self, work: Work, definition: Definition, output: Send | Announce, cause: str) -> None:
+    def _produce(self, work: Work, definition: Definition, output: Send | Announce | Tell, cause: str) -> None:
         instance = work.instance
+        if isinstance(output, Tell):
+            self.records.append(self._crafting.outcome(instance, output, cause))
+            return
         if isinstance(output, Announce):
             id_ = derived_id("announce", instance.id, output.type)
             try:
@@ -449,6 +473,13 @@ class Batch:
 
     def _pinned(self, instance: Instance) -> Definition:
         return self.knowledge.definition(instance)
+
+
+def _child_of(runs: Mapping[int, Work], parent: Parent | None) -> Work | None:
+    """Give the run that a step of another saga has begun."""
+    if parent is None:
+        return None
+    return next((w for w in runs.values() if w.instance.parent is not None and w.instance.parent.same(parent)), None)
 
 
 def _plain(text: str) -> str:

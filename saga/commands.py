@@ -7,11 +7,14 @@ from typing import NamedTuple
 from ..events.envelope import Envelope
 from ..events.event import Event
 from ..tracing.headers import saga_traceparent
-from ..tracing.ids import compensation_path, span_id, step_path, trace_id
+from ..tracing.ids import ROOT, compensation_path, span_id, step_path, trace_id
 from .definition import Definition
-from .inputs import Announce, Send
+from .inputs import Announce, Send, Tell
 from .instance import Instance
+from .names import parse_saga_id, saga_id
 from .occurrence import traced, wire_of
+from .outcomes import DEPTH
+from .routing import UNDO_EMPTY
 
 
 class Sender(NamedTuple):
@@ -53,6 +56,7 @@ def command_envelope(
         within = trace_id(sender.namespace, instance.id, instance.epoch)
         under = span_id(sender.namespace, instance.id, *path)
         trace = f"00-{within:032x}-{under:016x}-{'01' if sampled else '00'}"
+    nested = definition.by_name[step].child if step else None
     return Envelope(
         id=id_,
         type=spec.type,
@@ -70,4 +74,40 @@ def command_envelope(
         undoes=undoes,
         traceparent=trace,
         saga_traceparent=saga_traceparent(sender.namespace, instance.id, instance.epoch, sampled),
+        extra=((DEPTH, b"%d" % (depth_of(instance) + 1)),) if nested is not None else (),
     )
+
+
+def outcome_envelope(sender: Sender, instance: Instance, output: Tell, id_: str, cause: str, now: int) -> Envelope:
+    """Make the envelope of what a child tells its parent: the parent's saga headers, so that it answers its step.
+
+    Args:
+        sender: who.
+        instance: the child.
+        output: what is told, and to whom.
+        id_, cause: the event's id, and that of what led to it.
+        now: microseconds.
+    """
+    parent = parse_saga_id(output.to.id)
+    trace = trace_id(sender.namespace, instance.id, instance.epoch)
+    root = span_id(sender.namespace, instance.id, *ROOT)
+    return Envelope(
+        id=id_,
+        type=output.type,
+        source=f"choreo/{instance.type}",
+        time=now,
+        key=parent.key,
+        causation_id=output.undo or cause,
+        saga_id=saga_id(parent.type, parent.key),
+        saga_type=parent.type,
+        saga_run=parent.run,
+        saga_step=output.to.step,
+        saga_occurrence=output.to.occurrence or None,
+        traceparent=f"00-{trace:032x}-{root:016x}-{'01' if instance.sampled else '00'}",
+        extra=((UNDO_EMPTY, b"1"),) if output.empty else (),
+    )
+
+
+def depth_of(instance: Instance) -> int:
+    """Say in how many sagas this one is nested."""
+    return 0 if instance.parent is None else instance.parent.depth

@@ -28,7 +28,6 @@ from ..events.errors import (
     StoreError,
 )
 from ..events.failpoints import failpoint
-from ..events.failures import HandlerFailed
 from ..events.outbox import OutboxRow, Relay
 from ..events.registry import SchemaRegistry, open_registry
 from ..events.sending import require_topics
@@ -49,6 +48,7 @@ from .instance import Instance
 from .knowledge import Knowledge, UnknownDefinition
 from .names import parse_saga_id
 from .ordering import in_order
+from .outcomes import COMMANDS_TOPIC, ensure_topics
 from .positions import Gap, Positions
 from .queues import next_in_line
 from .rate import Rate
@@ -182,10 +182,11 @@ class Coordinator:
             sampled=self._sampled,
             sender=Sender(self._settings.namespace),
         )
+        await ensure_topics(self._transport)
         self._partitions = {name: info.partitions for name, info in (await self._transport.topics()).items()}
         await require_topics(self._transport, definitions.topics(own))
         others = {topic for d in self._behind for topic in d.consumed_topics if topic in self._partitions}
-        self._topics = sorted({FAILURES, *(t for d in own for t in d.consumed_topics), *others})
+        self._topics = sorted({FAILURES, COMMANDS_TOPIC, *(t for d in own for t in d.consumed_topics), *others})
         self._catalog_until = asyncio.get_running_loop().time() + _CATALOG
         self._route()
         options = self._options
@@ -296,18 +297,9 @@ class Coordinator:
     async def _routed(self, delivery: Delivery, envelope: Envelope) -> Arrival:
         while True:
             try:
-                if delivery.topic == FAILURES and envelope.type == HandlerFailed.spec().type:
-                    report = self._codec.decode(HandlerFailed, delivery.value or b"", envelope.content_type)
-                    return self._routes.failure(delivery, envelope, report, self._knowledge.catalog)
-                return self._routes.observe(delivery, envelope, self._read_field)
+                return self._routes.route(delivery, envelope, self._codec, self._knowledge.catalog)
             except UnknownSchema as error:
                 await self._codec.learn(error.schema_id)
-
-    def _read_field(self, delivery: Delivery, envelope: Envelope, field: str) -> str:
-        found = self._codec.decode_any(delivery.value or b"", envelope.content_type).get(field)
-        if found is None or found == "":
-            raise DecodeError(f"an event of type {envelope.type} has no {field!r}, so it belongs to no saga")
-        return str(found)
 
     async def _apply_all(
         self, arrivals: Sequence[Arrival], refused: Sequence[Refused], positions: Mapping[TopicPartition, int]

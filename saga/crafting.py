@@ -13,18 +13,23 @@ from ..events.codec import UnknownSchema, to_record
 from ..events.envelope import Record
 from ..events.errors import DecodeError, LimitExceeded
 from ..events.event import Event
+from ..events.ids import derived_id
 from ..events.outbox import MOST_RECORD_BYTES
 from . import store
 from .building import Element, SagaFacts, build, decide, find_elements
-from .commands import command_envelope
+from .commands import command_envelope, depth_of, outcome_envelope
 from .declaration import Declaration
 from .definition import Definition
-from .inputs import Announce, Ask, Send
+from .inputs import Announce, Ask, Send, Tell, command_id
 from .instance import Fact, Instance
 from .knowledge import Knowledge
-from .occurrence import base_of, element_of
+from .names import parse_saga_id
+from .occurrence import base_of, element_of, wire_of
+from .outcomes import MOST_DEPTH, OUTCOMES, UndoSaga
 from .routing import triggers
 from .work import Work
+
+UNDO_SAGA = UndoSaga.spec().type
 
 
 class Crafting:
@@ -63,7 +68,12 @@ class Crafting:
         if isinstance(output, Send):
             element = self._element(work, declaration, facts, output.step)
             undoes = self._undoes(definition, output)
-        event = build(declaration, output.type, facts, element)
+            self._check_depth(definition, instance, output)
+        if output.type == UNDO_SAGA:
+            assert isinstance(output, Send)
+            event: Event = self._undo_saga(work, definition, declaration, facts, output)
+        else:
+            event = build(declaration, output.type, facts, element)
         envelope = command_envelope(
             self._knowledge.sender, definition, instance, output, id_, cause, undoes, event, self._now
         )
@@ -71,6 +81,37 @@ class Crafting:
         if record.size() > MOST_RECORD_BYTES:
             raise LimitExceeded(f"{output.type} has {record.size()} bytes; at most {MOST_RECORD_BYTES} can be sent")
         return record
+
+    def outcome(self, instance: Instance, output: Tell, cause: str) -> Record:
+        """Make the record of what a child tells its parent; no code of the user is needed for it."""
+        parent = parse_saga_id(output.to.id)
+        event = OUTCOMES[output.type](key=parent.key, saga=instance.id, parent=output.to.id)
+        told = derived_id("outcome", instance.id, output.to.id, output.type, output.undo or str(instance.epoch))
+        envelope = outcome_envelope(self._knowledge.sender, instance, output, told, cause, self._now)
+        return to_record(event, envelope, self._knowledge.codec)
+
+    def _check_depth(self, definition: Definition, instance: Instance, output: Send) -> None:
+        nested = definition.by_name[base_of(output.step)].child
+        if nested is not None and output.kind == "do" and depth_of(instance) >= MOST_DEPTH:
+            raise LimitExceeded(
+                f"it would begin {nested} within {depth_of(instance) + 1} sagas, at most {MOST_DEPTH} may be nested; "
+                "do they begin each other?"
+            )
+
+    def _undo_saga(
+        self, work: Work, definition: Definition, declaration: Declaration, facts: SagaFacts, output: Send
+    ) -> UndoSaga:
+        """Name the child by the key under which it was begun."""
+        plan = definition.by_name[base_of(output.step)]
+        instance = work.instance
+        attempt = instance.steps[output.step].attempt
+        begun = store.load_sent(self._connection, command_id(instance.id, *wire_of(output.step), "do", attempt))
+        if begun is not None:
+            key = (begun.key or b"").decode()
+        else:  # it is begun and undone in one transaction
+            element = self._element(work, declaration, facts, output.step)
+            key = build(declaration, plan.send or "", facts, element).key_text()
+        return UndoSaga(key=key, type=plan.child or "")
 
     def answer(self, work: Work, question: Ask) -> tuple[Any, bytes | None]:
         """Ask a function of the user.

@@ -16,6 +16,7 @@ from ..events.errors import DefinitionError
 from ..events.event import Event
 from ..services.retry import Retry
 from .certain import Told, told_at_the_end, told_before
+from .child import fitted
 from .definition import RESEND_FIRST, RESEND_MOST, UNDO_RETRY, Definition, RetryPlan, StepPlan, Unmatched
 from .elements import Fan
 from .fan_rules import fan_of
@@ -23,6 +24,7 @@ from .graph_rules import check_graph
 from .hints import returned
 from .instance import Question
 from .names import is_saga_type
+from .outcomes import OUTCOMES, UndoSaga
 from .schedule import StartAt
 from .step import AnyBuild, AnyOf, Build, DeclaredStep, Unsaid
 from .terms import Terms
@@ -169,6 +171,7 @@ class _Declaring:
             topics={type_: cls.spec().topic for type_, cls in sorted(self.events.items())},
             correlate=self._correlated(definition),
         )
+        definition = fitted(definition)
         check_graph(self.name, definition, self.declared)
         self._check_roles(definition)
         for declared in self.declared.values():
@@ -223,6 +226,7 @@ class _Declaring:
             optional=options.optional,
             approval=options.approval,
             due=self._due(step),
+            child=options.child,
         )
 
     def _due(self, step: DeclaredStep[Any]) -> str | None:
@@ -280,6 +284,8 @@ class _Declaring:
 
     def _consume(self, cls: type[Event], role: str) -> str:
         type_ = self._register(cls, role)
+        if type_ in OUTCOMES:  # keyed like this saga, whatever its key is called
+            return type_
         field = self.correlate.get(cls, self.key)
         if field not in cls.model_fields:
             raise DefinitionError(
@@ -319,6 +325,8 @@ class _Declaring:
         """Keep only the classes whose field is not the record's key: for these the payload must be read."""
         found = {}
         for type_ in sorted(definition.consumed):
+            if type_ in OUTCOMES:
+                continue
             cls = self.events[type_]
             field = self.correlate.get(cls, self.key)
             if field != cls.spec().key:
@@ -343,6 +351,8 @@ class _Declaring:
         yield "start", definition.start
         yield "cancel event", definition.cancel
         for step in definition.steps:
+            if step.child is not None:  # the header tells children apart
+                continue
             yield f"success of {step.name}", step.done
             yield f"failure of {step.name}", step.failed
             yield f"answer to the undo of {step.name}", step.undone
@@ -365,7 +375,7 @@ class _Declaring:
         self, type_: str, role: str, sure: Iterable[Told], *, maybe: str | None, fan: Fan | None = None
     ) -> None:
         """Every field that an event needs must come from events that are there whenever it is built."""
-        if self.builds[type_] is not None:
+        if self.builds[type_] is not None or type_ == UndoSaga.spec().type:
             return
         cls = self.events[type_]
         told = (tuple(done for name in names for done in self.declared[name].done) for names in sure)

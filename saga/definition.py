@@ -230,6 +230,11 @@ class Definition:
         return {step.name: step for step in self.steps if step.each is not None}
 
     @cached_property
+    def children(self) -> Mapping[str, StepPlan]:
+        """The steps that are sagas of their own, by name."""
+        return {step.name: step for step in self.steps if step.child is not None}
+
+    @cached_property
     def unfoldings(self) -> dict[tuple[str, ...], Definition]:
         """What `occurrence.unfold` has made of it: one definition for each set of occurrences."""
         return {}

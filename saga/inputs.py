@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from ..events.ids import derived_id
-from .instance import Fact, Instance, Question
+from .instance import Fact, Instance, Parent, Question
 
 Kind = Literal["do", "undo"]
 
@@ -24,6 +25,7 @@ class Observed:
         traceparent: its trace context.
         lock: on a start event, the key of the lock that the saga wants.
         nothing_undone: on the answer to an undo: the participant had nothing to undo.
+        parent: on the start event of a child: the saga that begins it.
     """
 
     id: str
@@ -38,6 +40,33 @@ class Observed:
     occurrence: str | None = None
     element: str | None = None
     lock: str | None = None
+    parent: Parent | None = None
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Observed:
+        """Make one of what JSON has kept of it."""
+        parent = values.get("parent")
+        return cls(**{**values, "parent": None if parent is None else Parent(*parent)})
+
+
+@dataclass(frozen=True, slots=True)
+class UndoAsked:
+    """The parent undoes its child, whatever that is at (row 21).
+
+    Args:
+        id: of the command.
+        parent: who asks, of which step.
+        traceparent: the command's trace context.
+    """
+
+    id: str
+    parent: Parent
+    traceparent: str | None = None
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> UndoAsked:
+        """Make one of what JSON has kept of it."""
+        return cls(**{**values, "parent": Parent(*values["parent"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,13 +199,25 @@ class Locked:
     ahead: int = 0
 
 
-Input = Observed | HandlerGaveUp | Elapsed | Operator | Unbuildable | Decided | Unloaded | Loaded | Migrated | Locked
+Input = (
+    Observed
+    | HandlerGaveUp
+    | Elapsed
+    | Operator
+    | Unbuildable
+    | Decided
+    | Unloaded
+    | Loaded
+    | Migrated
+    | Locked
+    | UndoAsked
+)
 
 
 def input_id(input_: Input, seq: int) -> str:
     """Give an input's id in the history: its own, or one made of the place where it is applied."""
     match input_:
-        case Observed() | HandlerGaveUp() | Operator():
+        case Observed() | HandlerGaveUp() | Operator() | UndoAsked():
             return input_.id
         case Elapsed():
             return f"timer:{seq}"
@@ -236,7 +277,24 @@ class Ask:
     step: str
 
 
-Output = Send | Announce | Ask
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Tell a parent what became of its child.
+
+    Args:
+        type: one of `outcomes.OUTCOMES`.
+        to: the parent.
+        undo: the undo command that this answers, if any.
+        empty: there was nothing to undo.
+    """
+
+    type: str
+    to: Parent
+    undo: str | None = None
+    empty: bool = False
+
+
+Output = Send | Announce | Ask | Tell
 
 
 class Change(NamedTuple):

@@ -29,6 +29,19 @@ class Fact(NamedTuple):
     id: str
 
 
+class Parent(NamedTuple):
+    """The saga that has begun another one: its name with the run, its step there, and how deep the child is nested."""
+
+    id: str
+    step: str
+    occurrence: str = ""
+    depth: int = 1
+
+    def same(self, other: Parent) -> bool:
+        """Whether another one is the same step of the same saga."""
+        return self[:3] == other[:3]
+
+
 class Failure(NamedTuple):
     """One failed attempt: when, and what the error was (never a payload)."""
 
@@ -189,6 +202,9 @@ class Instance:
         waiting: what is to be published and needs code that is loaded nowhere.
         doubts: events about which a person is asked.
         lock: how it stands with its semantic lock.
+        parent: the saga that has begun it.
+        undo_asked: the command by which its parent undoes it.
+        told: what it has told its parent last.
     """
 
     type: str
@@ -216,6 +232,9 @@ class Instance:
     waiting: list[Waiting] = field(default_factory=list)
     doubts: list[Doubt] = field(default_factory=list)
     lock: Lock | None = None
+    parent: Parent | None = None
+    undo_asked: str | None = None
+    told: str | None = None
 
     @property
     def id(self) -> str:

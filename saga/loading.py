@@ -21,6 +21,7 @@ from ..events.registry import SCHEMAS_TOPIC
 from ..events.transport import TopicSpec
 from ..services.letters import SETTLED_TOPIC
 from ..services.service import Service
+from .outcomes import nesting_topics
 from .saga import Saga
 
 _FORMS = "write module:object or path/file.py:object"
@@ -47,6 +48,8 @@ class Parts:
             definition = cls.definition()
             names |= {*definition.topics.values(), *(f"{topic}.dlq" for topic in definition.consumed_topics)}
         names |= {failures, f"{failures}.dlq"}
+        if self.sagas:
+            names |= {spec.name for spec in nesting_topics(partitions)}
         internal = [
             *catalog_topics(),
             *(TopicSpec(name, partitions=1, compacted=True) for name in (SCHEMAS_TOPIC, SETTLED_TOPIC)),

@@ -6,10 +6,10 @@ from typing import Literal
 
 from .definition import Definition, StepPlan
 from .inputs import (
-    Announce,
     Ask,
     Change,
     Kind,
+    Output,
     Send,
     Transition,
     command_id,
@@ -27,7 +27,7 @@ class Move:
         self.instance = instance
         self.now = now
         self.changes: list[Change] = []
-        self.outputs: list[Send | Announce | Ask] = []
+        self.outputs: list[Output] = []
         self.ignored = ""
         self.trace: str | None = None  # traceparent of the input, the trigger of what it starts
 

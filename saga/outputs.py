@@ -6,14 +6,16 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from .inputs import Announce, Ask, Output, Send
-from .instance import Fact
+from .inputs import Announce, Ask, Output, Send, Tell
+from .instance import Fact, Parent
 
 
 def write_output(output: Output) -> str:
     """Write an output; what has its usual value is left out."""
     if isinstance(output, Announce):
         told: dict[str, Any] = {"announce": output.type}
+    elif isinstance(output, Tell):
+        told = {"tell": output.type, "to": list(output.to), "undo": output.undo, "empty": output.empty}
     elif isinstance(output, Ask):
         told = {"ask": output.kind, "step": output.step}
     else:
@@ -30,6 +32,8 @@ def read_output(text: str) -> Output:
     told = from_json(text)
     if "announce" in told:
         return Announce(told["announce"])
+    if "tell" in told:
+        return Tell(told["tell"], Parent(*told["to"]), told["undo"], told["empty"])
     if "ask" in told:
         return Ask(told["ask"], told["step"])
     undoes = tuple(Fact(*fact) for fact in told.pop("undoes", ()))

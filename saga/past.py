@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from ..events.envelope import JSON
@@ -19,6 +20,7 @@ from .inputs import (
     Operator,
     Transition,
     Unbuildable,
+    UndoAsked,
     Unloaded,
 )
 from .instance import Instance
@@ -72,7 +74,8 @@ def read_input(kind: str, text: str) -> Input:
     for name in ("produces", "value", "outputs"):
         if isinstance(values.get(name), list):
             values[name] = tuple(values[name])
-    made: Input = _KINDS[kind](**values)
+    cls = _KINDS[kind]
+    made: Input = cls.read(values) if cls in (Observed, UndoAsked) else cls(**values)
     return made
 
 
@@ -87,6 +90,7 @@ _KINDS: dict[str, type[Any]] = {
     "released": Loaded,
     "migrated": Migrated,
     "lock": Locked,
+    "undo": UndoAsked,
 }
 
 
@@ -95,6 +99,8 @@ def _told(input_: Input, now: int) -> tuple[str, str, int, str]:
     match input_:
         case Observed():
             return "event", input_.type, input_.time, write_input(input_)
+        case UndoAsked():
+            return "undo", "UndoSaga", now, json.dumps(asdict(input_))
         case HandlerGaveUp():
             return "failure", "HandlerFailed", now, write_input(input_)
         case Elapsed():

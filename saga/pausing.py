@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .inputs import Announce, Ask, Change, Loaded, Output, Send, Unloaded
+from .inputs import Announce, Ask, Change, Loaded, Output, Send, Tell, Unloaded
 from .instance import Waiting
 from .move import Move
 from .outputs import read_output, write_output
@@ -51,13 +51,13 @@ def release(move: Move, _: Loaded) -> None:
 
 
 def divided(outputs: Sequence[Output]) -> tuple[list[Output], tuple[str, ...]]:
-    """Divide outputs into what anybody can publish, bytes that went out before, and what needs the code."""
-    again: list[Output] = [output for output in outputs if isinstance(output, Send) and output.again]
+    """Divide outputs into what anybody can publish (bytes that went out before, news for a parent), and the rest."""
+    again: list[Output] = [o for o in outputs if isinstance(o, Tell) or (isinstance(o, Send) and o.again)]
     return again, tuple(write_output(output) for output in outputs if output not in again)
 
 
 def _tell(move: Move, output: Output, reason: str) -> None:
-    step = None if isinstance(output, Announce) else output.step
+    step = None if isinstance(output, (Announce, Tell)) else output.step
     state = move.instance.phase if step is None else move.instance.steps[step].state
     move.changes.append(Change(step, state, reason))
 
@@ -67,7 +67,7 @@ def _called(output: Output) -> str:
 
 
 def _wanted(move: Move, output: Output) -> bool:
-    if isinstance(output, Announce):
+    if isinstance(output, (Announce, Tell)):
         return True
     if isinstance(output, Ask):
         return output.kind == "due" or move.instance.steps[output.step].asked == output.kind

@@ -10,14 +10,18 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ..events.catalog import ServiceAnnouncement
+from ..events.codec import Codec
 from ..events.envelope import Delivery, Envelope
 from ..events.errors import ConfigurationError, DecodeError, LimitExceeded
 from ..events.failures import HandlerFailed
+from ..tracing.ids import name_with_run
 from .definition import Definition
-from .inputs import HandlerGaveUp, Observed
+from .inputs import HandlerGaveUp, Observed, UndoAsked
+from .instance import Parent
 from .lock import LockPlan
 from .names import parse_saga_id, saga_id
 from .occurrence import LONGEST_ELEMENT
+from .outcomes import COMMANDS_TOPIC, DEPTH, MOST_DEPTH, OUTCOMES, UndoSaga
 
 FAILURES = HandlerFailed.spec().topic
 UNKNOWN = "unknown"
@@ -67,7 +71,7 @@ class Arrival(NamedTuple):
 
     delivery: Delivery
     envelope: Envelope
-    input: Observed | HandlerGaveUp
+    input: Observed | HandlerGaveUp | UndoAsked
     targets: tuple[Target, ...]
     reason: str = ""
 
@@ -96,6 +100,29 @@ class Routes:
         self._consumers = {type_: tuple(found.values()) for type_, found in consumers.items()}
         self._concerned = {type_: tuple(found.values()) for type_, found in concerned.items()}
 
+    def route(
+        self, delivery: Delivery, envelope: Envelope, codec: Codec, catalog: Mapping[str, ServiceAnnouncement]
+    ) -> Arrival:
+        """Say what a record means: a report, a parent's command, or an event.
+
+        Raises:
+            EventError: it cannot be read.
+            UnknownSchema: the codec must learn a schema first.
+        """
+        value, content_type = delivery.value or b"", envelope.content_type
+        if delivery.topic == FAILURES and envelope.type == HandlerFailed.spec().type:
+            return self.failure(delivery, envelope, codec.decode(HandlerFailed, value, content_type), catalog)
+        if delivery.topic == COMMANDS_TOPIC and envelope.type == UndoSaga.spec().type:
+            return self.undo(delivery, envelope, codec.decode(UndoSaga, value, content_type))
+
+        def read(delivery: Delivery, envelope: Envelope, field: str) -> str:
+            found = codec.decode_any(delivery.value or b"", envelope.content_type).get(field)
+            if found is None or found == "":
+                raise DecodeError(f"an event of type {envelope.type} has no {field!r}, so it belongs to no saga")
+            return str(found)
+
+        return self.observe(delivery, envelope, read)
+
     def observe(self, delivery: Delivery, envelope: Envelope, read: FieldReader) -> Arrival:
         """Say which sagas an event concerns.
 
@@ -109,6 +136,9 @@ class Routes:
                 reason = "before the definition"
                 continue
             target = self._named(definition, envelope)
+            if target is None and envelope.type in OUTCOMES:
+                reason = "another saga's child"
+                continue
             if target is not None and envelope.type in definition.start and target.key != envelope.key:
                 target = None  # it begins the saga of its own key, whichever saga's handler has published it
             if target is None:
@@ -136,8 +166,26 @@ class Routes:
             occurrence=envelope.saga_occurrence or None,
             traceparent=envelope.traceparent,
             nothing_undone=any(name == UNDO_EMPTY for name, _ in envelope.extra),
+            parent=_parent(envelope),
         )
         return Arrival(delivery, envelope, observed, tuple(targets), "" if targets else reason)
+
+    def undo(self, delivery: Delivery, envelope: Envelope, command: UndoSaga) -> Arrival:
+        """Say which saga a parent undoes.
+
+        Raises:
+            DecodeError: it does not say who asks.
+        """
+        parent = _parent(envelope)
+        if parent is None:
+            raise DecodeError("it undoes a saga, but does not name the parent that asks for it")
+        asked = UndoAsked(envelope.id, parent, envelope.traceparent)
+        since = self._active_from.get(command.type)
+        if since is None or delivery.timestamp * 1_000 < since:
+            return Arrival(delivery, envelope, asked, (), UNKNOWN if since is None else "before the definition")
+        target = Target(command.type, command.key, None)
+        _check_storable(envelope, target)
+        return Arrival(delivery, envelope, asked, (target,))
 
     def failure(
         self, delivery: Delivery, envelope: Envelope, report: HandlerFailed, catalog: Mapping[str, ServiceAnnouncement]
@@ -180,6 +228,25 @@ class Routes:
         if name.type != definition.type:
             return None
         return Target(name.type, name.key, envelope.saga_run or name.run, named=True)
+
+
+def _parent(envelope: Envelope) -> Parent | None:
+    """Give the saga that begins, or undoes, a child with this.
+
+    Raises:
+        DecodeError, LimitExceeded: it says so in a way that cannot be.
+    """
+    depth = next((value for name, value in envelope.extra if name == DEPTH), None)
+    if depth is None:
+        return None
+    if not (depth.isdigit() and len(depth) <= 4 and envelope.saga_id and envelope.saga_step):
+        raise DecodeError(f"header {DEPTH!r} stands on the start event of a child, beside the parent's saga headers")
+    if int(depth) > MOST_DEPTH:
+        raise LimitExceeded(f"it begins a saga within {depth.decode()} others, at most {MOST_DEPTH} may be nested")
+    name = name_with_run(envelope.saga_id, envelope.saga_run)
+    if len(name) > MOST_NAME:
+        raise LimitExceeded(f"its parent's name has more than {MOST_NAME} characters")
+    return Parent(name, envelope.saga_step, envelope.saga_occurrence or "", int(depth))
 
 
 def _check_storable(envelope: Envelope, target: Target) -> None:

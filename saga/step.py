@@ -55,6 +55,7 @@ class StepOptions:
     by: str | None = None
     due: Due | None = None
     approval: str | None = None
+    child: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -350,7 +350,7 @@ def write_input(input_: Observed | HandlerGaveUp) -> str:
 
 def read_observed(text: str) -> Observed:
     """Read an observed event that `write_input` wrote."""
-    return Observed(**from_json(text))
+    return Observed.read(from_json(text))
 
 
 _DEFAULTS: dict[type, list[tuple[str, Any]]] = {

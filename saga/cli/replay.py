@@ -117,7 +117,7 @@ def line(told: dict[str, Any]) -> str:
 async def _show(shell: Shell, database: Database, found: Recorded) -> None:
     """Show each input with what comes of it."""
     from .. import recorded
-    from ..inputs import Announce, Ask, input_id
+    from ..inputs import Announce, Ask, Tell, input_id
     from ..replay import refold
     from ..report import rfc3339
     from .times import show_time
@@ -128,7 +128,10 @@ async def _show(shell: Shell, database: Database, found: Recorded) -> None:
     rows: list[dict[str, Any]] = []
     for applied, transition in refold(known, instance.version, found.beginning, found.inputs):
         outputs = [f"{each.kind}=" if isinstance(each, Ask) else each.type for each in transition.outputs]
-        kinds = ["announce" if isinstance(each, Announce) else each.kind for each in transition.outputs]
+        kinds = [
+            "announce" if isinstance(each, Announce) else "tell" if isinstance(each, Tell) else each.kind
+            for each in transition.outputs
+        ]
         rows.append(
             {
                 "seq": applied.seq,
