@@ -48,7 +48,7 @@ from .instance import Instance
 from .knowledge import Knowledge, UnknownDefinition
 from .names import parse_saga_id
 from .ordering import in_order
-from .outcomes import COMMANDS_TOPIC, ensure_topics
+from .outcomes import COMMANDS_TOPIC, OUTCOMES, ensure_topics
 from .positions import Gap, Positions
 from .queues import next_in_line
 from .rate import Rate
@@ -165,7 +165,7 @@ class Coordinator:
         self._joined = True
         await self._relay.start()
         sent = [d.events[type_] for d in self._loaded.values() for type_ in sorted({*d.builds, *d.definition.start})]
-        await self._codec.prepare(sent)
+        await self._codec.prepare([*sent, *OUTCOMES.values()])
         known, self._begins = await self._database.write(
             lambda connection: definitions.register(connection, self._loaded, self._database.now(connection))
         )
