@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from ..definition import Definition
-from ..inputs import Ask, Decided, Elapsed, HandlerGaveUp, Input, Observed, Send, Transition, Unbuildable
+from ..inputs import Ask, Decided, Elapsed, HandlerGaveUp, Input, Observed, Send, Tell, Transition, Unbuildable
 from ..instance import Failure, Instance, Remark, Step
 from ..words import Condition, StepState
 from .judge import Broken, Judge, Ledger, waits_for_person
@@ -175,6 +175,8 @@ class Nodes:
         for output in transition.outputs:
             if isinstance(output, Ask):
                 asked.append(output)
+                continue
+            if isinstance(output, Tell):  # of a child to its parent, which is no part of the model
                 continue
             known = self.judge.send(known, output)
             if isinstance(output, Send):

@@ -343,7 +343,7 @@ def test_a_child_that_cannot_work_is_refused_where_it_is_defined() -> None:
 
 
 def test_fault_52_a_start_event_that_is_nested_too_deep_is_refused() -> None:
-    routes = Routes([Packing.definition()], {"packing": 0})
+    routes = Routes([Packing.definition()], {"packing": 0}, {})
     headers = {"saga_id": "ordering/1", "saga_type": "ordering", "saga_step": "pack"}
 
     def read(depth: bytes) -> Any:
