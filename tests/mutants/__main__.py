@@ -1,19 +1,29 @@
-"""`python -m tests.mutants`: what the tests find when the code is wrong."""
+"""`python -m tests.mutants bugs|score`: what the tests find when the code is wrong."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from tests.mutants import score
-
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
-    parser.add_argument("--modules", nargs="*", default=(), help="of the pure core, e.g. advance move")
-    parser.add_argument("--processes", type=int, default=2)
+    commands = parser.add_subparsers(dest="command", required=True)
+    bugs = commands.add_parser("bugs", help="seed bugs, and have explore find them")
+    bugs.add_argument("--only", default="", help="those whose name or module has this text")
+    score = commands.add_parser("score", help="change the pure core in every small way, and run the pure tests")
+    score.add_argument("--modules", nargs="*", default=(), help="of the pure core, e.g. answers forward")
+    score.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
-    return 0 if score.score(options.modules, options.processes) else 1
+    # Neither may import the other's: what is preloaded must not hold our code.
+    if options.command == "bugs":
+        from tests.mutants.bugs import BUGS
+        from tests.mutants.hunt import table
+
+        return 0 if table([bug for bug in BUGS if options.only in f"{bug.module} {bug.name}"]) else 1
+    from tests.mutants.score import score as judge
+
+    return 0 if judge(options.modules, options.processes) else 1
 
 
 if __name__ == "__main__":

@@ -9,15 +9,10 @@ from importlib.abc import MetaPathFinder, SourceLoader
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
-
-ROOT = Path(__file__).parents[2]
 
 
-class Changed(NamedTuple):
-    """The whole source of a module, as it is to run."""
-
-    source: str
+class Moved(AssertionError):
+    """The text that a bug replaces does not stand in its module, or not once."""
 
 
 class _Loader(SourceLoader):
@@ -33,26 +28,45 @@ class _Loader(SourceLoader):
 
 
 class _Finder(MetaPathFinder):
-    def __init__(self, changed: Mapping[str, Changed]) -> None:
+    def __init__(self, changed: Mapping[str, str]) -> None:
         self._changed = changed
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        changed = self._changed.get(fullname)
-        if changed is None:
+        source = self._changed.get(fullname)
+        if source is None:
             return None
-        loader = _Loader(str(path_of(fullname)), changed.source)
-        return importlib.util.spec_from_file_location(fullname, path_of(fullname), loader=loader)
+        file = path_of(fullname)
+        return importlib.util.spec_from_file_location(fullname, file, loader=_Loader(str(file), source))
+
+
+def root() -> Path:
+    """Give the folder that is the package."""
+    spec = importlib.util.find_spec("choreo")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent
 
 
 def path_of(module: str) -> Path:
     """Give the file of a module of ours."""
-    return (ROOT / module.removeprefix("choreo.").replace(".", "/")).with_suffix(".py")
+    return (root() / module.removeprefix("choreo.").replace(".", "/")).with_suffix(".py")
 
 
-def install(changed: Mapping[str, Changed]) -> None:
-    """Have these modules run as given from now on; none of them may have been imported yet."""
+def replaced(module: str, old: str, new: str) -> str:
+    """Give a module's source with one text replaced.
+
+    Raises:
+        Moved: the text is not there, or several times.
+    """
+    source = path_of(module).read_text()
+    if source.count(old) != 1:
+        raise Moved(f"{module} has {source.count(old)} times, not once: {old.strip().splitlines()[0]}")
+    return source.replace(old, new)
+
+
+def install(changed: Mapping[str, str]) -> None:
+    """Have these modules run with the given source from now on; none of them may have been imported yet."""
     loaded = [name for name in changed if name in sys.modules]
     if loaded:
         raise AssertionError(f"{loaded[0]} was imported before it was changed")

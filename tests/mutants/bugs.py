@@ -1,0 +1,308 @@
+"""Bugs to seed: each an exact replacement in one module, as somebody might write it on a bad day.
+
+What is replaced must stand in the module exactly once; where the code has moved on, applying the bug fails loudly, and
+whoever changed the code says here how the bug looks now.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Bug(NamedTuple):
+    """One seeded bug.
+
+    Args:
+        name: what goes wrong.
+        module: where, within the package.
+        old, new: the text, and what stands there instead.
+        seeds: within how many runs `explore` finds it.
+        scenario: of `tests.mutants.scenarios`.
+    """
+
+    name: str
+    module: str
+    old: str
+    new: str
+    seeds: int = 100
+    scenario: str = "shop"
+
+
+BUGS = (
+    # ---- the coordinator's store --------------------------------------------------------------------------------
+    Bug(
+        "a duplicate is not dropped",
+        "saga.batch",
+        "if (work.instance.id, arrival.input.id) in self._seen:",
+        "if False:",
+    ),
+    Bug(
+        "what came before its saga is forgotten",
+        "saga.batch",
+        "self._to_park.setdefault((target.type, target.key), []).append(early)",
+        "pass",
+    ),
+    Bug(
+        "what was parked is lost when the saga starts",
+        "saga.batch",
+        "for early in (*parked.pop(key, ()), *self._to_park.pop(key, ())):",
+        "for early in self._to_park.pop(key, ()):",
+    ),
+    Bug(
+        "an ignored input has no row in the history",
+        "saga.batch",
+        "        self._history.append(history_row(",
+        '        if transition.verdict == "applied":\n            self._history.append(history_row(',
+    ),
+    Bug(
+        "a refused event is counted nowhere",
+        "saga.store",
+        'new = {"count": ignored.c.count + number, "last_at": now, "last_event_id": last}',
+        'new = {"last_at": now, "last_event_id": last}',
+    ),
+    Bug(
+        "commands that go out are not kept",
+        "saga.coordinator",
+        "store.put_sent(connection, batch.held, batch.now, release_at)",
+        "pass",
+    ),
+    Bug(
+        "positions are saved before what they led to",
+        "saga.coordinator",
+        "        await self._apply_all(arrivals, refused, {d.place: d.offset + 1 for d in deliveries})",
+        "        early = {d.place: d.offset + 1 for d in deliveries}\n"
+        "        await self._database.write(lambda c: store.save_positions(c, self.group, early, {}))\n"
+        "        await self._apply_all(arrivals, refused, early)",
+    ),
+    Bug(
+        "commands are published before the commit",
+        "saga.coordinator",
+        '        failpoint("coordinator.before_commit")',
+        '        self._relay.publish(rows)\n        failpoint("coordinator.before_commit")',
+    ),
+    Bug(
+        "timers fire before everything was read",
+        "saga.timers",
+        "until = min(now, until_of(instance))",
+        "until = now",
+    ),
+    # ---- the pure function --------------------------------------------------------------------------------------
+    Bug(
+        "the order of undo is lost",
+        "saga.backward",
+        "if self.needs_undo(plan) and not any(",
+        "if self.needs_undo(plan) or any(",
+    ),
+    Bug(
+        "the pivot is ignored",
+        "saga.backward",
+        "return pivot.certain and pivot.state not in (*_IN_FLIGHT, StepState.DONE, StepState.SKIPPED)",
+        "return True",
+    ),
+    Bug(
+        "a step whose outcome is unknown is not undone",
+        "saga.standing",
+        "return step.state in (StepState.DONE, StepState.UNKNOWN) or (",
+        "return step.state is StepState.DONE or (",
+    ),
+    Bug(
+        "a step that surely failed is undone too",
+        "saga.standing",
+        "return step.state in (StepState.DONE, StepState.UNKNOWN) or (",
+        "return step.state in (StepState.DONE, StepState.UNKNOWN, StepState.FAILED) or (",
+    ),
+    Bug(
+        "a late success is forgotten",
+        "saga.answers",
+        '            self._enter(plan, StepState.DONE, reason)\n\n    def _failed',
+        '            self.changes.append(Change(plan.name, step.state, reason))\n\n    def _failed',
+    ),
+    Bug(
+        "a late success that its undo has covered is undone again",
+        "saga.answers",
+        "if answered is not None and (step.undo_empty or event.time > answered):",
+        "if answered is not None:",
+    ),
+    Bug(
+        "a saga that is opened again keeps its epoch",
+        "saga.backward",
+        "        self.instance.epoch += 1\n",
+        "",
+    ),
+    Bug(
+        "a saga ends while an undo is unanswered",
+        "saga.forward",
+        "return self.instance.phase is Phase.COMPENSATING and not undoing",
+        "return self.instance.phase is Phase.COMPENSATING",
+    ),
+    Bug(
+        "the timer of an answered step fires",
+        "saga.answers",
+        "        step.given_up = None\n        self._clear(step)\n",
+        "        step.given_up = None\n",
+    ),
+    Bug(
+        "a success before its turn is forgotten",
+        "saga.answers",
+        "        early = step.state is StepState.PENDING\n",
+        '        early = step.state is StepState.PENDING\n        if early:\n            self._ignore("Early", "")\n'
+        "            return\n",
+    ),
+    Bug(
+        "a step has its turn before a join is complete",
+        "saga.standing",
+        'if "open" in before or "failed" in before:',
+        'if before and "good" not in before:',
+    ),
+    Bug(
+        "silence sends the command again under a new id",
+        "saga.elapsing",
+        "        again = step.undo_sends > 0\n",
+        "        again = False\n",
+    ),
+    Bug(
+        "a step is tried for ever",
+        "saga.forward",
+        "if retry and plan.send is not None and len(step.failures) < plan.retry.attempts:",
+        "if retry and plan.send is not None:",
+    ),
+    Bug(
+        "a command is sent again without end",
+        "saga.elapsing",
+        "left = step.undo_sends < plan.undo_resend.attempts",
+        "left = True",
+    ),
+    Bug(
+        "an optional step fails its saga",
+        "saga.forward",
+        "        if plan.optional or plan.final:\n",
+        "        if plan.final:\n",
+    ),
+    Bug(
+        "an undo that its service has answered counts as unanswered",
+        "saga.answers",
+        "expected = [p for p in plans if self._step(p).state in (StepState.COMPENSATING, StepState.UNDO_FAILED)]",
+        "expected = [p for p in plans if self._step(p).state is StepState.UNDO_FAILED]",
+    ),
+    # ---- commands on their way ----------------------------------------------------------------------------------
+    Bug(
+        "an undo does not say what it undoes",
+        "saga.commands",
+        "        undoes=undoes,\n",
+        "        undoes=(),\n",
+    ),
+    Bug(
+        "the outbox is not written",
+        "events.outbox",
+        "        connection.execute(insert(outbox), [_to_columns(row, now + _GRACE) for row in rows])\n",
+        "",
+    ),
+    Bug(
+        "an outbox row is deleted before the broker has it",
+        "events.outbox",
+        "        await self._transport.send(records)\n        for row in rows:\n"
+        "            self._held.discard(row.id)\n            self._sent.append(row.id)\n",
+        "        for row in rows:\n            self._held.discard(row.id)\n            self._sent.append(row.id)\n"
+        "        await self._transport.send(records)\n",
+    ),
+    Bug(
+        "what the broker did not take is forgotten",
+        "events.outbox",
+        "                if error.retryable:\n                    raise\n                await self._send_by_topic(batch)\n"
+        "            else:\n",
+        "                if not error.retryable:\n                    await self._send_by_topic(batch)\n                    continue\n"
+        "            if True:\n",
+    ),
+    Bug(
+        "the relay reorders what it sends",
+        "events.outbox",
+        "        records = [row.record for row in rows]\n",
+        "        records = [row.record for row in reversed(rows)]\n",
+    ),
+    # ---- services -----------------------------------------------------------------------------------------------
+    Bug(
+        "an inbox insert is dropped",
+        "services.inbox",
+        "    if new:\n        connection.execute(insert(inbox), new)\n",
+        "    if new[1:]:\n        connection.execute(insert(inbox), new[1:])\n",
+    ),
+    Bug(
+        "a worker commits past work in flight",
+        "services.partitions",
+        "            self._ledger.begin(record.place, record.offset)\n",
+        "            self._ledger.begin(record.place, record.offset)\n"
+        "            self._ledger.finish(record.place, record.offset)\n            self.moved.set()\n",
+    ),
+    Bug(
+        "events are published before their transaction commits",
+        "services.commit",
+        '                failpoint("service.before_commit")\n',
+        '                self._relay.publish(rows)\n                failpoint("service.before_commit")\n',
+    ),
+    Bug(
+        "an undo that comes first leaves no tombstone",
+        "services.guard",
+        '            marks[event_id] = "refused"\n        elif row.state == "claimed"',
+        '            pass\n        elif row.state == "claimed"',
+    ),
+    Bug(
+        "what was refused runs all the same",
+        "services.guard",
+        '    if row is not None and row.state in ("refused", "unknown"):\n        return "refused"\n',
+        '    if row is not None and row.state in ("refused", "unknown"):\n        return "run"\n',
+    ),
+    Bug(
+        "a claim is ignored",
+        "services.guard",
+        'elif row.state == "claimed" and row.until is not None and row.until > now:',
+        "elif False:",
+    ),
+    Bug(
+        "an undo is taken for empty though its step had happened",
+        "services.guard",
+        '        elif row.state in ("done", "unknown"):\n            happened = True\n',
+        '        elif row.state in ("done", "unknown"):\n            happened = row.state == "unknown"\n',
+    ),
+    Bug(
+        "an answer is not given again on an inbox hit",
+        "services.board",
+        "        if row is not None and row.answer is not None:\n            self.records += unpack(row.answer)\n",
+        "",
+    ),
+    Bug(
+        "another attempt of an undo that was answered gets no answer",
+        "services.board",
+        "        if before.answer is not None:\n            self.records += unpack(before.answer)\n",
+        "",
+    ),
+    Bug(
+        "a dead letter is not written",
+        "services.execution",
+        "records = [dead_letter(job.delivery, failure), handler_failed(",
+        "records = [handler_failed(",
+    ),
+    Bug(
+        "nobody says that a handler gave up",
+        "services.execution",
+        "records = [dead_letter(job.delivery, failure), handler_failed(job.delivery, job.envelope, failure, self._codec)]",
+        "records = [dead_letter(job.delivery, failure)]",
+    ),
+    Bug(
+        "what a handler publishes has a new id each time it is tried",
+        "services.execution",
+        'id=derived_id("output", source.id, job.route.handler.service, job.route.handler.name, str(index)),',
+        'id=derived_id("output", source.id, job.route.handler.service, job.route.handler.name, str(index), str(now)),',
+    ),
+    Bug(
+        "what a handler publishes does not say what caused it",
+        "services.execution",
+        "                causation_id=source.id,\n",
+        "",
+    ),
+    Bug(
+        "a handler's writes are kept although it failed",
+        "services.commit",
+        "            await savepoint.rollback()\n",
+        "            await savepoint.commit()\n",
+    ),
+)
