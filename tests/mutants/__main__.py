@@ -14,6 +14,7 @@ def main() -> int:
     score = commands.add_parser("score", help="change the pure core in every small way, and run the pure tests")
     score.add_argument("--modules", nargs="*", default=(), help="of the pure core, e.g. answers forward")
     score.add_argument("--processes", type=int, default=2)
+    score.add_argument("--share", type=float, default=1.0, help="of the changes; the same ones each time")
     options = parser.parse_args()
     # Neither may import the other's: what is preloaded must not hold our code.
     if options.command == "bugs":
@@ -23,7 +24,7 @@ def main() -> int:
         return 0 if table([bug for bug in BUGS if options.only in f"{bug.module} {bug.name}"]) else 1
     from tests.mutants.score import score as judge
 
-    return 0 if judge(options.modules, options.processes) else 1
+    return 0 if judge(options.modules, options.processes, options.share) else 1
 
 
 if __name__ == "__main__":

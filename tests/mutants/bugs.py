@@ -17,6 +17,7 @@ class Bug(NamedTuple):
         module: where, within the package.
         old, new: the text, and what stands there instead.
         seeds: within how many runs `explore` finds it.
+        faults: the kinds that may happen; none: all.
         scenario: of `tests.mutants.scenarios`.
     """
 
@@ -25,6 +26,7 @@ class Bug(NamedTuple):
     old: str
     new: str
     seeds: int = 100
+    faults: tuple[str, ...] = ()
     scenario: str = "shop"
 
 
@@ -114,8 +116,8 @@ BUGS = (
     Bug(
         "a late success is forgotten",
         "saga.answers",
-        '            self._enter(plan, StepState.DONE, reason)\n\n    def _failed',
-        '            self.changes.append(Change(plan.name, step.state, reason))\n\n    def _failed',
+        "            self._enter(plan, StepState.DONE, reason)\n\n    def _failed",
+        "            self.changes.append(Change(plan.name, step.state, reason))\n\n    def _failed",
     ),
     Bug(
         "a late success that its undo has covered is undone again",
@@ -208,10 +210,8 @@ BUGS = (
     Bug(
         "what the broker did not take is forgotten",
         "events.outbox",
-        "                if error.retryable:\n                    raise\n                await self._send_by_topic(batch)\n"
-        "            else:\n",
-        "                if not error.retryable:\n                    await self._send_by_topic(batch)\n                    continue\n"
-        "            if True:\n",
+        "            else:\n                for _ in batch:\n                    self._pending.popleft()\n",
+        "            finally:\n                for _ in batch:\n                    self._pending.popleft()\n",
     ),
     Bug(
         "the relay reorders what it sends",
@@ -284,8 +284,8 @@ BUGS = (
     Bug(
         "nobody says that a handler gave up",
         "services.execution",
-        "records = [dead_letter(job.delivery, failure), handler_failed(job.delivery, job.envelope, failure, self._codec)]",
-        "records = [dead_letter(job.delivery, failure)]",
+        '        return Result("dead", "failed", records)\n',
+        '        return Result("dead", "failed", records[:1])\n',
     ),
     Bug(
         "what a handler publishes has a new id each time it is tried",

@@ -1,4 +1,4 @@
-"""Seeded bugs: `explore` must find each within so many seeds, with the bug in the real code and nothing else changed."""
+"""Seeded bugs: `explore` must find each within so many seeds, with the bug in the real code and no other change."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def hunt(bug: Bug) -> Found:
 def _explored(bug: Bug) -> tuple[str, str, str, int, float]:
     gc.freeze()
     scenarios = importlib.import_module("tests.mutants.scenarios")
-    explorer = scenarios.SCENARIOS[bug.scenario]()
+    explorer = scenarios.SCENARIOS[bug.scenario](bug.faults or None)
     began = time.monotonic()
     failure = explorer.first_failure(bug.seeds)
     seconds = time.monotonic() - began

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import Random
 
 from sqlalchemy import select
@@ -20,8 +20,9 @@ from choreo.saga.testing import Explorer, Run
 
 
 def orders(random: Random) -> list[Event]:
-    """Three orders of the demo's traffic: some fail, some are undone."""
-    return [placed.event for placed in traffic(Mix(orders=3, seed=random.randrange(1_000_000)))]
+    """Two orders of the demo's traffic: most of them meet some trouble."""
+    placed = list(traffic(Mix(orders=8, seed=random.randrange(1_000_000))))
+    return [each.event for each in random.sample(placed, 2)]
 
 
 def the_books_agree(run: Run) -> None:
@@ -42,9 +43,9 @@ def the_books_agree(run: Run) -> None:
     assert not wrong, "; ".join(wrong)
 
 
-def shop() -> Explorer:
+def shop(faults: Collection[str] | None) -> Explorer:
     """The demo shop."""
-    return Explorer(Fulfilment, SERVICES, events=orders, finally_=the_books_agree)
+    return Explorer(Fulfilment, SERVICES, events=orders, finally_=the_books_agree, faults=faults)
 
 
-SCENARIOS: dict[str, Callable[[], Explorer]] = {"shop": shop}
+SCENARIOS: dict[str, Callable[[Collection[str] | None], Explorer]] = {"shop": shop}

@@ -24,7 +24,7 @@ def bounded(cases: int, *, steps: int = 50, shrink: bool = True) -> settings:
         shrink: look for the smallest case that fails; where a case takes long, that takes minutes.
     """
     return settings(
-        max_examples=cases * SOAK,
+        max_examples=max(20, cases // 5) if QUICK else cases * SOAK,
         stateful_step_count=steps,
         derandomize=SOAK == 1,
         database=None,
