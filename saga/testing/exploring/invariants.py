@@ -20,8 +20,9 @@ from ...replay import changes_text
 from ...tables import history, ignored, parked, sent
 from ...words import Condition, Phase, StepState
 from .broker import Sent
+from .decisions import judge
 from .refold import Recorded, Refolded, read_recorded
-from .simulation import Simulation, Violation
+from .simulation import COORDINATOR, Simulation, Violation
 
 _HAPPENED = (StepState.DONE, StepState.UNKNOWN)
 
@@ -38,8 +39,11 @@ def check(run: Simulation) -> None:
     if run.parts.sagas:
         with run.saga_disk.reader.connect() as connection:
             recorded = read_recorded(connection)
+            # A limit that was set before the clock jumped says nothing of when an answer came.
+            steady = not any(fault.kind.startswith("clock") for fault in run.plan.faults)
             for each in recorded:
                 _judge(each)
+                judge(each, log if steady else ())
             _outputs(recorded, log, connection)
             _read_by_coordinator(run, connection)
     _services(run)
@@ -199,7 +203,10 @@ def _consumed(run: Simulation, topics: Iterable[str]) -> Iterator[Sent]:
 
 
 def _read_by_coordinator(run: Simulation, connection: Connection) -> None:
-    """S15: what was read was applied, counted as ignored, or is parked."""
+    """S15: what was read was applied, counted as ignored, or is parked; nothing that can be read is set aside."""
+    for each in run.broker.log:
+        if each.by.startswith(COORDINATOR) and each.record.topic.endswith(".dlq"):
+            raise Violation("S15", f"{each.header('ce_type')} {each.header('ce_id')} was set aside by {each.by}")
     definitions = [cls.definition() for cls in run.parts.sagas]
     seen = set(connection.execute(select(history.c.event_id)).scalars())
     waiting = set(connection.execute(select(parked.c.event_id)).scalars())
