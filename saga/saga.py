@@ -40,9 +40,6 @@ class _Sagas(type):
     def __prepare__(cls, name: str, bases: tuple[type, ...], /, **options: Any) -> Body:
         return Body(name)
 
-    def __new__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any], **options: Any) -> Any:
-        return super().__new__(cls, name, bases, dict(body), **options)
-
 
 class Saga(metaclass=_Sagas):
     """Base of all sagas; subclass it and declare steps.

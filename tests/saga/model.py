@@ -119,13 +119,24 @@ class Model:
         return True
 
     def failure(self, name: str, attempt: int | None) -> bool:
-        told = self.told[name]
-        if self.phase in ENDS or told.word not in ("PENDING", "WAITING", "RETRYING", "UNKNOWN"):
+        told, rule = self.told[name], self.by_name[name]
+        if self.phase in ENDS:
             return False
-        if told.word == "PENDING" and self.by_name[name].commanded and not self.watching:
+        if told.word == "DEGRADED" and not told.surely:
+            told.surely = True
+            self.settle()
+            return True
+        if told.word not in ("PENDING", "WAITING", "RETRYING", "UNKNOWN"):
+            return False
+        if told.word == "PENDING" and rule.commanded and not self.watching:
             return False  # nobody was asked
         if attempt is not None and attempt < told.attempt:
             return False
+        if told.word == "RETRYING" and self.phase == "RUNNING":
+            if told.surely:
+                return False  # that attempt is counted already
+            told.surely = True
+            return True
         if self.phase == "COMPENSATING":
             told.surely, told.word = True, "FAILED"
         else:
@@ -134,10 +145,24 @@ class Model:
         return True
 
     def gave_up(self, name: str) -> bool:
-        if self.phase in ENDS or self.told[name].word not in ("WAITING", "RETRYING", "UNKNOWN"):
+        told, rule = self.told[name], self.by_name[name]
+        if self.phase not in ENDS and told.word in ("WAITING", "RETRYING", "UNKNOWN"):
+            if self.phase == "RUNNING":
+                self.failed(name, surely=False)
+        elif rule.commanded or told.succeeded:
             return False
-        if self.phase == "RUNNING":
-            self.failed(name, surely=False)
+        elif self.phase == "RUNNING" and told.word == "PENDING":  # its trigger was faster than the saga's eyes
+            self.failed(name, surely=False, for_good=True)
+        elif (
+            self.phase not in ("RUNNING", "COMPLETED")
+            and told.word == "SKIPPED"
+            and rule.undoable
+            and not self.watching
+        ):
+            self.open_again()
+            told.surely, told.word = False, "UNKNOWN"
+        else:
+            return False
         self.settle()
         return True
 
@@ -148,6 +173,8 @@ class Model:
     def undone(self, name: str, at: int, *, empty: bool) -> bool:
         told = self.told[name]
         if told.word in ("COMPENSATING", "UNDO_FAILED"):
+            if empty and told.succeeded:  # the participant has looked in the wrong place
+                return told.word == "COMPENSATING" and self.undo_gave_up(name, told.undo_attempt)
             told.answered, told.empty = at, empty
             self.is_undone(name)
         elif self.watching and self.phase == "RUNNING" and not told.by_others:
@@ -226,7 +253,7 @@ class Model:
             rule = self.by_name[name]
             if told.give_up == due:
                 self.failed(name, surely=told.word == "RETRYING" and told.surely, for_good=True)
-            elif told.send == due and told.word == "RETRYING":
+            elif told.send == due and told.sent == 0:
                 self.ask(name)
             elif told.send == due:
                 told.sent += 1
@@ -291,7 +318,7 @@ class Model:
         told.failures += 1
         told.surely = surely
         if rule.commanded and not for_good and told.failures < rule.tries.tries:
-            told.word, told.send = "RETRYING", self.now + rule.tries.after(told.failures)
+            told.word, told.sent, told.send = "RETRYING", 0, self.now + rule.tries.after(told.failures)
             return
         told.give_up = None
         if rule.optional:

@@ -185,7 +185,7 @@ def targets_of(routes: Routes, envelope: Envelope, timestamp: int = 100) -> list
 
 
 def test_an_event_concerns_the_saga_of_its_key() -> None:
-    routes = Routes([LINE], {})
+    routes = Routes([LINE], {}, {})
     assert targets_of(routes, event("reserve.done")) == [Target("order", "4711", None)]
 
 
@@ -201,16 +201,16 @@ def test_everything_that_an_event_says_of_itself_is_observed() -> None:
         traceparent="t",
         extra=((UNDO_EMPTY, b"1"),),
     )
-    arrival = Routes([LINE], {}).observe(came(envelope), envelope, unread)
+    arrival = Routes([LINE], {}, {}).observe(came(envelope), envelope, unread)
     assert arrival.input == Observed("e", "reserve.undone", "shop", 7, "c", "reserve", 3, "t", True, occurrence="o")
     assert arrival.targets == (Target("order", "4711", 2, named=True),)
     assert arrival.reason == ""
-    plain = Routes([LINE], {}).observe(came(event("placed")), event("placed"), unread).input
+    plain = Routes([LINE], {}, {}).observe(came(event("placed")), event("placed"), unread).input
     assert plain == Observed("e", "placed", "shop", 7)
 
 
 def test_an_event_that_nobody_names_concerns_nobody_and_says_why() -> None:
-    routes = Routes([LINE], {"order": 200_000})
+    routes = Routes([LINE], {"order": 200_000}, {})
     stranger, ours = event("stranger"), event("reserve.undo")
     assert routes.observe(came(stranger), stranger, unread).reason == UNKNOWN
     assert routes.observe(came(ours), ours, unread).reason == "produced by choreo"
@@ -220,7 +220,7 @@ def test_an_event_that_nobody_names_concerns_nobody_and_says_why() -> None:
 
 
 def test_ruling_12_the_header_decides_only_for_the_type_that_it_names() -> None:
-    routes = Routes([LINE], {})
+    routes = Routes([LINE], {}, {})
     for name, target in [
         ("order/other", Target("order", "other", 1, named=True)),
         ("order/other~3", Target("order", "other", 3, named=True)),
@@ -231,7 +231,7 @@ def test_ruling_12_the_header_decides_only_for_the_type_that_it_names() -> None:
 
 
 def test_a_start_event_begins_the_saga_of_its_own_key() -> None:
-    routes = Routes([LINE], {})
+    routes = Routes([LINE], {}, {})
     assert targets_of(routes, event("placed", saga_id="order/parent")) == [Target("order", "4711", None)]
     assert targets_of(routes, event("placed", saga_id="order/4711~2")) == [Target("order", "4711", 2, named=True)]
 
@@ -240,9 +240,9 @@ def test_the_newest_version_that_names_an_event_says_where_its_key_is() -> None:
     old = define(plan("a", 0), correlate={"a.done": "ref"})
     new = define(plan("a", 0), plan("b", 1))
     object.__setattr__(new, "version", 2)
-    routes = Routes([new, old], {})
+    routes = Routes([new, old], {}, {})
     assert targets_of(routes, event("a.done")) == [Target("order", "4711", None)]
-    read = Routes([old], {}).observe(came(event("a.done")), event("a.done"), lambda d, e, field: f"by {field}")
+    read = Routes([old], {}, {}).observe(came(event("a.done")), event("a.done"), lambda d, e, field: f"by {field}")
     assert read.targets == (Target("order", "by ref", None),)
     assert targets_of(routes, event("b.done")) == [Target("order", "4711", None)]
 
@@ -265,8 +265,8 @@ def test_the_newest_version_that_names_an_event_says_where_its_key_is() -> None:
 )
 def test_what_no_store_can_keep_is_refused(wrong: dict[str, Any], error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
-        targets_of(Routes([LINE], {}), event("placed", **wrong))
-    assert targets_of(Routes([LINE], {}), event("placed", id="x" * MOST_ID, key="k" * 1_400))
+        targets_of(Routes([LINE], {}, {}), event("placed", **wrong))
+    assert targets_of(Routes([LINE], {}, {}), event("placed", id="x" * MOST_ID, key="k" * 1_400))
 
 
 CATALOG = {
@@ -302,7 +302,7 @@ def failed(event_type: str = "placed", key: str = "4711", service: str = "stock"
 
 def test_ruling_14_a_report_concerns_the_saga_of_the_event_and_says_what_its_handler_makes() -> None:
     envelope = event("HandlerFailed", traceparent="t")
-    routes = Routes([LINE], {"order": 200_000})
+    routes = Routes([LINE], {"order": 200_000}, {})
     arrival = routes.failure(came(envelope, 200), envelope, failed(), CATALOG)
     assert arrival.targets == (Target("order", "4711", None),)
     assert arrival.input == HandlerGaveUp(
