@@ -126,12 +126,21 @@ def check_saga(name: str, **given: object) -> None:
             raise DefinitionError(f"{name}: {option}={_shown(value)} is not understood; {remedy}")
 
 
-def check_steps(name: str, steps: Sequence[DeclaredStep[Any]]) -> None:
+def check_steps(name: str, steps: Sequence[DeclaredStep[Any]], lost: Sequence[str] = ()) -> None:
     """Check the arguments of every `step()` of a saga.
+
+    Args:
+        name: of the saga.
+        steps: that it has.
+        lost: names of steps whose place something else has taken.
 
     Raises:
         DefinitionError: naming the saga, the step, the argument and the remedy.
     """
+    for each in lost:
+        raise DefinitionError(
+            f"{name}, step {each}: the name is given twice, and the first would be lost; rename one of them", step=each
+        )
     for number, step in enumerate(steps):
         if any(step is other for other in steps[:number]):
             raise DefinitionError(
@@ -165,26 +174,6 @@ def _shown(value: object) -> str:
         return ", ".join(map(_shown, value))
     text = repr(value).replace("\n", " ")
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-class Body(dict[str, Any]):
-    """The body of a saga class while it is run: a step's name may be given once.
-
-    Args:
-        name: of the class.
-    """
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self._name = name
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        if isinstance(self.get(key), DeclaredStep):
-            raise DefinitionError(
-                f"{self._name}, step {key}: the name is given twice, and the first would be lost; rename one of them",
-                step=key,
-            )
-        super().__setitem__(key, value)
 
 
 def check_bases(name: str, bases: Iterable[type]) -> None:

@@ -19,7 +19,8 @@ from pydantic import BaseModel
 from ..events.clock import duration, from_datetime
 from ..events.errors import DefinitionError
 from ..events.event import Event
-from .arguments import Body, check_bases, check_saga, check_steps
+from .arguments import check_bases, check_saga, check_steps
+from .body import lost_steps
 from .declaration import Declaration, Facts, declare
 from .definition import Definition, Unmatched
 from .lock import LockPlan
@@ -33,15 +34,7 @@ from .terms import Terms
 _OURS = ("key", "started", "maybe", "every", "declaration", "definition", "observe_only")
 
 
-class _Sagas(type):
-    """Makes saga classes: it sees a step's name that is given twice, which a class body alone would not."""
-
-    @classmethod
-    def __prepare__(cls, name: str, bases: tuple[type, ...], /, **options: Any) -> Body:
-        return Body(name)
-
-
-class Saga(metaclass=_Sagas):
+class Saga:
     """Base of all sagas; subclass it and declare steps.
 
     An instance of the class is a view on one saga's events, handed to functions such as an `undo`: `saga.charge` is the
@@ -113,7 +106,7 @@ class Saga(metaclass=_Sagas):
             unmatched=unmatched,
         )
         steps = [value for value in vars(cls).values() if isinstance(value, DeclaredStep)]
-        check_steps(cls.__name__, steps)
+        check_steps(cls.__name__, steps, lost_steps(dict(vars(cls))))
         cls.__declaration__ = declare(
             cls,
             cls.__name__,

@@ -10,6 +10,7 @@ from typing import Any, Generic, Never, Protocol, Self, TypeVar, overload
 from ..events.errors import NotYet
 from ..events.event import Event
 from ..services.retry import Retry
+from .body import remember
 from .definition import UNDO_WITHIN
 
 D = TypeVar("D", bound=Event)
@@ -92,6 +93,7 @@ class DeclaredStep(Generic[D]):
 
     def __init__(self, done: tuple[type[D], ...], options: StepOptions) -> None:
         self.name = ""
+        remember(self)
         self.done = done
         self.options = options
 

@@ -58,6 +58,8 @@ def hidden_by_a_method() -> None:
         def reserve(self) -> None:  # type: ignore[no-redef]  # noqa: F811
             pass
 
+        charge = step(done=Paid, undo=None, within="30s")
+
 
 def two_names() -> None:
     class Bad(Saga, start=Placed, key="order_id"):
@@ -119,7 +121,7 @@ CHARGE, RESERVE = "Bad, step charge: ", "Bad, step reserve: "
     ("wrong", "says"),
     [
         (name_twice, RESERVE + "the name is given twice, and the first would be lost; rename one of them"),
-        (hidden_by_a_method, RESERVE + "the name is given twice"),
+        (hidden_by_a_method, "the name is given twice, and the first would be lost"),
         (two_names, "one step() has two names; write a step(...) for each"),
         (cycle, RESERVE + "after= leads back to itself; leave one of these out: reserve, charge"),
         (inherited, "Bad: Good is a saga, and steps are not inherited; derive it from Saga"),
