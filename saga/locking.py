@@ -39,8 +39,7 @@ class Locking(Forward):
             return
         held = f"held by {told.holder}" if told.holder else "passed on to the next one"
         if plan.otherwise == "refuse":
-            self._leave("refused")
-            self._compensate(None, "LockRefused", f"the lock {lock.of} is {held}", None)
+            self._go_without("refused", "LockRefused", f"the lock {lock.of} is {held}")
             return
         self.instance.lock = replace(lock, holder=told.holder)
         ahead = f", {told.ahead} before it" if told.ahead else ""
@@ -51,11 +50,26 @@ class Locking(Forward):
         instance = self.instance
         instance.lock = replace(lock, state="held", since=self.now, until=self.now + expires, taken_at=self.now)
         instance.conditions.pop(Condition.WAITING_FOR_LOCK, None)
+        self.changes.append(Change(None, instance.phase, f"has the lock {lock.of}"))
+        self._set_off()
+
+    def _set_off(self) -> None:
+        """Its time begins, and its first steps have their turn: they follow the start event."""
+        instance = self.instance
         if self.definition.deadline is not None:
             instance.deadline_at = self.now + self.definition.deadline
-        self.changes.append(Change(None, instance.phase, f"has the lock {lock.of}"))
         assert instance.started_by is not None
         self.follows = (instance.started_by.id, instance.origin)
+
+    def _go_without(self, state: LockState, error: str, message: str) -> None:
+        """It does not get the lock: it is undone, unless the pivot has happened meanwhile."""
+        self._leave(state)
+        if self._may_go_back():
+            self._compensate(None, error, message, None)
+            return
+        self._remark(Condition.LATE, error, message)
+        self.changes.append(Change(None, self.instance.phase, f"{self._why_forward()} it goes on without the lock"))
+        self._set_off()
 
     def lock_elapsed(self) -> None:
         """It has waited long enough, or held the lock too long."""
@@ -65,7 +79,7 @@ class Locking(Forward):
         if lock.state == "waiting":
             message = f"the lock {lock.of} was not free within {format_duration(plan.waits)}"
             self._remark(Condition.LATE, "LockTimeout", message)
-            self._compensate(None, "LockTimeout", message, None)
+            self._go_without("left", "LockTimeout", message)
             return
         message = f"it held the lock {lock.of} for {format_duration(plan.expires)}, now the next one has its turn"
         self.instance.lock = replace(lock, state="expired", since=self.now, until=None)
