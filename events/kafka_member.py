@@ -255,7 +255,8 @@ class KafkaMember:
                 await asyncio.sleep(_RETRY)
                 continue
             self._stale = True
-            self._open.set()
+            if not self._yielding:  # else what was just taken over is about to go again: nothing of it is read
+                self._open.set()
             return
 
     async def _place(self, partitions: frozenset[TopicPartition]) -> None:
