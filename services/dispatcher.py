@@ -188,6 +188,11 @@ class Dispatcher:
             log.warning("the schema registry does not answer, the event waits", error=error.message)
             self._pause(job, _REGISTRY_PAUSE)
             return
+        except Exception:
+            # A task that dies here would take its lane with it: the events of this key would wait for a restart.
+            log.exception("the schema registry's client failed, the event waits", event_id=job.envelope.id)
+            self._pause(job, _REGISTRY_PAUSE)
+            return
         job.active = False
         self._prepare(job)
 
@@ -214,7 +219,10 @@ class Dispatcher:
         while self._ready:
             job = self._ready.popleft()
             job.active = True
-            result = await self._execution.run(job)
+            try:
+                result = await self._execution.run(job)
+            except Exception as error:  # of ours, around the handler: no other key may wait for it
+                result = self._execution.failed(job, error)
             if isinstance(result, Later):
                 self.retries += 1
                 job.stage = job.route.stage

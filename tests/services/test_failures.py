@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 import structlog
@@ -16,7 +17,8 @@ from choreo.services import inbox
 from choreo.services.context import Context, Transaction
 from choreo.services.dead_letters import Failure, dead_letter
 from choreo.services.retry import Retry
-from choreo.services.service import Service
+from choreo.services.service import Handler, Service
+from choreo.services.worker import Worker
 from tests.services.shop import (
     NOW,
     Charge,
@@ -558,3 +560,49 @@ async def _only_reads(url: str, switch: bool) -> None:
             )
     finally:
         await database.close()
+
+
+async def test_a_registry_client_that_fails_in_its_own_way_holds_up_no_key_for_ever(rig: Rig, store, monkeypatch):
+    monkeypatch.setattr("choreo.services.dispatcher._REGISTRY_PAUSE", 1_000)
+    service = Service("inventory", store=store)
+    seen: list[str] = []
+
+    @service.on(OrderPlaced)
+    async def reserve(order: OrderPlaced) -> None:
+        seen.append(order.order_id)
+
+    class Odd(EmbeddedRegistry):
+        left = 2
+
+        async def fetch(self, schema_id: int) -> Any:
+            if self.left:
+                self.left -= 1
+                raise RuntimeError("an error that nobody has thought of")
+            return await super().fetch(schema_id)
+
+    async with Worker(service, rig.broker, settings=rig.settings, registry=Odd(rig.broker)) as worker:
+        await rig.publish(OrderPlaced(order_id="1"))
+        await idle(worker)
+    assert seen == ["1"]
+
+
+async def test_an_error_of_ours_around_a_handler_is_that_events_alone(rig: Rig, store, monkeypatch):
+    service = Service("inventory", store=store)
+    seen: list[str] = []
+
+    @service.on(OrderPlaced, retry=Retry(attempts=1, first="1ms", most="1ms"))
+    async def reserve(order: OrderPlaced) -> None:
+        seen.append(order.order_id)
+
+    original = Handler.arguments
+
+    def arguments(self: Handler, event: Any, *rest: Any) -> Any:
+        if event.order_id == "bad":
+            raise LookupError("a defect")
+        return original(self, event, *rest)
+
+    monkeypatch.setattr(Handler, "arguments", arguments)
+    async with rig.running(service) as worker:
+        await rig.publish(OrderPlaced(order_id="bad"), OrderPlaced(order_id="good"))
+    assert seen == ["good"]
+    assert (worker.counters.dead, worker.counters.handled) == (1, 1)
