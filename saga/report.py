@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 
 from ..events.clock import SECOND, format_duration, to_datetime
 from ..tracing.ids import trace_id
-from . import fan_report
+from . import family, fan_report
 from .definition import Definition, RetryPlan, StepPlan
 from .instance import Failure, Instance, Step
 from .names import kebab_case
@@ -100,6 +100,7 @@ def status(
     namespace: str,
     queued: Sequence[str] = (),
     line: Line | None = None,
+    children: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Tell everything about one saga.
 
@@ -111,6 +112,7 @@ def status(
         namespace: of the deployment, for the trace's id.
         queued: what people asked of it and no coordinator has applied yet.
         line: its lock with the queue, where it has one.
+        children: the sagas that it has begun, by step.
     """
     definition, instance, updated_at = found
     steps = step_reports(definition, instance, entries, observed)
@@ -140,6 +142,7 @@ def status(
         "steps": steps,
         "conditions": conditions(instance, observed, brakes, line),
         "lock": _lock(instance, line),
+        **family.told(instance, children or {}),
         "queued_commands": list(queued),
         "trace": {
             "trace_id": f"{trace_id(namespace, instance.id, instance.epoch):032x}",

@@ -260,6 +260,11 @@ class _Why:
         if around.trouble is not None or not around.topics or plan.approval is not None:
             return []
         undoing = step.state is StepState.COMPENSATING
+        if plan.child is not None:
+            what = "is being undone" if undoing else "has not ended"
+            told = f"{plan.name} is a saga of its own, of type {plan.child}, which {what}"
+            remedies = (f"saga status {self._instance.id}   (it names its children)",)
+            return [Reason("ChildOpen", told, plan.name, step.undo_ready_at if undoing else step.ready_at, remedies)]
         command = plan.undo if undoing else plan.send
         answers = plan.undone if undoing else (*plan.done, *plan.failed)
         since = step.undo_ready_at if undoing else step.ready_at

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from ...events.clock import from_rfc3339
 from .. import report
+from ..family import relatives
 from ..inputs import Change
 from ..occurrence import unfold
 from ..waterfall import Scale, axis, bar
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _LEAST_PAGE = 80
 _LEAST_BAR = 10
 _MOST_BAR = 60
+_MOST_CHILDREN = 5
 _GAP = 2
 _INDENT = 12
 
@@ -87,6 +89,7 @@ def next_commands(told: dict[str, Any]) -> str:
         commands += [f"saga retry-undo {id_} --reason ...", f"saga mark-undone {id_} --reason ..."]
     else:
         commands.append(f"saga status {id_} --history")
+    commands += [f"saga status {name}" for name in relatives(told)[:2]]
     return "next  " + " · ".join(commands)
 
 
@@ -122,6 +125,10 @@ def _head(shell: Shell, view: View, width: int) -> list[Text]:
         if cause["first_error_at"] is not None and cause["step"]:
             later = from_rfc3339(cause["first_error_at"]) - from_rfc3339(told["started_at"])
             lines += _field("", f"first error at +{span(later)}", room)
+    if told["parent"] is not None:
+        lines += _field("parent", f"{told['parent']['id']}, step {told['parent']['step']}", room)
+    for number, (step, child) in enumerate(list(told["children"].items())[:_MOST_CHILDREN]):
+        lines += _field("" if number else "children", f"{child} ({step})", room)
     lock = told["lock"]
     if lock is not None and lock["state"] in ("waiting", "held"):
         left = span(from_rfc3339(lock["until"]) - view.observed.at)

@@ -91,7 +91,7 @@ async def look(database: Database, settings: Settings, id_: str, observed: Obser
         id_: the saga's whole name.
         observed: what was seen beside the store.
     """
-    from .. import queries, queues, report
+    from .. import family, queries, queues, report
 
     found, entries, brakes, queued = await database.read(
         lambda c: (
@@ -104,7 +104,8 @@ async def look(database: Database, settings: Settings, id_: str, observed: Obser
     lock = found.instance.lock
     line = None if lock is None else await database.read(lambda c: queues.line_of(c, lock.of))
     observed = observed._replace(at=await database.read(database.now))
-    told = report.status(found, entries, observed, brakes, settings.namespace, queued, line)
+    begun = await database.read(lambda c: family.children(c, found.definition, id_))
+    told = report.status(found, entries, observed, brakes, settings.namespace, queued, line, begun)
     if settings.jaeger:
         told["trace"]["url"] = f"{settings.jaeger.rstrip('/')}/trace/{told['trace']['trace_id']}"
     return View(found, entries, observed, told)
