@@ -9,7 +9,7 @@ from .inputs import (
     Change,
     Observed,
 )
-from .instance import Fact, Step
+from .instance import Doubt, Fact, Step
 from .occurrence import base_of
 from .promise import answered
 from .words import Condition, Phase, StepState
@@ -103,6 +103,17 @@ class Answers(FanOut, Children):
                 step.given_up = step.given_up or "unwanted"
             reason = f"late {event.type}" if plan.undo is not None else f"late {event.type}: nothing to undo"
             self._enter(plan, StepState.DONE, reason)
+            if self.instance.phase is not Phase.RUNNING and self._lies_beyond(plan):
+                message = f"{event.type} came late, and {plan.name} cannot be undone: it lies at or behind the pivot"
+                self.instance.doubts = [
+                    *self.instance.doubts,
+                    Doubt(event.type, event.id, "late", message, self.now),
+                ]
+
+    def _lies_beyond(self, plan: StepPlan) -> bool:
+        """Whether a step has no undo because nobody thought of going back from there."""
+        pivot = self.definition.pivot
+        return pivot is not None and plan.undo is None and plan.name not in self.definition.ancestors[pivot.name]
 
     def _failed(self, event: Observed) -> None:
         plans = self.definition.failed_steps[event.type]

@@ -82,6 +82,7 @@ class Model:
     phase: str = "RUNNING"
     epoch: int = 0
     on_request: bool = False
+    in_doubt: bool = False
     told: dict[str, Told] = field(default_factory=dict)
     sent: list[str] = field(default_factory=list)
     announced: list[str] = field(default_factory=list)
@@ -115,6 +116,8 @@ class Model:
             told.word = "DONE"
             if self.by_name[name].undoable:
                 self.open_again()
+            elif self.is_beyond(name):
+                self.in_doubt = True
         self.settle()
         return True
 
@@ -402,4 +405,8 @@ class Model:
     def needs_a_person(self) -> bool:
         if self.phase == "RUNNING":
             return any(t.word == "FAILED" or (t.word == "UNKNOWN" and t.send is None) for t in self.told.values())
-        return any(told.word == "UNDO_FAILED" for told in self.told.values())
+        return self.in_doubt or any(told.word == "UNDO_FAILED" for told in self.told.values())
+
+    def is_beyond(self, name: str) -> bool:
+        """At the pivot, or after it."""
+        return self.by_name[name].pivot or any(rule.pivot and name in self.later[rule.name] for rule in self.rules)

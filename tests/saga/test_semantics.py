@@ -629,3 +629,24 @@ def test_row_28_an_event_concerns_one_saga_of_each_type_and_never_several() -> N
     named = replace(plain, saga_id="order/815", saga_type="order")
     found = routes.observe(delivery, named, lambda *_: "")
     assert [(target.type, target.key) for target in found.targets] == [("order", "815"), ("audit", "4711")]
+
+
+def test_row_2_a_pivot_that_is_done_when_the_saga_is_undone_asks_for_a_person() -> None:
+    play = Play(PIVOT)
+    play.sees("charge.failed")
+    play.undone("reserve")
+    assert play.phase == "COMPENSATED"
+    play.sees("ship.done")
+    assert (play.phase, play.instance.epoch) == ("COMPENSATED", 0), "there is nothing that could undo it"
+    assert play.instance.conditions["WaitingForPerson"].reason == "Late"
+    assert "ship cannot be undone" in play.instance.conditions["WaitingForPerson"].message
+    play.person("dismiss")
+    assert "WaitingForPerson" not in play.instance.conditions
+
+
+def test_row_2_a_late_success_of_a_step_with_nothing_to_undo_asks_nobody() -> None:
+    play = Play(define(plan("a", 0, undo=None, undone=()), plan("b", 1), plan("p", 2, "a", "b", pivot=True)))
+    play.sees("b.failed")
+    play.sees("a.done")
+    assert play.phase == "COMPENSATED"
+    assert "WaitingForPerson" not in play.instance.conditions
