@@ -195,7 +195,10 @@ def _row(span: Mapping[str, Any], service: str) -> SpanRow:
 
 
 def _attributes(of: Mapping[str, Any]) -> dict[str, AttributeValue]:
-    return {pair["key"]: _value(pair["value"]) for pair in of.get("attributes", ())}
+    # What Jaeger remarks by itself (a span without length, a copy) differs from one reading to the next.
+    return {
+        pair["key"]: _value(pair["value"]) for pair in of.get("attributes", ()) if pair["key"] != "@jaeger@warnings"
+    }
 
 
 def _value(value: Mapping[str, Any]) -> AttributeValue:
