@@ -420,11 +420,11 @@ class Coordinator:
         answered = partial(self._answered, until=until)
         stopped = timers.stopped(connection)
         due = timers.due(connection, now, answered, held=held, stopped=stopped, unloaded=unloaded)
-        turns = [parse_saga_id(each.saga_id) for each in next_in_line(connection, self._knowledge.locking, now)]
+        turns = [parse_saga_id(each.saga_id) for each in next_in_line(connection, self._knowledge.locking)]
         # All at once: sagas are locked in the order of their names, whatever is done with them.
         batch.load_keys([*((instance.type, instance.key) for instance, _ in due), *((t.type, t.key) for t in turns)])
+        batch.give_turns(turns)  # first: who has waited too long may have waited for us
         batch.elapse(due)
-        batch.give_turns(turns)
         batch.records.extend(store.release(connection, now, self._options.undo_rate))
         batch.records.extend(ticks.fire(connection, self._knowledge.newest, self._codec, now))
         for row in store.expired(connection, min(now, readable)):

@@ -54,5 +54,5 @@ def _comes_round(connection: Connection, until: int, knowledge: Knowledge) -> bo
     return (
         timers.any_due(connection, until, knowledge.unloaded)
         or ticks.any_due(connection, knowledge.newest, until)
-        or queues.any_in_line(connection, knowledge.locking, until)
+        or queues.any_in_line(connection, knowledge.locking)
     )

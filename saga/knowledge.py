@@ -44,11 +44,9 @@ class Knowledge:
         return tuple(sorted(set(self.definitions) - set(self.declarations)))
 
     @cached_property
-    def locking(self) -> frozenset[str]:
-        """The saga types that are loaded here and of which any version takes a lock."""
-        return frozenset(type_ for (type_, _), each in self.definitions.items() if each.lock is not None) & {
-            *self.newest
-        }
+    def locking(self) -> frozenset[tuple[str, int]]:
+        """The versions that are loaded here and take a lock."""
+        return frozenset(key for key, each in self.declarations.items() if each.definition.lock is not None)
 
     def loads(self, instance: Instance) -> bool:
         """Tell whether the code that an instance runs under is loaded here."""

@@ -12,12 +12,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, select, tuple_
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, insert, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from . import store
 from .lock import LockKey
-from .tables import lock, lock_queue
+from .tables import lock, lock_queue, saga
+
+Version = tuple[str, int]
+"""A saga type with the version of its definition."""
 
 MOST_TURNS = 200
 """Sagas that are given their lock in one transaction."""
@@ -99,10 +102,8 @@ def write(connection: Connection, change: Change) -> None:
         chunk = change.left[start : start + store.CHUNK]
         connection.execute(delete(lock_queue).where(lock_queue.c.saga_id.in_(chunk)))
     if change.joined:
-        rows = [
-            {"type": each.saga_id.partition("/")[0], "name": each.of.name, "key": each.of.key, **_of(each)}
-            for each in sorted(change.joined, key=lambda each: each.saga_id)
-        ]
+        joined = sorted(change.joined, key=lambda each: each.saga_id)
+        rows = [{"name": each.of.name, "key": each.of.key, **_of(each)} for each in joined]
         connection.execute(insert(lock_queue), rows)
 
 
@@ -136,36 +137,40 @@ def _take(connection: Connection, taken: Sequence[Taken]) -> None:
         raise store.LostRace("another coordinator has given one of these locks away")
 
 
-def next_in_line(connection: Connection, types: Collection[str], now: int) -> list[Waiting]:
+def next_in_line(connection: Connection, versions: Collection[Version]) -> list[Waiting]:
     """Find those whose turn it is: each the first in the queue of a lock that nobody holds.
 
-    Who has waited longer than it may is passed over: its saga is about to give up.
+    Who has waited too long and has not been told so yet may still have its turn: a coordinator that was down must not
+    cost it that. Sagas whose code is not loaded are passed over; they keep their place.
 
     Args:
         connection: within a transaction.
-        types: of sagas that may be told.
-        now: the store's clock.
+        versions: of the definitions whose sagas may be told.
     """
-    if not types:
+    if not versions:
         return []
-    query = select(lock_queue).where(*_in_line(types, now)).order_by(lock_queue.c.at, lock_queue.c.nth)
+    query = select(lock_queue).where(*_in_line(versions)).order_by(lock_queue.c.at, lock_queue.c.nth)
     return [_waiting(row) for row in connection.execute(query.limit(MOST_TURNS))]
 
 
-def any_in_line(connection: Connection, types: Collection[str], now: int) -> bool:
+def any_in_line(connection: Connection, versions: Collection[Version]) -> bool:
     """Tell whether it is somebody's turn."""
-    return (
-        bool(types)
-        and connection.execute(select(lock_queue.c.saga_id).where(*_in_line(types, now)).limit(1)).first() is not None
-    )
+    query = select(lock_queue.c.saga_id).where(*_in_line(versions)).limit(1)
+    return bool(versions) and connection.execute(query).first() is not None
 
 
-def _in_line(types: Collection[str], now: int) -> tuple[ColumnElement[bool], ...]:
+def _in_line(versions: Collection[Version]) -> tuple[ColumnElement[bool], ...]:
     mine, earlier = lock_queue.c, lock_queue.alias("earlier").c
     held = exists().where(lock.c.name == mine.name, lock.c.key == mine.key)
     first = tuple_(earlier.at, earlier.nth, earlier.saga_id) < tuple_(mine.at, mine.nth, mine.saga_id)
-    behind = exists().where(earlier.name == mine.name, earlier.key == mine.key, earlier.until > now, first)
-    return (mine.type.in_(sorted(types)), mine.until > now, ~held, ~behind)
+    same = and_(earlier.name == mine.name, earlier.key == mine.key)
+    behind = exists().where(same, first, _loaded(earlier.saga_id, versions))
+    return (_loaded(mine.saga_id, versions), ~held, ~behind)
+
+
+def _loaded(saga_id: ColumnElement[str], versions: Collection[Version]) -> ColumnElement[bool]:
+    sagas = saga.alias()
+    return exists().where(sagas.c.id == saga_id, tuple_(sagas.c.type, sagas.c.version).in_(sorted(versions)))
 
 
 def lines(connection: Connection) -> list[Line]:

@@ -233,7 +233,6 @@ lock_queue = Table(
     "choreo_lock_queue",
     metadata,
     Column("saga_id", Text, primary_key=True),
-    Column("type", Text, nullable=False),
     Column("name", Text, nullable=False),
     Column("key", Text, nullable=False),
     Column("at", BigInteger, nullable=False),

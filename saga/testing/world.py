@@ -190,8 +190,8 @@ class World:
 
     async def _overdue(self) -> bool:
         now = self._loop.clock()
-        types = {cls.definition().type for cls in self._parts.sagas}
-        if await self._store.read(lambda c: operators.any_pending(c) or queues.any_in_line(c, types, now)):
+        versions = {(each.type, each.version) for each in (cls.definition() for cls in self._parts.sagas)}
+        if await self._store.read(lambda c: operators.any_pending(c) or queues.any_in_line(c, versions)):
             return True
         due = await self._due_after(-1)
         return due is not None and due <= now

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, delete, select, update
 
 from choreo import DefinitionError, Event, Retry, Saga, approval, lock, step
+from choreo.events.clock import SECOND
 from choreo.events.failpoints import watch
 from choreo.saga import queues, recorded
 from choreo.saga.difference import Difference, tried
 from choreo.saga.difference import recorded as compared
 from choreo.saga.instance import Instance
+from choreo.saga.tables import lock as lock_table
+from choreo.saga.tables import saga as saga_table
 from choreo.saga.testing import Harness, answers, silent
 from tests.saga.stage import Placed, Reserved, Stage
 
@@ -225,6 +229,34 @@ async def test_a_saga_that_is_opened_again_does_not_take_its_lock_again() -> Non
         assert harness.saga("1").phase == "COMPENSATED"  # a late success, undone beside the holder
         assert harness.saga("2").steps["hold"] == "WAITING"
         assert harness.saga("2").conditions == set()
+
+
+async def test_row_23_who_waited_too_long_while_no_coordinator_ran_still_has_its_turn(store_url: str) -> None:
+    async with Stage(store_url, (Kept,)) as stage:
+        await stage.start()
+        for number in ("1", "2", "3"):
+            await stage.publish(Placed(order_id=number, total=7))
+            await stage.until(lambda found, id_=f"order/{number}": id_ in found)  # type: ignore[misc]
+        await stage.stop()
+
+        def hours_later(connection: Connection) -> None:
+            """The holder has ended; the limits of those who wait have passed while nobody looked."""
+            past = stage.database.now(connection) - SECOND
+            for row in connection.execute(select(saga_table.c.id, saga_table.c.state)).all():
+                instance = Instance.from_json(row.state)
+                assert instance.lock is not None
+                if instance.waits_for_lock:
+                    instance.lock = replace(instance.lock, until=past)
+                values = {"state": instance.to_json(), "next_due": past, "limit_due": past}
+                if instance.waits_for_lock:
+                    connection.execute(update(saga_table).where(saga_table.c.id == row.id).values(values))
+            connection.execute(delete(lock_table))
+
+        await stage.database.write(hours_later)
+        await stage.start()
+        found = await stage.until(lambda found: found["order/3"].phase.ended)
+        assert _holds(found["order/2"])
+        assert (found["order/3"].cause or {})["error"] == "LockTimeout"
 
 
 async def test_an_observer_holds_nothing() -> None:

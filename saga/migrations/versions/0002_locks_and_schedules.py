@@ -23,7 +23,6 @@ def upgrade(op: Operations) -> None:
     op.create_table(
         "choreo_lock_queue",
         sa.Column("saga_id", sa.Text, primary_key=True),
-        sa.Column("type", sa.Text, nullable=False),
         sa.Column("name", sa.Text, nullable=False),
         sa.Column("key", sa.Text, nullable=False),
         sa.Column("at", sa.BigInteger, nullable=False),
