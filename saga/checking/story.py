@@ -38,14 +38,12 @@ def walk(world: World, lines: Sequence[str]) -> Iterator[Taken]:
             return
         action, reached, broken = found
         before = world.node(state) if place else None
-        known = len(world.nodes.broken)
         after = world.node(reached) if reached >= 0 else None
         if broken is None and after is not None:
             number = world.nodes.nodes.index(after)
             broken = next((each for judged, each in world.nodes.broken if judged == number), None)
         if broken is None and reached >= 0 and place == len(lines) - 1 and world.quiet(reached):
             broken = next(world.settled(reached), None)
-        del known
         yield Taken(action, before, after, broken)
         if broken is not None or reached < 0:
             return
@@ -77,7 +75,13 @@ def rerun(
             raise AssertionError(f"{taken.broken.invariant}, at line {place}: {taken.broken.sentence}")
 
 
-def tell(definition: Definition, scope: Scope, bad: BadRun, advance: Advance, begin: Begin) -> list[str]:
+def tell(
+    definition: Definition,
+    scope: Scope,
+    bad: BadRun,
+    advance: Advance = real_advance,
+    begin: Begin = real_begin,
+) -> list[str]:
     """Tell a run in numbered lines, each with what came of it."""
     lines = []
     for place, taken in enumerate(walk(World(definition, scope, advance, begin), bad.lines), start=1):
@@ -89,7 +93,13 @@ def tell(definition: Definition, scope: Scope, bad: BadRun, advance: Advance, be
     return lines
 
 
-def mermaid(definition: Definition, scope: Scope, bad: BadRun, advance: Advance, begin: Begin) -> str:
+def mermaid(
+    definition: Definition,
+    scope: Scope,
+    bad: BadRun,
+    advance: Advance = real_advance,
+    begin: Begin = real_begin,
+) -> str:
     """Draw a run as a Mermaid sequence diagram."""
     taken = list(walk(World(definition, scope, advance, begin), bad.lines))
     steps = dict.fromkeys(

@@ -78,6 +78,7 @@ def _make() -> App:
         (act, "stop", "operate:stop", "Stop all compensation, everywhere."),
         (act, "resume", "operate:resume", "Let compensation and held timers go on."),
         (keep, "upgrade", "upgrading:upgrade", "Try a new version on live sagas, and move them to it."),
+        (keep, "check", "check:check", "Check sagas and services at rest, and try every run in a small world."),
         (keep, "doctor", "doctor:doctor", "Can this installation work, and what mends it?"),
         (keep, "topics", "topics:topics", "List or create topics."),
         (keep, "store", "upgrade:store", "Bring stores to this release."),

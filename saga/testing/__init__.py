@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from ..checking.check import check
+from ..checking.findings import Finding, Findings
+from ..checking.scope import Scope
+from ..checking.search import model_check
+from ..checking.story import rerun
 from .exploring import Explored, Explorer, Failure, Run, Seed, explore
 from .harness import Harness
 from .loop import NeverSettles
@@ -14,16 +19,22 @@ __all__ = [
     "Explored",
     "Explorer",
     "Failure",
+    "Finding",
+    "Findings",
     "Harness",
     "NeverSettles",
     "Published",
     "Run",
     "SagaView",
+    "Scope",
     "Seed",
     "StandIn",
     "answers",
+    "check",
     "crashes",
     "explore",
     "in_turn",
+    "model_check",
+    "rerun",
     "silent",
 ]
