@@ -16,37 +16,16 @@ from .samples import sample
 from .shape import Shape
 
 _GIVES = frozenset(
-    [
-        "refund",
-        "payout",
-        "paidout",
-        "disburse",
-        "disbursed",
-        "disbursement",
-        "credit",
-        "credited",
-        "transfer",
-        "transferred",
-        "remit",
-        "remitted",
-        "cashback",
-    ]
+    (
+        *("refund", "payout", "paidout", "disburse", "disbursed", "disbursement", "credit", "credited"),
+        *("transfer", "transferred", "remit", "remitted", "cashback"),
+    )
 )
 _TAKES = frozenset(
-    [
-        "charge",
-        "charged",
-        "capture",
-        "captured",
-        "debit",
-        "debited",
-        "collect",
-        "collected",
-        "withdraw",
-        "withdrawn",
-        "paid",
-        "payment",
-    ]
+    (
+        *("charge", "charged", "capture", "captured", "debit", "debited", "collect", "collected"),
+        *("withdraw", "withdrawn", "paid", "payment"),
+    )
 )
 
 

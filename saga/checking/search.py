@@ -97,10 +97,12 @@ def model_check(
     Returns:
         What was seen; the bad runs, shortest first.
     """
-    return _Search(definition, scope, advance, begin, every, progress).run()
+    return Search(definition, scope, advance, begin, every, progress).run()
 
 
-class _Search:
+class Search:
+    """One search; `model_check` makes it and gives its report."""
+
     def __init__(
         self,
         definition: Definition,
@@ -123,6 +125,7 @@ class _Search:
         self.nodes_judged = 0
 
     def run(self) -> Report:
+        """Search until everything was seen, something is wrong, or a limit is reached."""
         began = monotonic()
         stopped = ""
         try:
