@@ -32,7 +32,7 @@ INTERRUPTED: Final = 130
 
 TABLE = """\
   0  the command worked; for `watch` and `wait`: the saga is COMPLETED
-  1  an unexpected error; for `publish`: some rows were malformed; for `replay --verify`, `upgrade`: it differs
+  1  an unexpected error; `publish`: malformed rows; `replay --verify`, `upgrade`: it differs; `check`: an error
   2  wrong usage, a wrong setting or declaration, an ambiguous id, a missing topic
   3  the saga is COMPENSATED
   4  the saga is FAILED, or waits for a person
