@@ -247,7 +247,13 @@ class KafkaTransport:
                 self._check_open()
                 self._ends = await self.start_consumer("choreo", None, isolation="read_uncommitted")
         asked = self._ends
-        return ours(await self.ask(lambda: asked.end_offsets(places)))
+        try:
+            return ours(await self.ask(lambda: asked.end_offsets(places)))
+        except BrokerUnreachable:
+            if self._ends is asked:  # the next one who asks does so on a connection of its own
+                self._ends = None
+                await farewell(asked.stop())
+            raise
 
     async def snapshot(self, topic: str) -> list[Delivery]:
         """See `Transport.snapshot`."""
