@@ -21,6 +21,7 @@ from sqlalchemy import Connection, delete, select
 from ..events.clock import SECOND
 from ..events.database import Database
 from . import store
+from .instance import Instance
 from .tables import history, saga, sent
 from .words import Phase
 
@@ -134,6 +135,7 @@ def _sweep_histories(connection: Connection, phase: Phase, before: int, done: di
     # A batch ends many sagas at one moment: what shares the last one's moment goes with it.
     last = first[-1].updated_at
     names = [row.id for row in connection.execute(ended.where(saga.c.updated_at <= last))]
+    names = sorted({*names} - _still_needed(connection, names))
     _forget(connection, names)
     done[phase.value] = last
     swept.histories += len(names)
@@ -146,6 +148,8 @@ def _sweep_tombstones(connection: Connection, phase: Phase, before: int, swept: 
     rows = connection.execute(old.order_by(saga.c.updated_at).limit(STEP).with_for_update(skip_locked=True)).all()
     if not rows:
         return
+    needed = _still_needed(connection, [row.id for row in rows])
+    rows = [row for row in rows if row.id not in needed]
     names = [row.id for row in rows]
     _forget(connection, names)
     connection.execute(delete(saga).where(saga.c.id.in_(names)))
@@ -153,6 +157,28 @@ def _sweep_tombstones(connection: Connection, phase: Phase, before: int, swept: 
         swept.horizons[row.type] = max(swept.horizons.get(row.type, 0), row.updated_at)
     swept.sagas += len(names)
     swept.more |= len(names) == STEP
+
+
+def _still_needed(connection: Connection, names: Sequence[str]) -> set[str]:
+    """Find the children whose parents are open: they may still be undone, and need their events for it (row 21)."""
+    parents: dict[str, list[str]] = {}
+    for start in range(0, len(names), store.CHUNK):
+        chunk = names[start : start + store.CHUNK]
+        nested = select(saga.c.id, saga.c.state).where(saga.c.id.in_(chunk), saga.c.state.like('%"parent":%'))
+        for id_, state in connection.execute(nested):
+            if (parent := Instance.from_json(state).parent) is not None:
+                parents.setdefault(parent.id, []).append(id_)
+    found: set[str] = set()
+    ids = sorted(parents)
+    for start in range(0, len(ids), store.CHUNK):
+        chunk = ids[start : start + store.CHUNK]
+        gone = select(saga.c.id).where(saga.c.id.in_(chunk), saga.c.phase.in_([end.value for end in _ENDS]))
+        ended = set(connection.execute(gone).scalars())
+        # One that is not here may run in another coordinator's store, where nobody can ask: the child's tombstone goes
+        # when its time is over all the same.
+        here = set(connection.execute(select(saga.c.id).where(saga.c.id.in_(chunk))).scalars())
+        found.update(child for parent in here - ended for child in parents[parent])
+    return found
 
 
 def _forget(connection: Connection, names: Sequence[str]) -> None:

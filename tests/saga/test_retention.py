@@ -12,6 +12,7 @@ from sqlalchemy import func, select
 from choreo.events.clock import SECOND
 from choreo.events.settings import load_settings
 from choreo.saga import retention
+from choreo.saga.instance import Instance, Parent
 from choreo.saga.tables import history, saga, sent
 from tests.saga.stage import Declined, Order, Paid, Placed, Refused, Released, Reserved, Stage
 
@@ -111,6 +112,8 @@ async def test_a_saga_that_failed_or_is_open_is_kept_whatever_its_age(store_url:
         await stage.until(lambda all_: len(all_) == 2 and all_["order/failed"].phase == "COMPENSATING")
         await stage.publish(Placed(order_id="done"), Refused(order_id="done"))
         await stage.until(lambda all_: all_.get("order/done") is not None and all_["order/done"].phase.ended)
+        await stage.settled()
+        await stage.stop()  # a row that somebody writes to just then is left for the next time
         far = stage.now + 10_000 * DAY
 
         def work(connection: Any) -> retention.Swept:
@@ -138,3 +141,32 @@ async def test_it_is_done_in_small_steps(store_url: str, many: int, monkeypatch:
             steps += 1
         assert steps >= 1
         assert await _counts(stage) == {"sagas": many, "history": 0, "sent": 0}
+
+
+async def test_row_21_a_child_is_kept_for_as_long_as_its_parent_may_undo_it(store_url: str) -> None:
+    async with Stage(store_url) as stage:
+        await stage.start()
+        await stage.publish(Placed(order_id="parent"))
+        await stage.publish(Placed(order_id="child"), Refused(order_id="child"))
+        await stage.until(lambda all_: len(all_) == 2 and all_["order/child"].phase.ended)
+        await stage.settled()
+        await stage.stop()
+        far = stage.now + 10_000 * DAY
+
+        def nest(connection: Any) -> None:
+            child = Instance.from_json(
+                connection.execute(select(saga.c.state).where(saga.c.id == "order/child")).scalar_one()
+            )
+            child.parent = Parent("order/parent", "pack")
+            connection.execute(saga.update().where(saga.c.id == "order/child").values(state=child.to_json()))
+
+        def end(connection: Any) -> None:
+            connection.execute(saga.update().where(saga.c.id == "order/parent").values(phase="COMPLETED"))
+
+        await stage.database.write(nest)
+        swept = await stage.database.write(lambda c: retention.sweep(c, DAY, far, far))
+        assert (swept.histories, swept.sagas) == (0, 0)
+        await stage.database.write(end)
+        swept = await stage.database.write(lambda c: retention.sweep(c, DAY, far, far))
+        assert swept.sagas == 2
+        assert await _counts(stage) == {"sagas": 0, "history": 0, "sent": 0}
