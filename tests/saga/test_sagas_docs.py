@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ PAGE = Path(__file__).parents[2] / "docs" / "sagas.md"
 
 
 def test_the_example_of_the_page_can_be_defined() -> None:
-    [block] = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
     names: dict[str, Any] = {"__name__": "sagas_page"}
-    exec(compile(block, str(PAGE), "exec"), names)
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), names)
+    payout = names["Payout"].definition()
+    assert (payout.lock.name, payout.cancel, payout.schedule.zone) == ("account", ("PayoutStopped",), "Europe/Berlin")
     declaration: Declaration = names["Order"].declaration()
     plans = declaration.definition.by_name
     assert plans["hold"].only_undo
@@ -28,4 +32,12 @@ def test_every_argument_of_a_step_is_on_the_page() -> None:
 
     told = PAGE.read_text()
     missing = [name for name in step.__kwdefaults__ if f"`{name}=" not in told]
+    assert missing == []
+
+
+def test_every_argument_of_the_class_line_is_on_the_page() -> None:
+    from choreo import Saga
+
+    told = PAGE.read_text()
+    missing = [name for name in inspect.signature(Saga.__init_subclass__).parameters if f"`{name}=" not in told]
     assert missing == []
