@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from .explore import Explored, Explorer, Failure, explore
+from .explore import explore
+from .explorer import Explorer
 from .faults import KINDS, Fault
+from .outcome import Explored, Failure
 from .run import Run
 from .seed import Seed
 

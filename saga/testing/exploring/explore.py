@@ -3,292 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass, field, replace
-from hashlib import blake2b
-from random import Random
-from typing import Any
 
-import structlog
-
-from ....events.codec import Codec
-from ....events.errors import ConfigurationError
 from ....events.event import Event
 from ....services.service import Service
-from ...loading import Parts
+from ... import asked
 from ...saga import Saga
-from ..standins import StandIn, standin_services
-from ..world import event_classes
-from .faults import KINDS, Plan, Survey, make_plan
-from .invariants import check
+from ..standins import StandIn
+from .explorer import Events, Explorer, Rule, Seeds, seeds_of
 from .jobs import in_jobs
-from .run import Run
+from .outcome import Explored, Failure
+from .quiet import quiet
 from .seed import Seed
-from .simulation import Kit, Simulation, Violation
-from .story import story
-
-Events = Sequence[Event] | Callable[[Random], Iterable[Event]]
-Rule = Callable[[Run], object]
-Seeds = int | Iterable[int | str | Seed]
 
 _OFTEN = 5
 """A fault that was planned as often and never happened is an error of the kit, or of the kinds that were asked for."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A run that has shown what must not be.
-
-    Args:
-        seed: which run.
-        rule: the rule that it broke: one of `docs/guarantees.md`, `always` or `finally`.
-        told: how.
-        story: what happened.
-    """
-
-    seed: Seed
-    rule: str
-    told: str
-    story: str
-
-    def __str__(self) -> str:
-        return f"{self.rule}: {self.told}\n\n{self.story}"
-
-
-@dataclass
-class Explored:
-    """What an exploration has seen.
-
-    Args:
-        runs: how many.
-        seconds: how long it took.
-        planned, hit: runs in which each fault was planned, and in which it happened, by kind and target.
-        failure: the first run that failed, in the order of the seeds.
-    """
-
-    runs: int = 0
-    seconds: float = 0.0
-    planned: Counter[tuple[str, str]] = field(default_factory=Counter)
-    hit: Counter[tuple[str, str]] = field(default_factory=Counter)
-    failure: Failure | None = None
-
-    def __str__(self) -> str:
-        pace = self.runs / self.seconds if self.seconds else 0.0
-        lines = [f"{self.runs} runs in {self.seconds:.1f}s ({pace:.1f} a second)", "  planned happened"]
-        for kind, target in sorted(self.planned):
-            lines.append(f"{self.planned[kind, target]:>9} {self.hit[kind, target]:>8}  {kind} {target}".rstrip())
-        return "\n".join(lines)
-
-    def add(self, other: Explored) -> None:
-        """Take in what another exploration has seen."""
-        self.runs += other.runs
-        self.planned.update(other.planned)
-        self.hit.update(other.hit)
-
-
-class Explorer:
-    """Runs seeds of one saga with its services, in this process; `explore` is what tests call.
-
-    Args:
-        sagas, services, events, play, always, finally_, faults, fresh: as `explore`.
-    """
-
-    def __init__(
-        self,
-        sagas: type[Saga] | Sequence[type[Saga]],
-        services: Sequence[Service] = (),
-        *,
-        events: Events,
-        play: Mapping[type[Event], StandIn | Sequence[StandIn]] | None = None,
-        always: Rule | None = None,
-        finally_: Rule | None = None,
-        faults: Collection[str] | None = None,
-        fresh: Callable[[], object] | None = None,
-    ) -> None:
-        wanted = list(KINDS) if faults is None else list(faults)
-        if unknown := [kind for kind in wanted if kind not in KINDS]:
-            raise ConfigurationError(f"explore(faults=...): {unknown[0]!r} is none of {', '.join(KINDS)}")
-        self._kinds = [kind for kind in KINDS if kind in wanted]
-        self._parts = Parts(tuple(services), (sagas,) if isinstance(sagas, type) else tuple(sagas))
-        self._play = play or {}
-        self._events = events
-        self._always = always
-        self._finally = finally_
-        self._fresh = fresh
-        self._survey: Survey | None = None
-        self._open()
-
-    def _open(self) -> None:
-        play = self._play
-        self._kit = Kit(self._parts, lambda: standin_services(play))
-        with quiet():
-            self._kit.prepare()
-        self._classes = {cls.spec().type: cls for cls in event_classes(self._everything())}
-        self._codec = Codec(self._kit.schemas)
-        _now(self._codec.prepare(self._classes.values()))
-
-    def _everything(self) -> Parts:
-        return Parts((*self._parts.services, *self._kit.stand_ins()), self._parts.sagas)
-
-    def reopen(self) -> None:
-        """Begin anew with stores of one's own: after a fork, and after the code has changed."""
-        self._open()
-
-    def close(self) -> None:
-        """Let go of the stores."""
-        self._kit.close()
-
-    # ---- one run -----------------------------------------------------------------------------------------------
-
-    def run(self, seed: int | str | Seed, explored: Explored | None = None) -> Failure | None:
-        """Run one seed.
-
-        Args:
-            seed: which.
-            explored: where to count the faults.
-
-        Returns:
-            What went wrong; None if nothing did.
-        """
-        seed = seed if isinstance(seed, Seed) else Seed(str(seed))
-        simulation, failure = self._run(seed)
-        if explored is not None:
-            explored.runs += 1
-            explored.planned.update((fault.kind, fault.target) for fault in simulation.plan.faults)
-            explored.hit.update((fault.kind, fault.target) for fault in simulation.troubles.hits)
-        return failure
-
-    def digest(self, seed: int | str | Seed) -> str:
-        """Run a seed and give a digest of all that it left: every record of the broker, every row of every store."""
-        with quiet():
-            simulation, _ = self._run(seed if isinstance(seed, Seed) else Seed(str(seed)))
-        content = blake2b(digest_size=16)
-        for sent in simulation.broker.log:
-            content.update(repr(sent).encode())
-        for name, disk in sorted(simulation.disks.items()):
-            content.update("\n".join((name, *disk.dump())).encode())
-        return content.hexdigest()
-
-    def _run(self, seed: Seed) -> tuple[Simulation, Failure | None]:
-        plan, events = self._planned(seed)
-        if self._fresh is not None:
-            self._fresh()
-        views: dict[Simulation, Run] = {}
-
-        def view(simulation: Simulation) -> Run:
-            if simulation not in views:
-                views[simulation] = Run(simulation, self._codec, self._classes)
-            return views[simulation]
-
-        rule = self._always
-        always = None if rule is None else lambda simulation: _judge("always", rule, view(simulation))
-        simulation = Simulation(self._kit, plan, seed.number, events, always)
-        try:
-            simulation.run()
-            check(simulation)
-            if self._finally is not None:
-                _judge("finally", self._finally, view(simulation))
-        except Violation as error:
-            return simulation, Failure(seed, error.rule, error.told, story(simulation))
-        return simulation, None
-
-    def _planned(self, seed: Seed) -> tuple[Plan, list[Event]]:
-        events = self._happenings(seed.number)
-        plan = Plan() if seed.text == "calm" else make_plan(seed.number, self.survey, self._kinds, self._doubling())
-        if seed.events is not None:
-            events = [events[place] for place in seed.events if place < len(events)]
-        if seed.faults is not None:
-            plan = replace(plan, faults=tuple(plan.faults[each] for each in seed.faults if each < len(plan.faults)))
-        if seed.plain:
-            plan = Plan(faults=plan.faults)
-        return plan, events
-
-    def _happenings(self, number: int) -> list[Event]:
-        if callable(self._events):
-            return list(self._events(Random(f"events/{number}")))
-        return list(self._events)
-
-    def _doubling(self) -> list[str]:
-        return [service.name for service in self._parts.services if service.store is not None]
-
-    @property
-    def survey(self) -> Survey:
-        """What there is to hit: seen in a run in which nothing goes wrong.
-
-        Raises:
-            AssertionError: not even that one is as it should be.
-        """
-        if self._survey is None:
-            simulation, failure = self._run(Seed("calm"))
-            if failure is not None:
-                raise AssertionError(_told(failure, "without any fault"))
-            self._survey = _surveyed(simulation, self._everything())
-        return self._survey
-
-    # ---- many runs ---------------------------------------------------------------------------------------------
-
-    def first_failure(self, seeds: Seeds) -> Failure | None:
-        """Run seeds one after another until one fails; a run without faults comes first.
-
-        Returns:
-            The first failure, not shrunk; None if there is none.
-        """
-        with quiet():
-            if self._survey is None:
-                simulation, failure = self._run(Seed("calm"))
-                if failure is not None:
-                    return failure
-                self._survey = _surveyed(simulation, self._everything())
-            return self.explore(seeds).failure
-
-    def explore(self, seeds: Seeds, stop: Callable[[], bool] = lambda: False) -> Explored:
-        """Run seeds one after another, up to the first that fails.
-
-        Args:
-            seeds: which.
-            stop: asked before each whether to stop.
-        """
-        explored = Explored()
-        began = time.monotonic()
-        for seed in seeds_of(seeds):
-            if stop():
-                break
-            explored.failure = self.run(seed, explored)
-            if explored.failure is not None:
-                break
-        explored.seconds = time.monotonic() - began
-        return explored
-
-    def shrink(self, failure: Failure) -> Failure:
-        """Find a shorter run that breaks the same rule: fewer faults, fewer events, one process of each kind."""
-        plan, events = self._planned(failure.seed)
-        number = failure.seed.number
-        kept = list(failure.seed.events or range(len(events)))
-        faults = list(failure.seed.faults if failure.seed.faults is not None else range(len(plan.faults)))
-        plain = failure.seed.plain
-        best = failure
-
-        def tried(kept: Sequence[int], faults: Sequence[int], plain: bool) -> bool:
-            nonlocal best
-            _, found = self._run(Seed.of(number, tuple(kept), tuple(faults), plain=plain))
-            if found is None or found.rule != failure.rule:
-                return False
-            best = found
-            return True
-
-        if failure.seed.text == "calm":
-            return failure
-        if not plain and tried(kept, faults, True):
-            plain = True
-        faults = _fewer(faults, lambda few: tried(kept, few, plain))
-        kept = _fewer(kept, lambda few: tried(few, faults, plain))
-        _fewer(faults, lambda few: tried(kept, few, plain))
-        return best
 
 
 def explore(
@@ -352,6 +85,10 @@ def explore(
 
 
 def _explored(explorer: Explorer, seeds: Seeds, jobs: int) -> Explored:
+    if asked.seed is not None:
+        seeds, jobs = [asked.seed], 1
+    elif asked.runs is not None and isinstance(seeds, int):
+        seeds = asked.runs
     _ = explorer.survey
     explored = _in_jobs(explorer, list(seeds_of(seeds)), jobs) if jobs > 1 else explorer.explore(seeds)
     if explored.failure is not None:
@@ -383,94 +120,6 @@ def _in_jobs(explorer: Explorer, seeds: list[Seed], jobs: int) -> Explored:
 
 def _told(failure: Failure, where: str) -> str:
     seed = failure.seed
-    return f"{failure}\n\n{where}; again: explore(..., seeds=[{seed!r}]) or pytest --choreo-seed={seed}"
-
-
-def seeds_of(seeds: Seeds) -> Iterator[Seed]:
-    """List seeds."""
-    if isinstance(seeds, int):
-        return (Seed(str(number)) for number in range(seeds))
-    return (seed if isinstance(seed, Seed) else Seed(str(seed)) for seed in seeds)
-
-
-def _judge(name: str, rule: Rule, run: Run) -> None:
-    try:
-        rule(run)
-    except Exception as error:
-        told = str(error) or type(error).__name__
-        raise Violation(
-            name, told if isinstance(error, AssertionError) else f"{type(error).__name__}: {told}"
-        ) from error
-
-
-def _fewer(items: list[int], fails: Callable[[list[int]], bool]) -> list[int]:
-    """Leave out as much as may be left out: halves first, then one by one."""
-    size = max(1, len(items) // 2)
-    while True:
-        at = 0
-        while at < len(items):
-            few = items[:at] + items[at + size :]
-            if fails(few):
-                items = few
-            else:
-                at += size
-        if size == 1:
-            return items
-        size //= 2
-
-
-def _surveyed(simulation: Simulation, parts: Parts) -> Survey:
-    groups: Counter[str] = Counter()
-    topics = simulation.groups()
-    for sent in simulation.broker.placed():
-        for group, names in topics.items():
-            if sent.topic in names:
-                groups[f"{group}/{sent.topic}/{sent.partition}"] += 1
-    handlers = {handler.full_name: handler for service in parts.services for handler in service.handlers}
-    undoable: set[str] = set()
-    for cls in parts.sagas:
-        definition = cls.definition()
-        pivot = definition.pivot
-        for plan in definition.steps:
-            if pivot is None or plan.name in definition.ancestors[pivot.name]:
-                undoable.update(plan.done)
-    makers = [
-        name
-        for name, handler in handlers.items()
-        if handler.undoes is None and {event.spec().type for event in handler.signature.produces} & undoable
-    ]
-    return Survey(
-        passes=simulation.troubles.passes,
-        calls=simulation.troubles.calls,
-        makers=tuple(makers),
-        tries={name: handler.retry.attempts for name, handler in handlers.items()},
-        types=simulation.troubles.types,
-        sends=simulation.troubles.sends,
-        commits=simulation.troubles.commits,
-        groups=groups,
-        records=simulation.records,
-    )
-
-
-def _now(work: Any) -> None:
-    """Run what never waits."""
-    try:
-        work.send(None)
-    except StopIteration:
-        return
-    raise AssertionError("it waits")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Let parts log nothing: what a run has to tell, its story tells."""
-    before = structlog.get_config()
-    structlog.configure(processors=[_drop])
-    try:
-        yield
-    finally:
-        structlog.configure(**before)
-
-
-def _drop(*_: object) -> Any:
-    raise structlog.DropEvent
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
+    again = f"explore(..., seeds=[{seed!r}]) or pytest --choreo-seed={seed} {test}".rstrip()
+    return f"{failure}\n\n{where}; run it again: {again}"

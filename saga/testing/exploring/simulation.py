@@ -7,7 +7,7 @@ when nothing can happen at the present moment, and moves the clock to the next o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from random import Random
@@ -45,6 +45,7 @@ _GRID = SECOND // 20
 _MOST_MOVES = 6_000
 _LONGEST = 400 * 24 * 3_600 * SECOND
 _AGAIN = 1.0
+_LOOKS = 0.5
 _LAST_LOOKS = 10
 _LAST_LOOK = SECOND // 4
 
@@ -270,9 +271,11 @@ class Simulation:
             return True
         if self.broker.unread():
             return True
-        if not self.troubles.away and any(disk.count("choreo_outbox") for disk in self.disks.values()):
+        running = {process.kind for process in self.processes if process.state is State.UP}
+        stores = [(name, disk) for name, disk in self.disks.items() if name in running]
+        if not self.troubles.away and any(disk.count("choreo_outbox") for _, disk in stores):
             return True
-        due = self._due(-1)
+        due = self._due(-1, running)
         return due is not None and due <= self.loop.clock()
 
     def _at_rest(self) -> bool:
@@ -295,12 +298,12 @@ class Simulation:
             return f"{group} has committed {committed} of {end} in {place.topic}[{place.partition}]"
         return "somebody works on"
 
-    def _due(self, after: int | None = None) -> int | None:
+    def _due(self, after: int | None = None, among: Collection[str] | None = None) -> int | None:
         """When a store has something due, by the loop's clock."""
         since = self.clock() if after is None else after
         found = []
         for name, disk in self.disks.items():
-            if disk.turns.taken:
+            if disk.turns.taken or (among is not None and name not in among):
                 continue
             if name == COORDINATOR:
                 if self.parts.sagas:
@@ -388,7 +391,7 @@ class Simulation:
                 database=self._database(COORDINATOR),
                 settings=self.kit.settings,
                 clock=self.clock,
-                options=Options(batch=self.plan.batch, breaker=Breaker(share=1.0)),
+                options=Options(batch=self.plan.batch, poll=_LOOKS, tick=_LOOKS, breaker=Breaker(share=1.0)),
                 registry=self.kit.schemas,
                 owner=owner,
             )
