@@ -13,7 +13,7 @@ import pytest
 
 PLUGIN = "choreo.saga.pytest_plugin"
 
-SHOP = '''
+SHOP = """
 from choreo import Event, Saga, Service, step
 from choreo.saga.testing import explore
 
@@ -31,7 +31,7 @@ async def reserve(placed: Placed) -> Reserved:
 
 class Fulfilment(Saga, start=Placed, key="order_id"):
     reserve = step(done=Reserved, undo=None, within="1m")
-'''
+"""
 
 
 def run(folder: Path, code: str, *options: str, auto: bool = False) -> subprocess.CompletedProcess[str]:
@@ -44,13 +44,16 @@ def run(folder: Path, code: str, *options: str, auto: bool = False) -> subproces
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
 
-HARNESS = SHOP + '''
+HARNESS = (
+    SHOP
+    + """
 async def test_it_is_fulfilled(harness):
     async with harness(stock, Fulfilment) as shop:
         await shop.publish(Placed(order_id="1"))
         await shop.run()
         assert shop.saga("fulfilment/1").phase == "COMPLETED"
-'''
+"""
+)
 
 
 @pytest.mark.parametrize("options", [("-p", "no:asyncio"), ()], ids=["without pytest-asyncio", "with it"])
@@ -64,11 +67,14 @@ def test_pytest_asyncio_in_auto_mode_runs_it(tmp_path: Path) -> None:
     assert "1 passed" in ended.stdout, ended.stdout
 
 
-EXPLORE = SHOP + '''
+EXPLORE = (
+    SHOP
+    + """
 def test_it_is_explored():
     explored = explore(Fulfilment, [stock], events=[Placed(order_id="1")], seeds=3)
     print("runs:", explored.runs)
-'''
+"""
+)
 
 
 def test_choreo_seeds_says_how_many_runs(tmp_path: Path) -> None:
@@ -88,24 +94,27 @@ def test_what_is_no_seed_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_failure_prints_the_line_that_runs_it_again(tmp_path: Path) -> None:
-    code = SHOP + '''
+    code = (
+        SHOP
+        + """
 def never_reserved(run):
     assert not run.sent(Reserved), "reserved"
 
 def test_it_is_explored():
     explore(Fulfilment, [stock], events=[Placed(order_id="1")], seeds=3, always=never_reserved)
-'''
+"""
+    )
     ended = run(tmp_path, code)
     assert "always: reserved" in ended.stdout
     assert "1 failed" in ended.stdout
 
 
 def test_a_project_that_does_not_use_it_loads_nothing_of_choreo(tmp_path: Path) -> None:
-    code = '''
+    code = """
 import json, sys
 def test_nothing():
     print(json.dumps(sorted(name for name in sys.modules if name.startswith(("choreo", "sqlalchemy", "pydantic")))))
-'''
+"""
     ended = run(tmp_path, code, "-s")
     assert ended.returncode == 0, ended.stdout
     loaded = json.loads(next(line for line in ended.stdout.splitlines() if line.startswith("[")))

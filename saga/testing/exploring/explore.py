@@ -65,12 +65,12 @@ def explore(
             planned again and again and never happened.
         ConfigurationError: there is no such kind of fault, or no such seed.
     """
-    explorer = Explorer(
-        saga, services, events=events, play=play, always=always, finally_=finally_, faults=faults, fresh=fresh
-    )
 
     def work() -> Explored:
         with quiet():
+            explorer = Explorer(
+                saga, services, events=events, play=play, always=always, finally_=finally_, faults=faults, fresh=fresh
+            )
             try:
                 return _explored(explorer, seeds, jobs)
             finally:

@@ -120,7 +120,6 @@ def _undo_order(saga: Recorded, step: Refolded) -> None:
 def _one_outcome(saga: Recorded) -> None:
     """S9: never both completed and undone; after the pivot nothing before it is undone."""
     outputs = [output for step in saga.applied for output in step.transition.outputs]
-    undone = [output.step for output in outputs if isinstance(output, Send) and output.kind == "undo"]
     announced = {output.type for output in outputs if isinstance(output, Announce)}
     definition = saga.definition
     if saga.instance.phase is Phase.COMPLETED and announced - {definition.completed}:
@@ -128,12 +127,16 @@ def _one_outcome(saga: Recorded) -> None:
     if len(announced) > 1:
         raise Violation("S9", f"{saga.id} has announced {', '.join(sorted(announced))}")
     pivot = definition.pivot
-    if pivot is None or saga.instance.steps[pivot.name].done is None:
+    if pivot is None:
         return
     before = definition.ancestors[pivot.name]
-    for name in undone:
-        if name in before:
-            raise Violation("S9", f"{saga.id}: step {name} was undone, but the pivot {pivot.name} is done")
+    for step in saga.applied:
+        if step.before is None or step.before.steps[pivot.name].done is None:
+            continue
+        for output in step.transition.outputs:
+            if isinstance(output, Send) and output.kind == "undo" and not output.again and output.step in before:
+                told = f"{saga.id}: the undo of step {output.step} was sent after the pivot {pivot.name} was done"
+                raise Violation("S9", told)
 
 
 def _late_success(saga: Recorded) -> None:

@@ -13,9 +13,11 @@ from ....events.codec import Codec
 from ....events.envelope import Delivery, read_envelope
 from ....events.event import Event
 from ... import queries
+from ...instance import Instance
 from ...tables import saga
 from ..views import DeadLetter, Published, SagaView, read_dead_letter, saga_view
 from ..world import coordinator_of, saga_of
+from .faults import Fault
 from .simulation import Simulation
 
 E = TypeVar("E", bound=Event)
@@ -52,6 +54,18 @@ class Run:
     def events(self) -> Sequence[Event]:
         """What this run was begun with."""
         return self._simulation.events
+
+    @property
+    def faults(self) -> Sequence[Fault]:
+        """What has gone wrong so far."""
+        return list(self._simulation.troubles.hits)
+
+    @property
+    def instances(self) -> list[Instance]:
+        """The state of every saga as it is stored, in the order in which they began."""
+        query = select(saga.c.state).order_by(saga.c.started_at, saga.c.id)
+        with self._simulation.saga_disk.reader.connect() as connection:
+            return [Instance.from_json(state) for state in connection.execute(query).scalars()]
 
     def saga(self, name: str) -> SagaView:
         """Look at a saga.
