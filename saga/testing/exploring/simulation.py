@@ -77,7 +77,8 @@ class Kit:
     stand_ins: Callable[[], Sequence[Service]]
     schemas: KnownSchemas = field(default_factory=KnownSchemas)
     disks: dict[str, Disk] = field(default_factory=dict)
-    settings: Settings = field(default_factory=lambda: Settings.model_construct(broker="memory:"))
+    # The rules are judged on whole histories, however long a run is.
+    settings: Settings = field(default_factory=lambda: Settings.model_construct(broker="memory:", retention="forever"))
 
     def disk(self, name: str) -> Disk:
         """Give a store's disk, as new."""
