@@ -484,3 +484,20 @@ async def test_another_seed_gives_other_ids_and_other_pauses() -> None:
             await harness.run()
             found.add((id_, harness.now))
     assert len(found) == 2
+
+
+async def test_pauses_of_months_end_when_they_are_over() -> None:
+    woken: list[float] = []
+    sleeper = Service("sleeper", store=None)
+
+    @sleeper.on(Asked)
+    async def sleep(asked: Asked) -> None:
+        woken.append(asyncio.get_running_loop().time())
+        for _ in range(3):
+            await asyncio.sleep(60 * 86_400.1)
+            woken.append(asyncio.get_running_loop().time())
+
+    async with Harness(sleeper) as harness:
+        await harness.publish(Asked(name="a"))
+        await harness.advance("190d")
+    assert [round(at - woken[0]) for at in woken] == [0, 5_184_006, 10_368_012, 15_552_018]

@@ -14,7 +14,7 @@ from enum import Enum
 from heapq import heappop, heappush
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
-from ..loop import VirtualLoop
+from ..loop import EARLY, VirtualLoop
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -144,10 +144,10 @@ class SimulationLoop(VirtualLoop):
             context = copy_context()
         process = context.get(PROCESS)
         if process is None:
-            handle = asyncio.SelectorEventLoop.call_at(self, when, callback, *args, context=context)
+            handle = asyncio.SelectorEventLoop.call_at(self, when - EARLY, callback, *args, context=context)
         else:
             handle = asyncio.SelectorEventLoop.call_at(
-                self, when, process.run, context, callback, args, context=context
+                self, when - EARLY, process.run, context, callback, args, context=context
             )
         try:
             task = asyncio.current_task(self)
