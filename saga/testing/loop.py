@@ -31,8 +31,10 @@ MOST_TURNS = 20_000
 shop need a hundred."""
 
 EARLY = 0.25 / SECOND
-"""By how much timers are set before their moment, seconds: less than the clock can show. After some weeks a float cannot
-tell a loop's time from the same with asyncio's own allowance added, and a timer that is due exactly now would never be."""
+"""By how much timers are set before their moment, seconds: less than the clock can show.
+
+After some weeks a float cannot tell a loop's time from the same with asyncio's own allowance added, and a timer that is
+due exactly now would never be."""
 
 _THREAD_LOOK = 0.05
 
