@@ -37,6 +37,11 @@ class Recorded(NamedTuple):
     sent: frozenset[str]
 
     @property
+    def forgotten(self) -> bool:
+        """Whether its history was cleaned up since its end (`retention`), so that nothing can be folded again."""
+        return not self.inputs or self.inputs[0].seq != 1
+
+    @property
     def beginning(self) -> Beginning:
         """What a fold needs besides the inputs."""
         return Beginning(self.instance.key, self.instance.run, self.instance.sampled)

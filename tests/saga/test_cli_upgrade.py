@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, delete, update
 
 from choreo.events.clock import SECOND, system_clock
 from choreo.saga import versions
@@ -89,6 +89,13 @@ async def test_a_saga_is_replayed_and_many_are_verified(desk: Desk) -> None:
         "order/paid  seq 2: verdict was ignored, now applied\n5 replayed · 4 the same · 1 differ"
     )
     assert (await desk.saga("replay", "--verify", "--type", "order", "--open")).code == exits.OK
+    await desk.stage.database.write(lambda c: c.execute(delete(history).where(history.c.saga_id == "order/paid")))
+    gone = await desk.saga("replay", "--verify", "--all")  # as after `CHOREO_RETENTION`
+    assert (gone.code, gone.out.splitlines()[-1]) == (
+        exits.OK,
+        "4 replayed · 4 the same · 0 differ · 1 ended so long ago that their history is gone",
+    )
+    assert "history is gone (CHOREO_RETENTION)" in (await desk.saga("replay", "paid")).err
     assert (await desk.saga("replay", "--all")).code == exits.USAGE
     assert (await desk.saga("replay")).code == exits.USAGE
 
