@@ -128,10 +128,14 @@ class Judge:
         if isinstance(input_, Operator) and applied:
             if input_.kind == "cancel":
                 return replace(ledger, cancelled=True)
+            if input_.kind == "approve" and step:
+                return ledger.with_(step, done=True)
             if input_.kind == "retry-undo" and step:
                 return ledger.with_(step, retold=True)
             if input_.kind == "mark-undone" and step:
                 return ledger.with_(step, open=False, undone=True, covers=1 << 60)
+        if isinstance(input_, Observed) and input_.type in self.shape.definition.cancel and applied:
+            return replace(ledger, cancelled=True)
         if step is None or not applied:
             return ledger
         plan, known = self.shape.plan(step), ledger.of(step)

@@ -10,10 +10,11 @@ from time import monotonic
 from ..advance import advance as real_advance
 from ..advance import begin as real_begin
 from ..definition import Definition
+from .actions import Action
 from .judge import Broken
 from .nodes import Advance, Begin
 from .scope import Scope, covers
-from .world import Action, World
+from .world import World
 
 HAZARDS = frozenset(("unasked-pivot",))
 """What no coordinator can prevent: it is a fault of the definition."""
@@ -172,7 +173,33 @@ class Search:
                 if self.bad and not self.every:
                     return ""
             layer = following
+        self._rounds()
         return ""
+
+    def _rounds(self) -> None:
+        """Look for timers that fire for ever: with nothing read, time alone must come to an end (V1)."""
+        timed = self.world.timed()
+        state_of: dict[int, int] = {}
+        for state in self.parents:
+            state_of.setdefault(self.world.place_of(state), state)
+        over: set[int] = set()
+        for first in timed:
+            way: list[int] = []
+            ahead = [iter((first,))]
+            while ahead:
+                number = next(ahead[-1], None)
+                if number is None:
+                    ahead.pop()
+                    if way:
+                        over.add(way.pop())
+                elif number in way:
+                    self._broken(
+                        Broken("V1", "its timers fire again and again, and nothing changes"), state_of[number], None
+                    )
+                    return
+                elif number not in over:
+                    way.append(number)
+                    ahead.append(iter(timed.get(number, ())))
 
     def _expand(self, state: int, following: list[int]) -> None:
         world, parents = self.world, self.parents

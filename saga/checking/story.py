@@ -11,12 +11,13 @@ from ..advance import begin as real_begin
 from ..definition import Definition
 from ..inputs import HandlerGaveUp, Observed
 from ..saga import Saga
+from .actions import Action
 from .judge import Broken
 from .nodes import Advance, Begin, Node
 from .scope import Scope
 from .search import BadRun
 from .shape import declared
-from .world import Action, World
+from .world import World
 
 
 class Taken(NamedTuple):

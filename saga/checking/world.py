@@ -25,10 +25,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..definition import Definition
-from ..inputs import HandlerGaveUp, Input, Observed, Operator, OperatorKind, command_id
+from ..inputs import HandlerGaveUp, Input, Observed, Operator, command_id
 from ..names import saga_id
 from ..occurrence import element_of, wire_of
 from ..words import Phase, StepState
+from .actions import TIMERS, Action, person, said_of, spelled
 from .cast import cast
 from .judge import Broken
 from .nodes import KEY, Advance, Begin, Edge, Node, Nodes, Sent
@@ -40,29 +41,6 @@ from .shape import declared
 START = "start"
 _NODE, _PARTS, _BAG, _FAULTS = 0, 24, 48, 72
 _MASK = (1 << 24) - 1
-
-
-class Action(NamedTuple):
-    """One thing that happens.
-
-    Args:
-        kind: "start", "read", "timer", "person".
-        label: what names it among everything that may happen in its state.
-        before: what participants did unseen before it.
-        input: what the coordinator is given.
-        step: the step that it is about.
-    """
-
-    kind: str
-    label: str
-    before: tuple[str, ...] = ()
-    input: Input | None = None
-    step: str | None = None
-
-    @property
-    def line(self) -> str:
-        """What happens, as one line: no two things that may happen in one state have the same."""
-        return "; ".join((*self.before, self.label))
 
 
 class Speech(NamedTuple):
@@ -167,9 +145,13 @@ class World:
                         yield self._after(action, edge, parts, bag, faults)
                 else:
                     yield self._after(action, edge, parts, bag, faults)
+        for action in self._deciders(node):
+            assert action.input is not None
+            for edge in self.nodes.edges(node, action.step, action.input):
+                yield self._after(action, edge, parts, bag, faults)
         if left(faults, "commands"):
             for action in self._people(node):
-                assert isinstance(action.input, Operator)
+                assert action.input is not None
                 for edge in self.nodes.edges(node, action.step, action.input):
                     handled = self._by_hand(parts, action) if edge.node >= 0 else parts
                     yield self._after(action, edge, handled, bag, faults - cost("commands"))
@@ -209,6 +191,18 @@ class World:
         same = words == [(step.state, step.certain) for step in after.instance.steps.values()]
         blocked = any(state is StepState.UNKNOWN for state, _ in words)
         return same and not blocked and before.needs_person == after.needs_person
+
+    def timed(self) -> dict[int, list[int]]:
+        """Give for each node of the coordinator those to which its timers lead."""
+        return {
+            node: [edge.node for _, edges in actions for edge in edges if edge.node >= 0]
+            for node, actions in self._timer_actions.items()
+        }
+
+    @staticmethod
+    def place_of(state: int) -> int:
+        """Give the number of the coordinator's node in a state."""
+        return state & _MASK
 
     def quiet(self, state: int) -> bool:
         """Tell whether nothing happens any more by itself."""
@@ -274,7 +268,7 @@ class World:
         if state.fresh:
             message = state.fresh[0]
             for outcome in role.options(state):
-                done = (*before, f"{_message(role, message)}: {outcome.label}")
+                done = (*before, f"{spelled(role, message)}: {outcome.label}")
                 price = spent + cost(outcome.fault) if outcome.fault else spent
                 if not covers(self.scope.budget, price):
                     continue
@@ -369,19 +363,28 @@ class World:
 
     def _timers(self, number: int) -> Iterator[tuple[Action, tuple[Edge, ...]]]:
         for step, field in self.nodes.nodes[number].timers:
-            action = Action("timer", f"{step or 'the saga'}: {_TIMERS.get(field, field)}", step=step or None)
+            action = Action("timer", f"{step or 'the saga'}: {TIMERS.get(field, field)}", step=step or None)
             yield action, self.nodes.fire(number, (step, field))
 
     def _people(self, number: int) -> Iterator[Action]:
         instance = self.nodes.nodes[number].instance
         if instance.phase is Phase.RUNNING:
-            yield _person("cancel", None)
+            yield person("cancel", None)
+            for type_ in self.definition.cancel:
+                yield Action("person", f"{type_} is read", input=Observed(f"cancel:{type_}", type_))
         for name, step in instance.steps.items():
             if step.state is StepState.UNDO_FAILED:
-                yield _person("retry-undo", name)
-                yield _person("mark-undone", name)
+                yield person("retry-undo", name)
+                yield person("mark-undone", name)
             elif step.state is StepState.COMPENSATING:
-                yield _person("mark-undone", name)
+                yield person("mark-undone", name)
+
+    def _deciders(self, number: int) -> Iterator[Action]:
+        """What people answer to steps that wait for them: it is no fault, so it costs nothing."""
+        for name, step in self.nodes.nodes[number].instance.steps.items():
+            if step.state is StepState.WAITING and self.nodes.shape.plan(name).approval is not None:
+                yield person("approve", name)
+                yield person("reject", name)
 
     def _by_hand(self, parts: int, action: Action) -> int:
         role = self.by_step.get(action.step or "")
@@ -437,7 +440,7 @@ class World:
             input_ = self._input(said)
             self._inputs.append(input_)
             name = self.roles[said.role].name
-            self._reads.append(Action("read", f"the coordinator reads {_words(name, said)}", (), input_, name))
+            self._reads.append(Action("read", f"the coordinator reads {said_of(name, said)}", (), input_, name))
         return number
 
     def _put(self, bag: int, said: frozenset[int]) -> int:
@@ -450,38 +453,5 @@ class World:
         return found
 
 
-_TIMERS = {
-    "limit_at": "its limit passes",
-    "send_at": "its command is due again",
-    "undo_limit_at": "the limit of its undo passes",
-    "undo_send_at": "its undo is due again",
-    "deadline_at": "its deadline passes",
-}
-
-
 def _pack(node: int, parts: int, bag: int, faults: int) -> int:
     return node | (parts << _PARTS) | (bag << _BAG) | (faults << _FAULTS)
-
-
-def _person(kind: OperatorKind, step: str | None) -> Action:
-    label = f"a person: {kind}" + (f" {step}" if step else "")
-    return Action("person", label, input=Operator(f"{kind}:{step or ''}", kind, "ann", "", step), step=step)
-
-
-def _message(role: Role, message: int) -> str:
-    if message < 0:
-        return f"undo of {role.name}" if message == -1 else f"undo {-message} of {role.name}"
-    return role.name if message == 1 else f"{role.name} ({message})"
-
-
-def _words(name: str, said: Said) -> str:
-    what = {
-        "done": "the success",
-        "failed": "the failure",
-        "gave-up": "the giving up",
-        "undone": "the undoing",
-        "undo-gave-up": "the giving up of the undo",
-    }[said.kind]
-    number = "" if said.number == 1 else f" ({said.number})"
-    order = "" if said.time <= 2 else f" at {said.time}"
-    return f"{what} of {name}{number}{order}{', a copy' if said.copy else ''}{', empty' if said.empty else ''}"
