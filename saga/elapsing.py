@@ -22,13 +22,25 @@ class Elapsing(Locking):
         while (due := self.instance.next_due) is not None and due <= until:
             if self.instance.deadline_at == due and self.instance.phase is Phase.RUNNING:
                 self._deadline()
+                self.settle()
             elif self.instance.lock_due == due:
                 self.lock_elapsed()
+                self.settle()
             else:
-                self._fire(next(p for p in self.definition.steps if due in self._step(p).timers()), due)
-            self.settle()
+                self._fire_all(due)
         if not self.changes and not self.outputs:
             self.ignored = "nothing was due"
+
+    def _fire_all(self, due: int) -> None:
+        """Fire every timer of one moment; many elements of one step have theirs together."""
+        for plan in [plan for plan in self.definition.steps if due in self._step(plan).timers()]:
+            step = self._step(plan)
+            if self.instance.phase.ended or due not in step.timers():
+                return  # what fired before has decided otherwise: look again
+            before = step.state
+            self._fire(plan, due)
+            if step.state is not before:
+                self.settle()
 
     def _fire(self, plan: StepPlan, due: int) -> None:
         step = self._step(plan)
