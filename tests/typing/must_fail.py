@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from choreo import Context, Publisher, Retry, Saga, Service, any_of, cron, lock, policy, step
+from choreo import Context, Publisher, Retry, Saga, Service, any_of, child, cron, lock, policy, step
 from choreo.saga.testing import Harness, answers, crashes
 
 from .must_pass import (
@@ -57,6 +57,11 @@ step(done=Reserved, retry=3, within="30s")  # E: call-overload
 step(done=Reserved, when=Reserved, within="30s")  # E: arg-type
 step(done=Reserved, when=True, within="30s")  # E: call-overload
 step(done=Reserved, each=3, within="30s")  # E: call-overload
+step(done=Reserved, each="lines", within="30s")  # E: call-overload
+step(done=Reserved, each="lines", by="sku", pivot=True, within="30s")  # E: call-overload
+child(Reserved, start=Reserved, within="1d")  # E: arg-type
+child("packing", start="StartPacking", within="1d")  # E: arg-type
+child("packing", start=Reserved)  # E: call-arg
 step(done=Reserved, instead_of="reserve", within="30s")  # E: call-overload
 step(done=Reserved, timeout="30s")  # E: call-overload
 step(undo=Release)  # E: call-overload

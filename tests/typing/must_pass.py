@@ -16,6 +16,7 @@ from choreo import (
     Service,
     Transaction,
     any_of,
+    child,
     cron,
     lock,
     policy,
@@ -137,3 +138,36 @@ async def testing() -> SagaView:
         assert not sent
         crashes(ValueError("no"), instead_of=Sent)
         return harness.saga("fulfilment/4711")
+
+
+# ---- a step per element, and a saga within a saga --------------------------------------------------------------------
+
+
+class ReserveOne(Event, topic="inventory.commands", key="order_id"):
+    order_id: str
+    sku: str
+
+
+class OneReserved(Event, topic="inventory", key="order_id"):
+    order_id: str
+    sku: str
+
+
+def skus(saga: Lines) -> list[str]:
+    return [saga.key]
+
+
+def reserve_one(saga: Lines, sku: str) -> ReserveOne:
+    return ReserveOne(order_id=saga.key, sku=sku)
+
+
+class Lines(Saga, start=Placed, key="order_id"):
+    reserve = step(each=skus, by="sku", send=reserve_one, done=OneReserved, undo=None, within="30s")
+    pack = child(Fulfilment, start=Placed, after=reserve, within="1d")
+    bill = child("billing", start=lambda saga: saga.started, after=pack, within="1d")
+
+
+def look_at(saga: Lines) -> str:
+    every: list[OneReserved] = saga.reserve
+    one: OneReserved | None = saga.maybe(Lines.reserve, "sku-1")
+    return f"{len(every)} {one} {saga.pack.saga} {saga.bill.parent}"
