@@ -37,18 +37,21 @@ BUGS = (
         "saga.batch",
         "if (work.instance.id, arrival.input.id) in self._seen:",
         "if False:",
+        faults=("duplicate", "kill"),
     ),
     Bug(
         "what came before its saga is forgotten",
         "saga.batch",
         "self._to_park.setdefault((target.type, target.key), []).append(early)",
         "pass",
+        faults=("lag",),
     ),
     Bug(
         "what was parked is lost when the saga starts",
         "saga.batch",
         "for early in (*parked.pop(key, ()), *self._to_park.pop(key, ())):",
         "for early in self._to_park.pop(key, ()):",
+        faults=("lag",),
     ),
     Bug(
         "an ignored input has no row in the history",
@@ -57,49 +60,41 @@ BUGS = (
         '        if transition.verdict == "applied":\n            self._history.append(history_row(',
     ),
     Bug(
-        "a refused event is counted nowhere",
-        "saga.store",
-        'new = {"count": ignored.c.count + number, "last_at": now, "last_event_id": last}',
-        'new = {"last_at": now, "last_event_id": last}',
-    ),
-    Bug(
-        "commands that go out are not kept",
-        "saga.coordinator",
-        "store.put_sent(connection, batch.held, batch.now, release_at)",
-        "pass",
-    ),
-    Bug(
         "positions are saved before what they led to",
         "saga.coordinator",
         "        await self._apply_all(arrivals, refused, {d.place: d.offset + 1 for d in deliveries})",
         "        early = {d.place: d.offset + 1 for d in deliveries}\n"
         "        await self._database.write(lambda c: store.save_positions(c, self.group, early, {}))\n"
         "        await self._apply_all(arrivals, refused, early)",
+        faults=("kill", "crash"),
     ),
     Bug(
         "commands are published before the commit",
         "saga.coordinator",
         '        failpoint("coordinator.before_commit")',
         '        self._relay.publish(rows)\n        failpoint("coordinator.before_commit")',
+        faults=("store-busy", "kill"),
     ),
     Bug(
         "timers fire before everything was read",
         "saga.timers",
         "until = min(now, until_of(instance))",
         "until = now",
+        faults=("lag", "freeze"),
     ),
     # ---- the pure function --------------------------------------------------------------------------------------
     Bug(
         "the order of undo is lost",
         "saga.backward",
-        "if self.needs_undo(plan) and not any(",
-        "if self.needs_undo(plan) or any(",
+        "later = [self.definition.by_name[name] for name in self.definition.descendants[plan.name]]",
+        "later: list[StepPlan] = []",
     ),
     Bug(
         "the pivot is ignored",
         "saga.backward",
         "return pivot.certain and pivot.state not in (*_IN_FLIGHT, StepState.DONE, StepState.SKIPPED)",
         "return True",
+        scenario="trip",
     ),
     Bug(
         "a step whose outcome is unknown is not undone",
@@ -118,18 +113,21 @@ BUGS = (
         "saga.answers",
         "            self._enter(plan, StepState.DONE, reason)\n\n    def _failed",
         "            self.changes.append(Change(plan.name, step.state, reason))\n\n    def _failed",
+        faults=("lag", "gives-up"),
     ),
     Bug(
         "a late success that its undo has covered is undone again",
         "saga.answers",
         "if answered is not None and (step.undo_empty or event.time > answered):",
         "if answered is not None:",
+        faults=("lag", "gives-up"),
     ),
     Bug(
         "a saga that is opened again keeps its epoch",
         "saga.backward",
         "        self.instance.epoch += 1\n",
         "",
+        faults=("lag", "gives-up"),
     ),
     Bug(
         "a saga ends while an undo is unanswered",
@@ -161,24 +159,34 @@ BUGS = (
         "saga.elapsing",
         "        again = step.undo_sends > 0\n",
         "        again = False\n",
+        faults=("freeze", "crash", "lag"),
     ),
     Bug(
         "a step is tried for ever",
         "saga.forward",
         "if retry and plan.send is not None and len(step.failures) < plan.retry.attempts:",
         "if retry and plan.send is not None:",
+        scenario="trip",
     ),
     Bug(
         "a command is sent again without end",
-        "saga.elapsing",
-        "left = step.undo_sends < plan.undo_resend.attempts",
-        "left = True",
+        "saga.move",
+        "return self.now + plan.resend.pause(step.sends) if step.sends < plan.resend.attempts else None",
+        "return self.now + plan.resend.pause(step.sends)",
+        scenario="trip",
+    ),
+    Bug(
+        "a step is given up before its time",
+        "saga.instance",
+        "due = [at for step in self.steps.values() for at in step.timers()]",
+        "due = [at - 1_000_000 for step in self.steps.values() for at in step.timers()]",
     ),
     Bug(
         "an optional step fails its saga",
         "saga.forward",
         "        if plan.optional or plan.final:\n",
         "        if plan.final:\n",
+        scenario="trip",
     ),
     Bug(
         "an undo that its service has answered counts as unanswered",
@@ -192,32 +200,28 @@ BUGS = (
         "saga.commands",
         "        undoes=undoes,\n",
         "        undoes=(),\n",
+        faults=("lag", "gives-up"),
     ),
     Bug(
         "the outbox is not written",
         "events.outbox",
         "        connection.execute(insert(outbox), [_to_columns(row, now + _GRACE) for row in rows])\n",
         "",
+        faults=("kill", "crash"),
     ),
     Bug(
         "an outbox row is deleted before the broker has it",
         "events.outbox",
-        "        await self._transport.send(records)\n        for row in rows:\n"
-        "            self._held.discard(row.id)\n            self._sent.append(row.id)\n",
-        "        for row in rows:\n            self._held.discard(row.id)\n            self._sent.append(row.id)\n"
-        "        await self._transport.send(records)\n",
+        '        failpoint("relay.before_send")\n',
+        '        self._sent.extend(row.id for row in rows)\n        failpoint("relay.before_send")\n',
+        faults=("broker-away", "torn", "kill", "crash"),
     ),
     Bug(
         "what the broker did not take is forgotten",
         "events.outbox",
         "            else:\n                for _ in batch:\n                    self._pending.popleft()\n",
         "            finally:\n                for _ in batch:\n                    self._pending.popleft()\n",
-    ),
-    Bug(
-        "the relay reorders what it sends",
-        "events.outbox",
-        "        records = [row.record for row in rows]\n",
-        "        records = [row.record for row in reversed(rows)]\n",
+        faults=("broker-away", "torn"),
     ),
     # ---- services -----------------------------------------------------------------------------------------------
     Bug(
@@ -232,24 +236,28 @@ BUGS = (
         "            self._ledger.begin(record.place, record.offset)\n",
         "            self._ledger.begin(record.place, record.offset)\n"
         "            self._ledger.finish(record.place, record.offset)\n            self.moved.set()\n",
+        faults=("kill", "crash"),
     ),
     Bug(
         "events are published before their transaction commits",
         "services.commit",
         '                failpoint("service.before_commit")\n',
         '                self._relay.publish(rows)\n                failpoint("service.before_commit")\n',
+        faults=("store-busy", "kill"),
     ),
     Bug(
         "an undo that comes first leaves no tombstone",
         "services.guard",
         '            marks[event_id] = "refused"\n        elif row.state == "claimed"',
         '            pass\n        elif row.state == "claimed"',
+        faults=("lag", "gives-up"),
     ),
     Bug(
         "what was refused runs all the same",
         "services.guard",
         '    if row is not None and row.state in ("refused", "unknown"):\n        return "refused"\n',
         '    if row is not None and row.state in ("refused", "unknown"):\n        return "run"\n',
+        faults=("lag", "gives-up"),
     ),
     Bug(
         "a claim is ignored",
@@ -268,6 +276,7 @@ BUGS = (
         "services.board",
         "        if row is not None and row.answer is not None:\n            self.records += unpack(row.answer)\n",
         "",
+        faults=("kill", "duplicate", "store-unknown"),
     ),
     Bug(
         "another attempt of an undo that was answered gets no answer",
@@ -280,18 +289,7 @@ BUGS = (
         "services.execution",
         "records = [dead_letter(job.delivery, failure), handler_failed(",
         "records = [handler_failed(",
-    ),
-    Bug(
-        "nobody says that a handler gave up",
-        "services.execution",
-        '        return Result("dead", "failed", records)\n',
-        '        return Result("dead", "failed", records[:1])\n',
-    ),
-    Bug(
-        "what a handler publishes has a new id each time it is tried",
-        "services.execution",
-        'id=derived_id("output", source.id, job.route.handler.service, job.route.handler.name, str(index)),',
-        'id=derived_id("output", source.id, job.route.handler.service, job.route.handler.name, str(index), str(now)),',
+        faults=("gives-up",),
     ),
     Bug(
         "what a handler publishes does not say what caused it",
@@ -304,5 +302,6 @@ BUGS = (
         "services.commit",
         "            await savepoint.rollback()\n",
         "            await savepoint.commit()\n",
+        faults=("fail-after",),
     ),
 )

@@ -1,13 +1,14 @@
-"""What `explore` runs while a bug is in the code: the demo shop with its books. Imported after the bug is seeded."""
+"""What `explore` runs while a bug is in the code: the demo shop with its books, and trips."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection
 from random import Random
 
 from sqlalchemy import select
 
-from choreo import Event
+from choreo import Context, Event, Retry, Saga, Service, Transaction, step
 from choreo.saga.demo import services
 from choreo.saga.demo.books import Books, prove
 from choreo.saga.demo.events import OrderPlaced
@@ -48,4 +49,128 @@ def shop(faults: Collection[str] | None) -> Explorer:
     return Explorer(Fulfilment, SERVICES, events=orders, finally_=the_books_agree, faults=faults)
 
 
-SCENARIOS: dict[str, Callable[[Collection[str] | None], Explorer]] = {"shop": shop}
+class Wanted(Event, topic="trips", key="trip"):
+    trip: str
+    trouble: str = ""
+
+
+class SeatHeld(Event, topic="seats", key="trip"):
+    trip: str
+
+
+class DropSeat(Event, topic="trips.commands", key="trip"):
+    trip: str
+
+
+class SeatDropped(Event, topic="seats", key="trip"):
+    trip: str
+
+
+class BookRoom(Event, topic="trips.commands", key="trip"):
+    trip: str
+    trouble: str
+
+
+class RoomBooked(Event, topic="rooms", key="trip"):
+    trip: str
+
+
+class RoomRefused(Event, topic="rooms", key="trip"):
+    trip: str
+
+
+class DropRoom(Event, topic="trips.commands", key="trip"):
+    trip: str
+
+
+class RoomDropped(Event, topic="rooms", key="trip"):
+    trip: str
+
+
+class Pay(Event, topic="trips.commands", key="trip"):
+    trip: str
+    trouble: str
+
+
+class Paid(Event, topic="payments", key="trip"):
+    trip: str
+
+
+class SendTicket(Event, topic="trips.commands", key="trip"):
+    trip: str
+    trouble: str
+
+
+class TicketSent(Event, topic="mail", key="trip"):
+    trip: str
+
+
+class TicketBounced(Event, topic="mail", key="trip"):
+    trip: str
+
+
+QUICK = Retry(attempts=2, first="1s", most="2s")
+
+
+class Trip(Saga, start=Wanted, key="trip", deadline="1h"):
+    """Commanded steps, short limits, a pivot that may take longer than its own."""
+
+    seat = step(done=SeatHeld, undo=DropSeat, undone=SeatDropped, within="20s")
+    room = step(
+        send=BookRoom, done=RoomBooked, failed=RoomRefused, undo=DropRoom, undone=RoomDropped, within="60s", retry=QUICK
+    )
+    pay = step(after=(seat, room), send=Pay, done=Paid, within="8s", pivot=True, retry=QUICK)
+    ticket = step(
+        after=pay, send=SendTicket, done=TicketSent, failed=TicketBounced, within="20s", retry=QUICK, optional=True
+    )
+
+
+def agencies() -> list[Service]:
+    """The services of a trip; what meets trouble says its start event."""
+    seats, rooms, tickets = Service("seats"), Service("rooms"), Service("tickets")
+
+    @seats.on(Wanted)
+    async def hold(wanted: Wanted, tx: Transaction) -> SeatHeld:
+        return SeatHeld(trip=wanted.trip)
+
+    @seats.on(DropSeat, undoes=hold)
+    async def let_go(command: DropSeat, tx: Transaction) -> SeatDropped:
+        return SeatDropped(trip=command.trip)
+
+    @rooms.on(BookRoom)
+    async def book(command: BookRoom, context: Context) -> RoomBooked | RoomRefused:
+        if command.trouble == "full" or (command.trouble == "full once" and context.attempt == 1):
+            return RoomRefused(trip=command.trip)
+        return RoomBooked(trip=command.trip)
+
+    @rooms.on(DropRoom, undoes=book)
+    async def free(command: DropRoom) -> RoomDropped:
+        return RoomDropped(trip=command.trip)
+
+    @tickets.on(Pay)
+    async def pay(command: Pay) -> Paid:
+        if command.trouble == "slow":
+            await asyncio.sleep(15)
+        return Paid(trip=command.trip)
+
+    @tickets.on(SendTicket)
+    async def send(command: SendTicket) -> TicketSent | TicketBounced:
+        if command.trouble == "bounces":
+            return TicketBounced(trip=command.trip)
+        return TicketSent(trip=command.trip)
+
+    return [seats, rooms, tickets]
+
+
+def trips(random: Random) -> list[Event]:
+    """Two trips, each with a trouble of its own."""
+    troubles = random.sample(["", "full", "full once", "slow", "bounces"], 2)
+    return [Wanted(trip=str(number), trouble=trouble) for number, trouble in enumerate(troubles)]
+
+
+def trip(faults: Collection[str] | None) -> Explorer:
+    """Trips."""
+    return Explorer(Trip, agencies(), events=trips, faults=faults)
+
+
+SCENARIOS: dict[str, Callable[[Collection[str] | None], Explorer]] = {"shop": shop, "trip": trip}
