@@ -7,7 +7,7 @@ ROOMS  := choreo.events choreo.tracing choreo.services choreo.saga
 WHAT   ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format parts bench histories clean
+.PHONY: help demo test lint format parts bench mutants histories clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
@@ -32,6 +32,10 @@ parts: $(VENV)/installed-for-tests ## Fetch the real parts of the tests into the
 
 bench: $(VENV)/installed-for-tests parts ## Events and sagas per second on this machine
 	$(BIN)/python -m benchmarks $(ARGS)
+
+mutants: $(VENV)/installed-for-tests ## Is everything found that is wrong? Seeded bugs by explore, small changes by the pure tests (an hour)
+	$(BIN)/python -m tests.mutants bugs
+	$(BIN)/python -m tests.mutants score $(ARGS)
 
 histories: $(VENV)/installed-for-tests ## Record the histories of a release, to be replayed for ever (RELEASE=0.2.0)
 	$(BIN)/python -m tests.histories.record $(RELEASE)

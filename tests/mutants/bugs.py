@@ -74,6 +74,7 @@ BUGS = (
         '        failpoint("coordinator.before_commit")',
         '        self._relay.publish(rows)\n        failpoint("coordinator.before_commit")',
         faults=("store-busy", "kill"),
+        scenario="watched",
     ),
     Bug(
         "timers fire before everything was read",
@@ -244,6 +245,7 @@ BUGS = (
         '                failpoint("service.before_commit")\n',
         '                self._relay.publish(rows)\n                failpoint("service.before_commit")\n',
         faults=("store-busy", "kill"),
+        scenario="watched",
     ),
     Bug(
         "an undo that comes first leaves no tombstone",
@@ -305,3 +307,17 @@ BUGS = (
         faults=("fail-after",),
     ),
 )
+
+QUICKEST = tuple(
+    bug
+    for bug in BUGS
+    if bug.name
+    in (
+        "a duplicate is not dropped",
+        "an ignored input has no row in the history",
+        "a step whose outcome is unknown is not undone",
+        "an inbox insert is dropped",
+        "what a handler publishes does not say what caused it",
+    )
+)
+"""Those that `make test` hunts."""

@@ -16,8 +16,9 @@ from choreo.saga.demo.saga import Fulfilment
 from choreo.saga.demo.shop import SERVICES
 from choreo.saga.demo.traffic import Mix, traffic
 from choreo.saga.instance import Instance
-from choreo.saga.tables import saga
+from choreo.saga.tables import saga, sent
 from choreo.saga.testing import Explorer, Run
+from choreo.services.inbox import inbox
 
 
 def orders(random: Random) -> list[Event]:
@@ -47,6 +48,28 @@ def the_books_agree(run: Run) -> None:
 def shop(faults: Collection[str] | None) -> Explorer:
     """The demo shop."""
     return Explorer(Fulfilment, SERVICES, events=orders, finally_=the_books_agree, faults=faults)
+
+
+def nothing_is_seen_before_its_state(run: Run) -> None:
+    """Rows 9 and 10: what is on the broker was committed before, by whoever sent it."""
+    world = run._simulation
+    with world.saga_disk.reader.connect() as connection:
+        commands = set(connection.execute(select(sent.c.id)).scalars())
+    causes: dict[str, set[str]] = {}
+    for each in world.broker.log:
+        source, id_ = each.header("ce_source"), each.header("ce_id")
+        if source in world.services:
+            if source not in causes:
+                with world.disks[source].reader.connect() as connection:
+                    causes[source] = set(connection.execute(select(inbox.c.event_id)).scalars())
+            assert each.header("causation-id") in causes[source], f"{source} has sent {id_} before its commit"
+        elif source.startswith("choreo/") and each.header("saga-step"):
+            assert id_ in commands, f"{each.header('ce_type')} {id_} was sent before its commit"
+
+
+def watched(faults: Collection[str] | None) -> Explorer:
+    """The demo shop, looked at whenever something has changed."""
+    return Explorer(Fulfilment, SERVICES, events=orders, always=nothing_is_seen_before_its_state, faults=faults)
 
 
 class Wanted(Event, topic="trips", key="trip"):
@@ -173,4 +196,4 @@ def trip(faults: Collection[str] | None) -> Explorer:
     return Explorer(Trip, agencies(), events=trips, faults=faults)
 
 
-SCENARIOS: dict[str, Callable[[Collection[str] | None], Explorer]] = {"shop": shop, "trip": trip}
+SCENARIOS: dict[str, Callable[[Collection[str] | None], Explorer]] = {"shop": shop, "trip": trip, "watched": watched}
