@@ -222,7 +222,8 @@ def score(modules: Sequence[str] = (), processes: int = 2, share: float = 1.0) -
     every = [mutant for module in modules or pure_modules() for mutant in mutants(module)]
     every = random.Random(share).sample(every, round(len(every) * share)) if share < 1 else every
     every.sort()
-    for module in {mutant.module for mutant in every}:
+    chosen = {BESIDE.get(mutant.module, ()): mutant.module for mutant in every}  # one module for each choice of tests
+    for module in chosen.values():
         if judged(Mutant(module, "", 0, 0)) != "survived":
             raise AssertionError(f"the pure tests of {module} fail as it is")
     began = time.monotonic()
