@@ -260,8 +260,8 @@ def _root(story: SagaStory, resource: Resource) -> ReadableSpan:
         root,
         None,
         min([story.started_at, *(start for start, _ in bounds)]),
-        # Jaeger gives a span without length one nanosecond. Where that reached beyond the root, it would take the clocks
-        # for skewed, note it in the span that it keeps, and no longer know a copy of it.
+        # Jaeger gives a span without length one nanosecond. Where that reached beyond the root, it would take the
+        # clocks for skewed, note it in the span that it keeps, and no longer know a copy of it.
         max([story.ended_at or story.started_at, *(end + (start >= end) for start, end in bounds)]),
         resource=resource,
         status=Status(StatusCode.ERROR, description) if failed else _UNSET,
