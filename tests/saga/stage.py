@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from choreo import Coordinator, Event, Retry, Saga, step
 from choreo.events.catalog import catalog_topics
@@ -20,7 +20,7 @@ from choreo.events.memory import MemoryBroker
 from choreo.events.registry import open_registry
 from choreo.events.settings import load_settings
 from choreo.events.transport import TopicSpec
-from choreo.saga import operators
+from choreo.saga import difference, operators, recorded
 from choreo.saga.coordinator import Options
 from choreo.saga.instance import Instance
 from choreo.saga.tables import history, ignored, saga
@@ -114,6 +114,7 @@ class Stage:
     options: Options = field(default_factory=lambda: Options(poll=0.01, tick=0.0))
     now: int = field(default_factory=system_clock)
     live: bool = False
+    verified: bool = True
     broker: MemoryBroker = field(default_factory=lambda: MemoryBroker(""))
     coordinators: list[Coordinator] = field(default_factory=list)
     settings: Any = field(default_factory=lambda: load_settings(broker="memory:"))
@@ -128,11 +129,13 @@ class Stage:
         self.database = await Database.open(self.url, clock=system_clock if self.live else lambda: self.now)
         return self
 
-    async def __aexit__(self, *exc: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         for coordinator in self.coordinators:
             await coordinator.stop()
+        differing = await self.differing() if kind is None and self.verified else {}
         await self.database.close()
         await self.broker.__aexit__(None, None, None)
+        assert differing == {}, "S3: every history folds again to what the store has"
 
     async def start(self) -> Coordinator:
         """Start a coordinator."""
@@ -211,6 +214,21 @@ class Stage:
                 return await self.instances()
             await asyncio.sleep(0.01)
         raise AssertionError("the coordinator did not catch up in ten seconds")
+
+    async def differing(self) -> dict[str, difference.Difference]:
+        """Fold every saga's history again, and tell those that come out otherwise."""
+
+        def look(connection: Connection) -> dict[str, difference.Difference]:
+            if not connection.dialect.has_table(connection, "choreo_saga"):
+                return {}
+            found = {}
+            for each in recorded.page(connection, recorded.Which(), most=10_000):
+                known = recorded.definitions_of(connection, each.instance.type)
+                if (told := difference.recorded(each, known)) is not None:
+                    found[each.instance.id] = told
+            return found
+
+        return await self.database.read(look)
 
     async def instances(self) -> dict[str, Instance]:
         """Read every saga."""

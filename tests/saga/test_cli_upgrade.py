@@ -82,6 +82,7 @@ async def test_a_saga_is_replayed_and_many_are_verified(desk: Desk) -> None:
         row = (history.c.saga_id == "order/paid", history.c.seq == 2)
         connection.execute(update(history).where(*row).values(verdict="ignored"))
 
+    desk.stage.verified = False
     await desk.stage.database.write(tamper)
     wrong = await desk.saga("replay", "--verify", "--type", "order")
     assert wrong.code == exits.ERROR
