@@ -95,7 +95,7 @@ def _answers(there: Landscape, definition: Definition) -> Iterator[Finding]:
                 event=plan.undone[0] if plan.undone else "",
             )
     for type_ in definition.start:
-        if not there.producers(type_) and type_ not in told:
+        if not there.producers(type_) and type_ not in told and definition.schedule is None:
             yield Finding(
                 "start-from-outside",
                 "hint",

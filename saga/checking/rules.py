@@ -35,6 +35,7 @@ def of_saga(declaration: Declaration) -> Iterator[Finding]:
     shape = Shape(definition)
     yield from _limits(declaration)
     yield from _pivot(declaration)
+    yield from _lock(declaration)
     yield from _money(declaration, shape)
     yield from _functions(declaration, shape)
 
@@ -73,6 +74,21 @@ def _pivot(declaration: Declaration) -> Iterator[Finding]:
             saga=declaration.definition.type,
             step=pivot.name,
         )
+
+
+def _lock(declaration: Declaration) -> Iterator[Finding]:
+    """A lock holds back what the saga commands, and nobody else."""
+    definition = declaration.definition
+    for plan in definition.steps:
+        if definition.lock is not None and plan.send is None and plan.done and not (plan.before or plan.approval):
+            yield Finding(
+                "unheld-step",
+                "warning",
+                f"it follows the start by itself, so it does not wait for the lock on {definition.lock.field}",
+                "let the saga ask for it: send= a command",
+                saga=definition.type,
+                step=plan.name,
+            )
 
 
 def _money(declaration: Declaration, shape: Shape) -> Iterator[Finding]:
@@ -156,7 +172,13 @@ def _certain(shape: Shape, plan: StepPlan) -> Iterator[str]:
     """Steps whose success is known for sure when a step has its turn."""
     for name in plan.after:
         before = shape.plans[name]
-        if not before.optional and not before.when and before.instead_of is None and not shape.replacements(name):
+        if (
+            not before.optional
+            and not before.when
+            and before.approval is None
+            and before.instead_of is None
+            and not shape.replacements(name)
+        ):
             yield name
         yield from _certain(shape, before)
 

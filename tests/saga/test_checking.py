@@ -17,6 +17,7 @@ from choreo.saga.checking.check import check, of_report
 from choreo.saga.checking.findings import Finding, Findings
 from choreo.saga.checking.scope import Scope
 from choreo.saga.cli.app import call
+from choreo.saga.lock import lock
 from choreo.saga.saga import Saga
 from choreo.saga.step import step
 from choreo.services.context import Transaction
@@ -247,6 +248,18 @@ def test_money_given_before_it_is_taken_is_a_hint() -> None:
 
     assert [(each.severity, each.code, each.step) for each in check(Rash)] == [("hint", "money-order", "payout")]
     assert list(check(Wise)) == []
+
+
+def test_a_first_step_that_no_lock_holds_back_is_told() -> None:
+    class Loose(Saga, start=Placed, key="order_id", lock=lock("order_id", name="order")):
+        reserve = step(done=Refused, undo=None, within="30s")
+
+    class Held(Saga, start=Placed, key="order_id", lock=lock("order_id", name="order")):
+        ship = step(send=Ship, done=Shipped, undo=None, within="1d")
+        close = step(after=ship, done=Refused, undo=None, within="30s")
+
+    assert [(each.severity, each.code, each.step) for each in check(Loose)] == [("warning", "unheld-step", "reserve")]
+    assert list(check(Held)) == []
 
 
 def test_an_event_may_say_itself_that_it_moves_no_money() -> None:
