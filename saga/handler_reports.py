@@ -58,10 +58,14 @@ class HandlerReports(FanOut):
             return False
         if step.done is not None or not set(report.produces) & {*plan.done, *plan.failed}:
             return False
-        if self.instance.phase is Phase.RUNNING:
-            return step.state is StepState.PENDING
-        going_back = self.instance.phase is not Phase.COMPLETED and not self.definition.observe_only
-        return going_back and step.state is StepState.SKIPPED and plan.undo is not None
+        if self.instance.phase is Phase.RUNNING and step.state is StepState.PENDING:
+            return True
+        if plan.undo is None or self.definition.observe_only:
+            return False
+        if step.state is StepState.SKIPPED:
+            return True
+        kept = self.instance.phase in (Phase.RUNNING, Phase.COMPLETED) and step.given_up is None
+        return step.state is StepState.FAILED and step.failed is None and not kept  # nobody who did it has said so
 
     def _gave_up_unread(self, plan: StepPlan, step: Step, report: HandlerGaveUp) -> None:
         """Nothing else will tell that it may have happened: it is undone, like a success that comes late (S11).
@@ -71,10 +75,12 @@ class HandlerReports(FanOut):
         step.caused_by = report.event_id
         self._remark(Condition.OUT_OF_ORDER, "EarlyReport", f"{report.service} gave up before {plan.name} began", plan)
         self._remark(Condition.DEAD_LETTERED, report.error, f"{report.service} gave up on {report.event_type}", plan)
-        if self.instance.phase is Phase.RUNNING:
+        if step.state is StepState.PENDING:
             self._fail(plan, step, report.error, report.message, certain=False, retry=False, event=report.event_id)
             return
         self._reopen()
+        if self.instance.phase is Phase.RUNNING:
+            step.given_up = step.given_up or "unwanted"
         self._note_failure(step, report.error, report.message)
         step.certain = False
         self._enter(plan, StepState.UNKNOWN, f"{report.error} in {report.service}: it may have happened")

@@ -284,7 +284,8 @@ class Judge:
         if after.phase is Phase.COMPLETED and send.step not in self.shape.replaceable:
             yield Broken("S9", f"{send.step} was undone, and the saga is COMPLETED")
         pivot = self.shape.pivot
-        if pivot is not None and not local and self._may_have_happened(ledger, before, pivot.name):
+        turns_back = before.phase is Phase.RUNNING  # a pivot that is done later finds the saga being undone
+        if pivot is not None and turns_back and not local and self._may_have_happened(ledger, before, pivot.name):
             yield Broken("R7", f"{send.step} was undone, and the pivot {pivot.name} may have happened")
         if send.again:
             if send.attempt != known.asked:

@@ -55,11 +55,25 @@ class Shape:
 
     @cached_property
     def replaceable(self) -> frozenset[str]:
-        """Steps that may be undone while the saga goes on: members of an `any_of`, and those with an alternative."""
+        """Steps that may be undone while the saga goes on: it may go on without them, and they may happen all the same.
+
+        They are members of an `any_of`, those with an alternative, and those that may be skipped.
+        """
         members = {name for plan in self.plans.values() for group in plan.any_of for name in group}
         replaced = {plan.instead_of for plan in self.plans.values() if plan.instead_of is not None}
         wider = {alternative for name in members for alternative in self.replacements(name)}
-        return frozenset(members | replaced | wider)
+        return frozenset(members | replaced | wider | self._skippable())
+
+    def _skippable(self) -> set[str]:
+        """List the steps that may be skipped: by a condition, as an alternative, or with all that they follow."""
+        found = {name for name, plan in self.plans.items() if plan.when or plan.instead_of is not None}
+        while more := {
+            name
+            for name, plan in self.plans.items()
+            if name not in found and groups(plan) and all(other in found for group in groups(plan) for other in group)
+        }:
+            found |= more
+        return found
 
     def replacements(self, name: str) -> tuple[str, ...]:
         """List the alternatives of a step, and theirs."""

@@ -538,3 +538,22 @@ def test_observing_waits_for_finally_steps_too() -> None:
     play.sees("report.done")
     assert play.phase == "COMPLETED"
     assert play.sent == []
+
+
+def test_a_skipped_step_whose_handler_gave_up_all_the_same_is_undone_alone() -> None:
+    play = Play(CONDITION)
+    play.sees("reserve.done")
+    play.decided("inspect", False)
+    play.gave_up("reserve.done", ("inspect.done",), event_id="e1")
+    assert play.commands() == ["inspect.undo#1"], "it may have had its effect before it raised"
+    play.undone("inspect")
+    play.sees("ship.done")
+    assert play.phase == "COMPLETED"
+
+
+def test_a_step_whose_condition_raised_is_undone_when_its_handler_gave_up_all_the_same() -> None:
+    play = Play(define(plan("a", 0), plan("b", 1, when=True), plan("c", 2, any_of=(("a", "b"),))))
+    play.unbuildable("b", "when")
+    assert play.states() == {"a": "WAITING", "b": "FAILED", "c": "PENDING"}
+    play.gave_up("placed", ("b.done",))
+    assert play.states()["b"] == "COMPENSATING"
