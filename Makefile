@@ -7,7 +7,7 @@ ROOMS  := choreo.events choreo.tracing choreo.services choreo.saga
 WHAT   ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format parts bench mutants histories clean
+.PHONY: help demo test soak lint format parts bench mutants histories clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
@@ -17,6 +17,9 @@ demo: $(VENV)/installed ## Watch a shop of five services: orders that succeed, f
 
 test: lint parts ## Lint, types and every test, with a real Kafka and PostgreSQL (WHAT=tests/saga for one suite)
 	$(BIN)/pytest $(WHAT)
+
+soak: $(VENV)/installed-for-tests ## Explore the demo shop with everything going wrong (SOAK=60 minutes, SEED=0 to begin at)
+	SOAK="$(SOAK)" SEED="$(SEED)" $(BIN)/python -m tests.soak
 
 lint: $(VENV)/installed-for-tests ## ruff, and mypy --strict over the package
 	$(BIN)/ruff check .

@@ -33,7 +33,7 @@ def run(program: Path, *arguments: object, **environment: str) -> str:
 
 
 def test_the_examples_run_without_any_configuration(program: Path) -> None:
-    assert "3 passed" in run(program, "pytest", "-q", "-p", "no:cacheprovider", program)
+    assert "4 passed" in run(program, "pytest", "-q", "-p", "no:cacheprovider", program)
 
 
 def test_the_examples_type_check(program: Path) -> None:
