@@ -1,7 +1,8 @@
 """`make soak`: explore the demo shop for as long as one wants.
 
 `make soak SOAK=60` explores for an hour, `make soak SEED=100000` goes on from that seed.
-It ends with what happened how often; Ctrl-C ends it sooner. A failure prints its story and the seed that shows it again.
+It ends with what happened how often, Ctrl-C ends it sooner. A failure prints its story, and the seed that shows it
+again.
 """
 
 from __future__ import annotations
