@@ -89,6 +89,7 @@ class Envelope:
         causation_id: id of the event that led to this one.
         saga_id: public name of the saga that it belongs to, e.g. `fulfilment/4711`, without the run.
         saga_type, saga_run, saga_step, saga_occurrence, saga_attempt, saga_version: where in that saga.
+        saga_depth: on what begins or undoes a saga within another, how deep that one is nested.
         undoes: on an undo command, ids of the events that may have triggered the step.
         traceparent, tracestate, baggage, saga_traceparent: trace context as received; parsed by `tracing`.
         extra: headers that are none of ours, kept in order.
@@ -108,6 +109,7 @@ class Envelope:
     saga_occurrence: str | None = None
     saga_attempt: int | None = None
     saga_version: int | None = None
+    saga_depth: int | None = None
     undoes: tuple[str, ...] = ()
     traceparent: str | None = None
     tracestate: str | None = None
@@ -128,7 +130,12 @@ _TEXT = {
     "baggage": "baggage",
     "saga-traceparent": "saga_traceparent",
 }
-_NUMBERS = {"saga-run": "saga_run", "saga-attempt": "saga_attempt", "saga-version": "saga_version"}
+_NUMBERS = {
+    "saga-run": "saga_run",
+    "saga-attempt": "saga_attempt",
+    "saga-version": "saga_version",
+    "saga-depth": "saga_depth",
+}
 _REQUIRED = ("ce_specversion", "ce_id", "ce_type", "ce_source", "ce_time", "content-type")
 RESERVED = frozenset((*_REQUIRED, *_TEXT, *_NUMBERS, "undoes"))
 # A malformed trace header is ignored, never an error (W3C Trace Context §3.2.2); two of one kind count as malformed.
@@ -220,6 +227,7 @@ def read_envelope(delivery: Delivery) -> Envelope:
         saga_occurrence=take("saga-occurrence"),
         saga_attempt=_number(known, "saga-attempt"),
         saga_version=_number(known, "saga-version"),
+        saga_depth=_number(known, "saga-depth"),
         undoes=tuple(undoes.split(",")) if undoes else (),
         traceparent=take("traceparent") or None,
         tracestate=take("tracestate") or None,

@@ -13,7 +13,6 @@ from .inputs import Announce, Send, Tell
 from .instance import Instance
 from .names import parse_saga_id, saga_id
 from .occurrence import traced, wire_of
-from .outcomes import DEPTH
 from .routing import UNDO_EMPTY
 
 
@@ -71,10 +70,10 @@ def command_envelope(
         saga_occurrence=occurrence or None,
         saga_attempt=send.attempt if send else None,
         saga_version=instance.seq,
+        saga_depth=depth_of(instance) + 1 if nested is not None else None,
         undoes=undoes,
         traceparent=trace,
         saga_traceparent=saga_traceparent(sender.namespace, instance.id, instance.epoch, sampled),
-        extra=((DEPTH, b"%d" % (depth_of(instance) + 1)),) if nested is not None else (),
     )
 
 

@@ -12,9 +12,6 @@ from ..events.transport import TopicSpec, Transport
 
 OUTCOMES_TOPIC = "choreo.outcomes"
 COMMANDS_TOPIC = "choreo.commands"
-DEPTH = "saga-depth"
-"""Header on the start event of a child: how deep it is nested, 1 for the child of a saga that nobody began."""
-
 MOST_DEPTH = 10
 """How deep sagas may begin sagas: two that begin each other would fill the store otherwise (fault 52)."""
 

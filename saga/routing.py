@@ -21,7 +21,7 @@ from .instance import Parent
 from .lock import LockPlan
 from .names import parse_saga_id, saga_id
 from .occurrence import LONGEST_ELEMENT
-from .outcomes import COMMANDS_TOPIC, DEPTH, MOST_DEPTH, OUTCOMES, UndoSaga
+from .outcomes import COMMANDS_TOPIC, MOST_DEPTH, OUTCOMES, UndoSaga
 
 FAILURES = HandlerFailed.spec().topic
 UNKNOWN = "unknown"
@@ -236,17 +236,17 @@ def _parent(envelope: Envelope) -> Parent | None:
     Raises:
         DecodeError, LimitExceeded: it says so in a way that cannot be.
     """
-    depth = next((value for name, value in envelope.extra if name == DEPTH), None)
+    depth = envelope.saga_depth
     if depth is None:
         return None
-    if not (depth.isdigit() and len(depth) <= 4 and envelope.saga_id and envelope.saga_step):
-        raise DecodeError(f"header {DEPTH!r} stands on the start event of a child, beside the parent's saga headers")
-    if int(depth) > MOST_DEPTH:
-        raise LimitExceeded(f"it begins a saga within {depth.decode()} others, at most {MOST_DEPTH} may be nested")
+    if not (envelope.saga_id and envelope.saga_step):
+        raise DecodeError("header 'saga-depth' stands on the start event of a child, beside the parent's saga headers")
+    if depth > MOST_DEPTH:
+        raise LimitExceeded(f"it begins a saga within {depth} others, at most {MOST_DEPTH} may be nested")
     name = name_with_run(envelope.saga_id, envelope.saga_run)
     if len(name) > MOST_NAME:
         raise LimitExceeded(f"its parent's name has more than {MOST_NAME} characters")
-    return Parent(name, envelope.saga_step, envelope.saga_occurrence or "", int(depth))
+    return Parent(name, envelope.saga_step, envelope.saga_occurrence or "", depth)
 
 
 def _check_storable(envelope: Envelope, target: Target) -> None:

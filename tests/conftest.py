@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from tests.support import parts
 from tests.support.jaeger import JaegerServer, cached_jaeger
@@ -25,6 +26,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Genera
     yield
     for line in parts.count_skipped(terminalreporter.getreports("skipped")):
         terminalreporter.write_line(line, yellow=True)
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> None:
+    """Forget how a command of an earlier test has set up logging: its standard error is closed by now."""
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

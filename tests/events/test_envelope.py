@@ -40,6 +40,7 @@ FULL = Envelope(
     saga_occurrence="",
     saga_attempt=0,
     saga_version=17,
+    saga_depth=2,
     undoes=("e-1", "e-2"),
     traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     tracestate="a=b",
@@ -83,6 +84,7 @@ def test_the_headers_are_those_of_the_contract() -> None:
         ("saga-run", b"2"),
         ("saga-attempt", b"0"),
         ("saga-version", b"17"),
+        ("saga-depth", b"2"),
         ("undoes", b"e-1,e-2"),
         ("x-tenant", b"\xff"),
         ("x-tenant", b"2"),
@@ -111,6 +113,7 @@ numbers = st.none() | st.integers(0, 9_999_999_999)
         saga_occurrence=optional,
         saga_attempt=numbers,
         saga_version=numbers,
+        saga_depth=numbers,
         undoes=st.lists(st.text("0123456789abcdef-", min_size=1), max_size=3).map(tuple),
         traceparent=st.none() | st.text(min_size=1, max_size=60),
         extra=st.lists(

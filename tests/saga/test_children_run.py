@@ -129,11 +129,10 @@ async def test_an_undo_that_overtakes_the_start_leaves_a_tombstone(pair: tuple[S
     await other.codec.prepare([UndoSaga])
     await other.start()
     headers = {"saga_id": "ordering/1", "saga_type": "ordering", "saga_step": "pack", "saga_attempt": 1}
-    depth = (("saga-depth", b"1"),)
-    await other.publish(UndoSaga(key="1", type="packing"), **headers, extra=depth, id="the-undo")
+    await other.publish(UndoSaga(key="1", type="packing"), **headers, saga_depth=1, id="the-undo")
     found = await other.until(lambda all_: bool(all_))
     assert states(found) == {"packing/1": "CANCELLED"}
-    await other.publish(PackGoods(order_id="1"), **headers, extra=depth)
+    await other.publish(PackGoods(order_id="1"), **headers, saga_depth=1)
     await other.settled()
     assert states(await other.instances()) == {"packing/1": "CANCELLED"}
     assert (await other.ignored())["PackGoods", "SecondStart"] == 1

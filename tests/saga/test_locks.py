@@ -225,14 +225,14 @@ async def test_a_saga_that_is_opened_again_does_not_take_its_lock_again() -> Non
         assert harness.saga("1").phase == "COMPENSATED"
         await place(harness, order(2))
         await harness.publish(Held(order_id="1"))
-        await harness.run(most="30m") if False else await harness.settle()
+        await harness.settle()
         assert harness.saga("1").phase == "COMPENSATED"  # a late success, undone beside the holder
         assert harness.saga("2").steps["hold"] == "WAITING"
         assert harness.saga("2").conditions == set()
 
 
 async def test_row_23_who_waited_too_long_while_no_coordinator_ran_still_has_its_turn(store_url: str) -> None:
-    async with Stage(store_url, (Kept,)) as stage:
+    async with Stage(store_url, (Kept,), verified=False) as stage:  # it changes the store behind the history's back
         await stage.start()
         for number in ("1", "2", "3"):
             await stage.publish(Placed(order_id=number, total=7))
