@@ -16,7 +16,6 @@ from choreo.saga.children import OUTCOMES
 from choreo.saga.definition import Definition
 from choreo.saga.inputs import Elapsed, Observed, Operator, Send, Tell, Transition, UndoAsked, command_id
 from choreo.saga.instance import Instance, Parent
-from choreo.saga.outcomes import DEPTH
 from choreo.saga.outcomes import OUTCOMES as CLASSES
 from choreo.saga.past import history_row, read_input
 from choreo.saga.routing import Routes
@@ -346,13 +345,13 @@ def test_fault_52_a_start_event_that_is_nested_too_deep_is_refused() -> None:
     routes = Routes([Packing.definition()], {"packing": 0}, {})
     headers = {"saga_id": "ordering/1", "saga_type": "ordering", "saga_step": "pack"}
 
-    def read(depth: bytes) -> Any:
-        envelope = Envelope("e", "PackGoods", "s", 0, "1", extra=((DEPTH, depth),), **headers)
+    def read(depth: int) -> Any:
+        envelope = Envelope("e", "PackGoods", "s", 0, "1", saga_depth=depth, **headers)
         return routes.observe(Delivery("inventory.commands", 0, 0, 0, b"1", b"", ()), envelope, lambda *_: "")
 
-    assert read(b"10").input.parent == Parent("ordering/1", "pack", "", 10)
+    assert read(10).input.parent == Parent("ordering/1", "pack", "", 10)
     with pytest.raises(LimitExceeded, match="it begins a saga within 11 others, at most 10 may be nested"):
-        read(b"11")
+        read(11)
 
 
 def test_what_a_child_hears_is_in_its_history_as_it_came() -> None:
