@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from .saga.schedule import cron
     from .saga.step import any_of, step
     from .services.context import Context, Transaction
+    from .services.dependencies import Depends
+    from .services.middleware import Answer, Call, Next
     from .services.retry import Retry
     from .services.service import Service
 
@@ -65,6 +67,10 @@ _HOME = {
     "Retry": "services.retry",
     "Context": "services.context",
     "Transaction": "services.context",
+    "Depends": "services.dependencies",
+    "Call": "services.middleware",
+    "Next": "services.middleware",
+    "Answer": "services.middleware",
     "Saga": "saga.saga",
     "step": "saga.step",
     "any_of": "saga.step",
@@ -87,6 +93,10 @@ __all__ = [  # noqa: RUF022 - by use, errors last
     "Retry",
     "Context",
     "Transaction",
+    "Depends",
+    "Call",
+    "Next",
+    "Answer",
     "HandlerFailed",
     "Saga",
     "step",

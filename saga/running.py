@@ -12,6 +12,7 @@ from ..events.database import Database
 from ..events.settings import Settings
 from ..events.transport import Transport
 from ..services.announce import announce
+from ..services.service import Service
 from ..services.worker import Worker
 from ..tracing.export import open_tracing
 from ..tracing.spans import Tracing
@@ -76,16 +77,15 @@ class Process:
         await self.stop()
 
     async def _start(self) -> None:
+        # First of all: whose settings are wrong shall not find topics made and a coordinator started.
+        workers = [self._worker(service) for service in self.parts.services]
         if self._create_topics:
             self.created = await self._transport.create_topics(self.parts.topics(partitions=self._partitions))
         # Both sides are told of each other before either begins: handlers' spans find their step, an undo its cause.
         await asyncio.gather(*(announce(service, self._transport) for service in self.parts.services))
         if self.parts.sagas:
             self.coordinator = await self._start_coordinator()
-        for service in self.parts.services:
-            tracing = self._tracing(service.name)
-            worker = Worker(service, self._transport, settings=self._settings, tracing=tracing, clock=self._clock)
-            self.workers.append(worker)
+        self.workers = workers
         # Side by side, as most of it is waiting; all have come to an end of it before the first failure is told.
         started = await asyncio.gather(*(worker.start() for worker in self.workers), return_exceptions=True)
         for failure in started:
@@ -95,6 +95,10 @@ class Process:
         if self.coordinator is not None:
             waits.append(self.coordinator.wait())
         self._waiting = [asyncio.create_task(wait) for wait in waits]
+
+    def _worker(self, service: Service) -> Worker:
+        tracing = self._tracing(service.name)
+        return Worker(service, self._transport, settings=self._settings, tracing=tracing, clock=self._clock)
 
     async def _start_coordinator(self) -> Coordinator:
         database = await Database.open(self._settings.store_url, clock=self._clock)

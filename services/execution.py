@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..events.catalog import DefinitionAnnouncement
     from ..tracing.place import Place, Placement
     from ..tracing.spans import HandlerSpan, Tracing
+    from .provided import Provided
 
 log = structlog.get_logger("choreo.services")
 
@@ -46,16 +47,24 @@ class Execution:
         tracing: where spans go.
         clock: gives event times.
         randomness: gives numbers from 0 to 1, for jitter.
+        provided: what handlers are given beside the event.
     """
 
     def __init__(
-        self, service: Service, codec: Codec, tracing: Tracing, clock: Clock, randomness: Callable[[], float]
+        self,
+        service: Service,
+        codec: Codec,
+        tracing: Tracing,
+        clock: Clock,
+        randomness: Callable[[], float],
+        provided: Provided,
     ) -> None:
         self._service = service
         self._codec = codec
         self._tracing = tracing
         self._clock = clock
         self._randomness = randomness
+        self._provided = provided
         self._classes = {(h.full_name, event.spec().type): event for h in service.handlers for event in h.events}
         self._placements: dict[str, Placement] = {}
 
@@ -108,7 +117,6 @@ class Execution:
         handler = job.route.handler
         context = Context(handler.service, handler.name, job.envelope, job.attempt)
         assert job.event is not None
-        arguments = handler.arguments(job.event, context, tx)
         span: HandlerSpan | None = None
         place: Place | None = None
         placement = self._placements.get(job.route.name)
@@ -122,9 +130,9 @@ class Execution:
                     job.delivery, job.envelope, group=self._service.name, place=place, attempt=job.attempt
                 )
                 with span:
-                    returned = await handler.function(**arguments)
+                    returned = await self._provided.call(handler, job.event, context, tx)
             else:
-                returned = await handler.function(**arguments)
+                returned = await self._provided.call(handler, job.event, context, tx)
             if tx is not None:
                 tx.end()
                 self._warn_of_long(job, began)

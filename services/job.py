@@ -39,7 +39,7 @@ class Route:
     def __init__(self, service: Service, handler: Handler) -> None:
         self.handler = handler
         self.name = handler.full_name
-        self.tx = handler.signature.tx is not None
+        self.tx = handler.signature.transactional
         self.guarded = service.guarded(handler)
         self.claims = service.claims(handler)
         self.forward = handler.undoes.full_name if handler.undoes is not None else None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
@@ -20,10 +21,14 @@ from ..events.event import Event
 from ..events.failures import HandlerFailed
 from ..events.transport import TopicSpec
 from .answer import Empty, empty_answer
+from .dependencies import Lifespan, Wiring
+from .middleware import Answer, Middleware, check_middleware
 from .retry import Retry
 from .signature import Signature, read_signature
 
-F = TypeVar("F", bound=Callable[..., Awaitable[Event | Sequence[Event] | None]])
+F = TypeVar("F", bound=Callable[..., Awaitable[Answer]])
+L = TypeVar("L", bound=Callable[..., AsyncIterator[Any] | AbstractAsyncContextManager[Any]])
+M = TypeVar("M", bound=Middleware)
 Exhausted = Literal["dead", "park"]
 
 
@@ -95,6 +100,7 @@ class Service:
         concurrency: how many handlers may be waiting for something at once.
         claim: how long one try of a handler with outside effects may take before an undo no longer waits for it (R4).
         drain: how long a stop or a rebalance waits for handlers that run.
+        middleware: functions around each call of a handler, the first one outermost; see `Service.middleware`.
 
     Raises:
         DefinitionError: a name that cannot be a group's, a store that is none, or a limit that is none.
@@ -109,6 +115,7 @@ class Service:
         concurrency: int = 100,
         claim: str | float | timedelta = "60s",
         drain: str | float | timedelta = "10s",
+        middleware: Sequence[Middleware] = (),
     ) -> None:
         if not _NAME.fullmatch(name):
             raise DefinitionError(
@@ -134,8 +141,12 @@ class Service:
         self.concurrency = concurrency
         self.claim = duration(claim)
         self.drain = duration(drain)
+        self.wiring = Wiring(name)
+        self._middleware: list[Middleware] = []
         self._handlers: dict[str, Handler] = {}
         self._by_function: dict[int, Handler] = {}
+        for each in middleware:
+            self.middleware(each)
 
     def __repr__(self) -> str:
         return f"Service({self.name!r})"
@@ -144,6 +155,46 @@ class Service:
     def handlers(self) -> tuple[Handler, ...]:
         """The declared handlers, in order."""
         return tuple(self._handlers.values())
+
+    @property
+    def lifespans(self) -> tuple[Lifespan, ...]:
+        """What its workers live in, in order: each begins before the next one and ends after it."""
+        return tuple(self.wiring.lifespans.values())
+
+    @property
+    def around(self) -> tuple[Middleware, ...]:
+        """Its middleware, the outermost first."""
+        return tuple(self._middleware)
+
+    def lifespan(self, function: L) -> L:
+        """Declare what a worker lives in: an async generator that yields once, or a function of a context manager.
+
+        It begins before the first event is read and ends after the last handler. What it yields is given to every
+        handler, dependency and later lifespan that has the type in its return annotation as a parameter's annotation.
+        Its parameters are settings and what earlier lifespans yield. Declare it above the handlers that need it.
+
+        Raises:
+            DefinitionError: naming the lifespan, the parameter and the remedy.
+        """
+        frame = inspect.currentframe()
+        caller = frame.f_back if frame is not None else None
+        scope = dict(caller.f_locals) if caller is not None else {}
+        del frame, caller
+        self.wiring.add_lifespan(function, scope)
+        return function
+
+    def middleware(self, function: M) -> M:
+        """Put a function around each call of each handler: `async def f(call: Call, next: Next) -> Answer`.
+
+        The first one that is declared stands outermost. Dependencies are opened and closed within all of them. What it
+        raises counts as raised by the handler, and what it returns as returned by it.
+
+        Raises:
+            DefinitionError: it is no coroutine function of two arguments.
+        """
+        check_middleware(self.name, function)
+        self._middleware.append(function)
+        return function
 
     def on(
         self,
@@ -205,7 +256,7 @@ class Service:
             raise DefinitionError(f"{where}: `on` takes event classes, e.g. @{self.name}.on(OrderPlaced)")
         for each in events:
             each.spec()
-        signature = read_signature(function, events, where, scope)
+        signature = read_signature(function, events, where, scope, self.wiring)
         if exhausted not in ("dead", "park"):
             raise DefinitionError(f'{where}: exhausted={exhausted!r}; write "dead" or "park"')
         if self.store is None:
@@ -213,10 +264,9 @@ class Service:
                 raise DefinitionError(
                     f"{where}: undoes= needs a store, which remembers what there is to undo; leave out store=None"
                 )
-            if signature.tx is not None:
-                raise DefinitionError(
-                    f"{where}: parameter {signature.tx!r}: a Transaction needs a store; leave out store=None"
-                )
+            if signature.transactional:
+                taken = f"parameter {signature.tx!r}" if signature.tx is not None else "of a dependency"
+                raise DefinitionError(f"{where}: {taken}: a Transaction needs a store; leave out store=None")
             if exhausted == "park":
                 raise DefinitionError(f'{where}: exhausted="park" keeps events in the store; leave out store=None')
         forward = self._forward(where, undoes)
@@ -248,7 +298,7 @@ class Service:
 
     def claims(self, handler: Handler) -> bool:
         """Say whether it claims an event first: its effect is outside the store, and something undoes it (R4)."""
-        return handler.signature.tx is None and self.guarded(handler)
+        return not handler.signature.transactional and self.guarded(handler)
 
     @property
     def consumes(self) -> tuple[str, ...]:

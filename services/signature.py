@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Union, get_args, get_origin
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 from ..events.errors import DefinitionError
 from ..events.event import Event
 from .context import Context, Transaction
+
+if TYPE_CHECKING:
+    from .dependencies import Dependency, Value, Wiring
 
 _MANY = (list, tuple, Sequence)
 
@@ -26,6 +29,8 @@ class Signature:
         produces: the event classes that it may return.
         silent: it may also return nothing.
         many: it returns several events at once.
+        injected: what its other parameters are filled with.
+        transactional: it takes the `Transaction`, itself or through a dependency.
     """
 
     event: str
@@ -34,10 +39,16 @@ class Signature:
     produces: tuple[type[Event], ...]
     silent: bool
     many: bool
+    injected: Mapping[str, Value | Dependency] = field(default_factory=dict)
+    transactional: bool = False
 
 
 def read_signature(
-    function: Callable[..., Any], events: Sequence[type[Event]], name: str, scope: Mapping[str, Any]
+    function: Callable[..., Any],
+    events: Sequence[type[Event]],
+    name: str,
+    scope: Mapping[str, Any],
+    wiring: Wiring,
 ) -> Signature:
     """Read and check a handler's signature.
 
@@ -46,47 +57,68 @@ def read_signature(
         events: the classes that it is declared for.
         name: service and handler, for messages.
         scope: names visible where it is defined, beside its module's.
+        wiring: knows what else may be asked for.
 
     Raises:
         DefinitionError: naming the handler, the parameter and the remedy.
     """
+    from .dependencies import transactional
+
     if not inspect.iscoroutinefunction(function):
         raise DefinitionError(f"{name}: a handler is a coroutine function; write `async def {name.rpartition('.')[2]}`")
-    hints = _Hints(function, name, scope)
+    hints = Hints(function, name, scope)
     event = context = tx = None
+    injected: dict[str, Value | Dependency] = {}
     for parameter in inspect.signature(function).parameters.values():
         hint = hints.of(parameter.name, parameter.annotation)
         if hint is Context and context is None:
             context = parameter.name
         elif hint is Transaction and tx is None:
             tx = parameter.name
-        elif (taken := _events_of(hint)) is not None and event is None:
-            _check_event(name, parameter.name, taken, events)
+        elif (taken := events_of(hint)) is not None and event is None:
+            fits_events(name, parameter.name, taken, events)
             event = parameter.name
-        elif parameter.default is inspect.Parameter.empty or hint in (Context, Transaction) or taken is not None:
+        elif hint in (Context, Transaction) or taken is not None:
             raise DefinitionError(
                 f"{name}: parameter {parameter.name!r} cannot be filled; a handler takes one event, and at most one "
                 "`Context` and one `Transaction`, each known by its annotation"
             )
+        elif (source := wiring.source(name, parameter, hint, events, scope)) is not None:
+            injected[parameter.name] = source
+        elif parameter.default is inspect.Parameter.empty:
+            raise DefinitionError(f"{name}: parameter {parameter.name!r} cannot be filled; {wiring.remedy(hint)}")
         if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
             raise DefinitionError(f"{name}: parameter {parameter.name!r} is positional only; remove the `/`")
     if event is None:
         wanted = " | ".join(each.__name__ for each in events)
         raise DefinitionError(f"{name}: no parameter takes the event; annotate one with `{wanted}`")
     produces, silent, many = _read_return(name, hints.of("return", inspect.signature(function).return_annotation))
-    return Signature(event, context, tx, produces, silent, many)
+    takes_tx = tx is not None or transactional(injected)
+    return Signature(event, context, tx, produces, silent, many, injected, takes_tx)
 
 
-class _Hints:
-    """Resolves annotations one by one, so that a message can name the one that is wrong."""
+class Hints:
+    """Resolves annotations one by one, so that a message can name the one that is wrong.
+
+    Args:
+        function: whose annotations.
+        name: of it, for messages.
+        scope: names visible where it is defined, beside its module's.
+    """
 
     def __init__(self, function: Callable[..., Any], name: str, scope: Mapping[str, Any]) -> None:
-        closure = inspect.getclosurevars(function).nonlocals
+        inner = inspect.unwrap(function)
+        closure = inspect.getclosurevars(inner).nonlocals if inspect.isfunction(inner) else {}
         self._names = {**scope, **closure}
-        self._globals = inspect.unwrap(function).__globals__
+        self._globals = getattr(inner, "__globals__", {})
         self._name = name
 
     def of(self, parameter: str, annotation: Any) -> Any:
+        """Resolve one.
+
+        Raises:
+            DefinitionError: it names what is not there.
+        """
         if not isinstance(annotation, str):
             return annotation
         try:
@@ -98,7 +130,7 @@ class _Hints:
             ) from None
 
 
-def _events_of(hint: Any) -> tuple[type[Event], ...] | None:
+def events_of(hint: Any) -> tuple[type[Event], ...] | None:
     """Give the event classes of a plain or union annotation; None for anything else."""
     choices = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     if all(isinstance(choice, type) and issubclass(choice, Event) for choice in choices):
@@ -106,7 +138,12 @@ def _events_of(hint: Any) -> tuple[type[Event], ...] | None:
     return None
 
 
-def _check_event(name: str, parameter: str, taken: tuple[type[Event], ...], events: Sequence[type[Event]]) -> None:
+def fits_events(name: str, parameter: str, taken: tuple[type[Event], ...], events: Sequence[type[Event]]) -> None:
+    """Refuse a parameter that does not take every event that the handler is declared for.
+
+    Raises:
+        DefinitionError: naming the parameter and the annotation that would.
+    """
     missing = [each for each in events if not issubclass(each, taken)]
     if missing:
         raise DefinitionError(
@@ -140,7 +177,7 @@ def _read_items(name: str, hint: Any) -> list[type[Event]]:
 
 
 def _produced(name: str, hint: Any) -> tuple[type[Event], ...]:
-    found = _events_of(hint)
+    found = events_of(hint)
     if not found:
         raise DefinitionError(
             f"{name}: it returns {getattr(hint, '__name__', hint)!s}, which is no event; annotate the return with an "

@@ -41,6 +41,7 @@ from .housekeeping import Housekeeping
 from .inbox import Key, Row
 from .job import Job, Kind, Result, Stage, lane_of
 from .partitions import Partitions
+from .provided import Overrides, Provided
 from .reading import Reader, Reading
 from .service import Default, Service
 
@@ -90,6 +91,11 @@ class Worker:
         clock: gives event times, and due times on SQLite.
         randomness: gives numbers from 0 to 1, for jitter.
         owner: names this process in the ids of what it writes, at most 12 characters; by default at random.
+        overrides: what stands in for settings and for what lifespans yield (by class), for lifespans and dependencies
+            (by function).
+
+    Raises:
+        ConfigurationError: a setting that a handler asks for is missing or wrong, or nobody asks for an override.
     """
 
     def __init__(
@@ -104,18 +110,20 @@ class Worker:
         clock: Clock = system_clock,
         randomness: Callable[[], float] = random.random,
         owner: str | None = None,
+        overrides: Overrides | None = None,
     ) -> None:
         self._owner = owner
         self.service = service
         self._counters = Counters()
         self._transport = transport
         self._settings = settings or load_settings()
+        self._provided = Provided(service, self._settings, overrides)
         self._own_registry = registry is None
         self._registry = registry or open_registry(self._settings, transport)
         self._tracing = tracing or Tracing(namespace=self._settings.namespace)
         self._clock = clock
         self._codec = Codec(self._registry)
-        self._execution = Execution(service, self._codec, self._tracing, clock, randomness)
+        self._execution = Execution(service, self._codec, self._tracing, clock, randomness, self._provided)
         self._reader = Reader(service)
         self._parking = [route.name for route in self._reader.routes if route.parks]
         """Handlers for which something may be parked."""
@@ -153,7 +161,7 @@ class Worker:
     # -- start and stop -----------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Open the store, announce the service, join its group and begin.
+        """Open the store, announce the service, begin its lifespans, join its group and begin.
 
         Raises:
             TopicMissing: naming every topic that is missing.
@@ -168,6 +176,8 @@ class Worker:
             await self._codec.prepare((*service.produces, HandlerFailed))
             await announce(service, self._transport)
             await self._learn_definitions()
+            if (lifespans := await self._provided.open()) is not None:
+                lifespans.add_done_callback(self._task_ended)
             self._consumer = await self._subscribe()
         except BaseException:
             await self._close_parts()
@@ -270,6 +280,7 @@ class Worker:
         if self._consumer is not None:
             await self._consumer.close()
             self._consumer = None
+        await self._provided.close(self.service.drain / SECOND)
         if self._relay is not None:
             await self._relay.close()
         if self._database is not None and self._own_database:

@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 from ...events.clock import duration, format_duration, from_datetime, to_datetime
 from ...events.errors import ConfigurationError
 from ...events.event import Event
+from ...services.provided import Overrides, check_overrides
 from ...services.service import Service
 from ..loading import Parts
 from ..saga import Saga
@@ -49,9 +50,11 @@ class Harness:
         parts: services, and saga classes.
         play: who answers in place of services that are not there, by the class of events that they take.
         seed: of the run.
+        overrides: what stands in for settings and for what lifespans yield (by class: a value), for dependencies and
+            lifespans (by function: a function).
 
     Raises:
-        ConfigurationError: a part is neither, or two services have one name.
+        ConfigurationError: a part is neither, two services have one name, or no handler asks for an override.
         DefinitionError: a stand-in cannot answer what it is to take.
     """
 
@@ -60,6 +63,7 @@ class Harness:
         *parts: Service | type[Saga],
         play: Mapping[type[Event], StandIn | Sequence[StandIn]] | None = None,
         seed: int = 0,
+        overrides: Overrides | None = None,
     ) -> None:
         services = [part for part in parts if isinstance(part, Service)]
         sagas = [part for part in parts if isinstance(part, type) and issubclass(part, Saga)]
@@ -72,7 +76,9 @@ class Harness:
         for name in names:
             if names.count(name) > 1:
                 raise ConfigurationError(f"two services are called {name!r}; a harness runs each name once")
+        check_overrides(services, overrides or {})
         self.seed = seed
+        self._overrides = overrides or {}
         self._parts = Parts(tuple(services), tuple(sagas))
         self._thread: ThreadPoolExecutor | None = None
         self._running: tuple[VirtualLoop, World] | None = None
@@ -82,7 +88,7 @@ class Harness:
             raise ConfigurationError("a harness makes one run; make another one for the next")
         self._thread = ThreadPoolExecutor(1, "choreo-harness")
         loop = VirtualLoop(from_datetime(BEGIN))
-        self._running = loop, World(self._parts, loop, self.seed)
+        self._running = loop, World(self._parts, loop, self.seed, self._overrides)
         try:
             await self._run(World.start)
         except BaseException:

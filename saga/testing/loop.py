@@ -22,6 +22,7 @@ from weakref import WeakSet
 
 from ...events.clock import SECOND
 from ...events.errors import ChoreoError
+from ...services.provided import BACKGROUND
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -133,7 +134,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             owner = asyncio.current_task(self)
         except RuntimeError:
             owner = None
-        if owner is None or owner not in self._watchers:
+        background = BACKGROUND.get() if context is None else context.get(BACKGROUND, False)
+        if not background and (owner is None or owner not in self._watchers):
             self._count += 1
             heappush(self._timers, _Timer(self.moment(when), self._count, handle, owner))
         return handle

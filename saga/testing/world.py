@@ -27,6 +27,7 @@ from ...events.registry import open_registry
 from ...events.settings import Settings
 from ...services.announce import announce
 from ...services.inbox import parked as parked_by_service
+from ...services.provided import Overrides, of_service
 from ...services.worker import Worker
 from .. import operators, queries, queues, ticks, timers
 from ..coordinator import Coordinator, Options
@@ -54,8 +55,9 @@ class World:
         seed: decides every id and every jitter.
     """
 
-    def __init__(self, parts: Parts, loop: VirtualLoop, seed: int) -> None:
+    def __init__(self, parts: Parts, loop: VirtualLoop, seed: int, overrides: Overrides) -> None:
         self._parts = parts
+        self._overrides = overrides
         self._loop = loop
         self._ids = Random(f"{seed}/ids")
         self._jitter = Random(f"{seed}/jitter")
@@ -100,6 +102,7 @@ class World:
                 database=database,
                 clock=self._loop.clock,
                 randomness=self._jitter.random,
+                overrides=of_service(service, self._overrides),
             )
             await worker.start()
             self._stops.append(worker.stop)

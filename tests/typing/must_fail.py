@@ -7,7 +7,23 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from choreo import Context, Publisher, Retry, Saga, Service, any_of, child, cron, lock, policy, step
+from choreo import (
+    Answer,
+    Call,
+    Context,
+    Depends,
+    Next,
+    Publisher,
+    Retry,
+    Saga,
+    Service,
+    any_of,
+    child,
+    cron,
+    lock,
+    policy,
+    step,
+)
 from choreo.saga.testing import Harness, answers, crashes
 
 from .must_pass import (
@@ -128,6 +144,34 @@ def waits_for_nobody(order: Placed) -> Reserved:
 async def answers_something_else(order: Placed, context: Context) -> Reserved | Refused:
     context.saga_name  # E: attr-defined
     return Paid(order_id=order.order_id, amount=order.total)  # E: return-value
+
+
+Depends(3)  # E: arg-type
+Depends()  # E: call-arg
+Service("mail", middleware=["log"])  # E: list-item
+Harness(inventory, overrides=[Placed])  # E: arg-type
+
+
+@inventory.lifespan  # E: type-var
+async def gives_no_iterator() -> Reserved:
+    return Reserved(order_id="1", reservation="r")
+
+
+@inventory.middleware  # E: type-var
+def waits_for_none(call: Call, next: Next) -> Answer:
+    return None
+
+
+@inventory.middleware  # E: type-var
+async def takes_no_next(call: Call) -> Answer:
+    return None
+
+
+@inventory.middleware  # E: type-var
+async def answers_a_number(call: Call, next: Next) -> int:
+    call.payload  # E: attr-defined
+    await next()  # E: call-arg
+    return 3
 
 
 # ---- publishing ------------------------------------------------------------------------------------------------------

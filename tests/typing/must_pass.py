@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Annotated
+
+from pydantic_settings import BaseSettings
 
 from choreo import (
+    Answer,
+    Call,
     Context,
+    Depends,
     Event,
+    Next,
     NotYet,
     Publisher,
     Retry,
@@ -89,6 +97,60 @@ async def look(order: Placed) -> None: ...
 @inventory.on(Placed)
 async def several(order: Placed) -> list[Reserved | Paid]:
     return []
+
+
+# ---- what handlers ask for beside the event --------------------------------------------------------------------------
+
+
+class Bank:
+    async def charge(self, amount: Decimal) -> None: ...
+
+
+class BankSettings(BaseSettings):
+    url: str = "https://bank.example"
+
+
+async def log_calls(call: Call, next: Next) -> Answer:
+    call.context.log.info("called", type=type(call.event).__name__)
+    return await next(call)
+
+
+payment = Service("payment", middleware=[log_calls])
+
+
+@payment.lifespan
+async def bank(settings: BankSettings) -> AsyncIterator[Bank]:
+    yield Bank()
+
+
+@payment.lifespan
+@asynccontextmanager
+async def started() -> AsyncIterator[None]:
+    yield
+
+
+async def account(bank: Bank, order: Placed) -> AsyncIterator[str]:
+    yield order.order_id
+
+
+@payment.middleware
+async def passes_on(call: Call, next: Next) -> Reserved | None:
+    answer = await next(call)
+    return answer if isinstance(answer, Reserved) else None
+
+
+@payment.on(Placed)
+async def charge(order: Placed, bank: Bank, account: Annotated[str, Depends(account)], settings: BankSettings) -> Paid:
+    await bank.charge(order.total)
+    return Paid(order_id=account.upper(), amount=order.total)
+
+
+async def testing_with_stand_ins() -> None:
+    await charge(Placed(order_id="1", total=Decimal(1)), Bank(), "account", BankSettings())
+    async with Harness(
+        payment, overrides={Bank: Bank(), account: lambda: "1", BankSettings: BankSettings()}
+    ) as harness:
+        await harness.run()
 
 
 def release_by_hand(saga: Fulfilment) -> Release:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 
 from ....events.event import Event
+from ....services.provided import Overrides
 from ....services.service import Service
 from ... import asked
 from ...saga import Saga
@@ -35,6 +36,7 @@ def explore(
     finally_: Rule | None = None,
     faults: Collection[str] | None = None,
     fresh: Callable[[], object] | None = None,
+    overrides: Overrides | None = None,
     jobs: int = 1,
 ) -> Explored:
     """Run a saga and its services many times on a virtual clock, each time with something else going wrong.
@@ -55,6 +57,8 @@ def explore(
         finally_: asked at the end of each run.
         faults: the kinds that may happen, of `KINDS`; by default all.
         fresh: called before each run, to make fakes of the outside world as new.
+        overrides: what stands in for settings, lifespans and dependencies, as for `Harness`; a process that starts
+            again begins its lifespans anew.
         jobs: processes that share the work.
 
     Returns:
@@ -69,7 +73,15 @@ def explore(
     def work() -> Explored:
         with quiet():
             explorer = Explorer(
-                saga, services, events=events, play=play, always=always, finally_=finally_, faults=faults, fresh=fresh
+                saga,
+                services,
+                events=events,
+                play=play,
+                always=always,
+                finally_=finally_,
+                faults=faults,
+                fresh=fresh,
+                overrides=overrides,
             )
             try:
                 return _explored(explorer, seeds, jobs)

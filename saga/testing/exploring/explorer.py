@@ -13,6 +13,8 @@ from typing import Any
 from ....events.codec import Codec
 from ....events.errors import ConfigurationError
 from ....events.event import Event
+from ....events.settings import Settings
+from ....services.provided import Overrides, Provided, check_overrides, of_service
 from ....services.service import Service
 from ...loading import Parts
 from ...saga import Saga
@@ -39,7 +41,7 @@ class Explorer:
     """Runs seeds of one saga with its services, in this process; `explore` is what tests call.
 
     Args:
-        sagas, services, events, play, always, finally_, faults, fresh: as `explore`.
+        sagas, services, events, play, always, finally_, faults, fresh, overrides: as `explore`.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Explorer:
         finally_: Rule | None = None,
         faults: Collection[str] | None = None,
         fresh: Callable[[], object] | None = None,
+        overrides: Overrides | None = None,
     ) -> None:
         wanted = list(KINDS) if faults is None else list(faults)
         if unknown := [kind for kind in wanted if kind not in KINDS]:
@@ -60,6 +63,10 @@ class Explorer:
         self._kinds = [kind for kind in KINDS if kind in wanted]
         self._parts = Parts(tuple(services), (sagas,) if isinstance(sagas, type) else tuple(sagas))
         self._play = play or {}
+        self._overrides = overrides or {}
+        check_overrides(services, self._overrides)
+        for service in services:  # settings that are missing are no finding
+            Provided(service, Settings.model_construct(broker="memory:"), of_service(service, self._overrides))
         self._events = events
         self._always = always
         self._finally = finally_
@@ -69,7 +76,7 @@ class Explorer:
 
     def _open(self) -> None:
         play = self._play
-        self._kit = Kit(self._parts, lambda: standin_services(play))
+        self._kit = Kit(self._parts, lambda: standin_services(play), self._overrides)
         with quiet():
             self._kit.prepare()
         self._classes = {cls.spec().type: cls for cls in event_classes(self._everything())}

@@ -14,6 +14,7 @@ from enum import Enum
 from heapq import heappop, heappush
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
+from ....services.provided import BACKGROUND
 from ..loop import EARLY, VirtualLoop
 
 T = TypeVar("T")
@@ -153,7 +154,8 @@ class SimulationLoop(VirtualLoop):
             task = asyncio.current_task(self)
         except RuntimeError:
             task = None
-        looks = task is not None and (task.get_name().endswith(LOOKERS) or task.get_name().startswith("member "))
+        name = task.get_name() if task is not None else ""
+        looks = name.endswith(LOOKERS) or name.startswith("member ") or context.get(BACKGROUND, False)
         self._handles += 1
         heappush(self._looks if looks else self._work, (self.moment(when), self._handles, handle, process))
         return handle

@@ -23,6 +23,7 @@ from ....events.ids import uuid7
 from ....events.publisher import Publisher
 from ....events.settings import Settings
 from ....services.announce import announce
+from ....services.provided import Overrides, of_service
 from ....services.service import Service
 from ....services.worker import Worker
 from ...coordinator import Coordinator, Options
@@ -71,10 +72,12 @@ class Kit:
     Args:
         parts: services and sagas.
         stand_ins: makes the stand-ins of a run anew: they count their calls.
+        overrides: what stands in for what handlers ask for.
     """
 
     parts: Parts
     stand_ins: Callable[[], Sequence[Service]]
+    overrides: Overrides = field(default_factory=dict)
     schemas: KnownSchemas = field(default_factory=KnownSchemas)
     disks: dict[str, Disk] = field(default_factory=dict)
     # The rules are judged on whole histories, however long a run is.
@@ -406,6 +409,7 @@ class Simulation:
             clock=self.clock,
             randomness=self._jitter.random,
             owner=owner,
+            overrides=of_service(service, self.kit.overrides),
         )
 
     def _database(self, name: str) -> Database:
