@@ -2,66 +2,62 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import ssl
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import httpx
-from pydantic import SecretStr
 
 from .avro import Schema, canonical
-from .database import redacted
+from .compatibility import Level
 from .errors import ConfigurationError, DecodeError, RegistryUnreachable, SchemaRefused
-from .registry import RegisteredSchema, SingleFlight
+from .references import MOST_REFERENCES, inline
+from .registry import RegisteredSchema, SingleFlight, refuse_incompatible
+from .registry_access import Access
+from .settings import Settings
 
 _MEDIA = "application/vnd.schemaregistry.v1+json"
 _MOST_ANSWER_BYTES = 2_000_000
 _LARGEST_ID = 0x7FFF_FFFF
+_AT_ONCE = 8
+
+
+def open_server(settings: Settings) -> ConfluentRegistry:
+    """Open the registry at the settings' URL.
+
+    Raises:
+        ConfigurationError: the address, the credentials or a file of certificates cannot be used.
+    """
+    return ConfluentRegistry(Access.of(settings), compatibility=settings.compatibility)
 
 
 class ConfluentRegistry:
     """Asks a schema registry server; answers are cached, each is asked for once, and no redirect is followed.
 
     The base URL comes only from settings and ids are whole numbers, so no message can make this client call elsewhere.
+    Compatibility is checked here too, before the server is asked to: some servers check nothing unless told to, and few
+    name the field.
 
     Args:
-        url: base URL, e.g. `http://127.0.0.1:8081` or `http://host/apis/ccompat/v7`.
-        user, password: for basic authentication; both may be empty.
-        ca: PEM file of the authorities that sign the server's certificate; None takes the system's.
-        timeout: seconds for one request.
+        access: where it is, and how to log in.
+        compatibility: what must hold between a new schema and older ones; the server's own rule comes on top.
         forget_after: seconds that an unknown id is remembered as unknown.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        user: str = "",
-        password: SecretStr | None = None,
-        ca: Path | None = None,
-        timeout: float = 10.0,
-        forget_after: float = 30.0,
-    ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigurationError(
-                f"{redacted(url)!r} is not a schema registry; write http://host:port or https://..."
-            )
-        if parts.username or parts.password:
-            raise ConfigurationError("give the registry's user and password as CHOREO_REGISTRY_USER and ..._PASSWORD")
-        try:
-            verify = ssl.create_default_context(cafile=str(ca) if ca else None)
-        except OSError as error:
-            raise ConfigurationError(f"cannot read the registry's CA file {ca}: {error.strerror or error}") from None
-        self._url = url.rstrip("/")
+    def __init__(self, access: Access, *, compatibility: Level = "BACKWARD", forget_after: float = 30.0) -> None:
+        self._url = access.url
+        self._timeout = access.timeout
+        self._compatibility = compatibility
         self._answers = SingleFlight(forget_after)
         self._client = httpx.AsyncClient(
-            auth=httpx.BasicAuth(user, password.get_secret_value() if password else "") if user else None,
-            headers={"accept": f"{_MEDIA}, application/json"},
-            timeout=timeout,
-            verify=verify,
+            headers={
+                "accept": f"{_MEDIA}, application/json",
+                "accept-encoding": "identity",  # an answer is as large as it says
+                **access.headers(),
+            },
+            timeout=access.timeout,
+            verify=access.context(),
             follow_redirects=False,
             trust_env=False,
         )
@@ -70,16 +66,23 @@ class ConfluentRegistry:
         """Ask whether the schema is compatible, then register it; as `SchemaRegistry.register`."""
 
         async def ask() -> int:
-            path, body = f"/subjects/{quote(subject, safe='')}", {"schema": canonical(schema), "schemaType": "AVRO"}
+            path, body = _path(subject), {"schema": canonical(schema), "schemaType": "AVRO"}
             status, found = await self._call("POST", path, body)
             if status == 200:  # registered already: the newest may differ, and that is no reason to refuse
                 return _id(found)
-            status, found = await self._call("POST", f"/compatibility{path}/versions/latest?verbose=true", body)
-            if status == 200 and isinstance(found, dict) and found.get("is_compatible") is False:
-                raise _refused(subject, found.get("messages"))
+            # A server that only compares texts does not find a schema that was spelled in another way.
+            if self._compatibility.endswith("_TRANSITIVE"):
+                older = await self.history(subject)
+            else:
+                newest = await self.latest(subject)
+                older = [] if newest is None else [newest]
+            for each in older:
+                if canonical(each.schema) == body["schema"]:
+                    return each.id
+            refuse_incompatible(subject, self._compatibility, schema, [each.schema for each in older])
             status, found = await self._call("POST", f"{path}/versions", body)
             if status in (409, 422):
-                raise _refused(subject, found.get("message") if isinstance(found, dict) else None)
+                raise await self._refused(subject, body, found)
             self._expect(status, found)
             return _id(found)
 
@@ -95,34 +98,119 @@ class ConfluentRegistry:
             if self._is_missing(status, found):
                 raise DecodeError(f"no schema has the id {schema_id} in the registry {self._url}", schema_id=schema_id)
             self._expect(status, found)
-            return _schema(found, schema_id)
+            return await self._schema(found, f"schema {schema_id}", {})
 
         return await self._answers.get(("fetch", schema_id), ask)
 
     async def latest(self, subject: str) -> RegisteredSchema | None:
         """Give the subject's newest schema, or None; never cached."""
-        status, found = await self._call("GET", f"/subjects/{quote(subject, safe='')}/versions/latest")
+        return await self._version(subject, "latest")
+
+    async def history(self, subject: str) -> list[RegisteredSchema]:
+        """Give all schemas of a subject, the oldest first; versions that were deleted are left out."""
+        status, found = await self._call("GET", f"{_path(subject)}/versions")
         if self._is_missing(status, found):
-            return None
+            return []
         self._expect(status, found)
-        schema_id = _id(found)
-        return RegisteredSchema(schema_id, _schema(found, schema_id))
+        if not isinstance(found, list):
+            raise RegistryUnreachable(f"the schema registry {self._url} gave no list of versions")
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(number: int) -> RegisteredSchema | None:
+            async with gate:
+                return await self._version(subject, str(number))
+
+        numbers = sorted(number for number in found if isinstance(number, int))
+        return [each for each in await asyncio.gather(*map(one, numbers)) if each is not None]
+
+    async def subjects(self) -> list[str]:
+        """Name all subjects, sorted."""
+        status, found = await self._call("GET", "/subjects")
+        if not self._is_missing(status, found):
+            self._expect(status, found)
+        if not isinstance(found, list):
+            raise RegistryUnreachable(f"the schema registry {self._url} gave no list of subjects")
+        return sorted(str(each) for each in found)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._answers.close()
         await self._client.aclose()
 
+    async def _version(self, subject: str, version: str) -> RegisteredSchema | None:
+        status, found = await self._call("GET", f"{_path(subject)}/versions/{version}")
+        if self._is_missing(status, found):
+            return None
+        self._expect(status, found)
+        number = found.get("version") if isinstance(found, dict) else None
+        schema = await self._schema(found, f"the schema of {subject}", {})
+        return RegisteredSchema(_id(found), schema, number if isinstance(number, int) else 0)
+
+    async def _schema(self, found: Any, what: str, others: dict[tuple[str, int], Schema]) -> Schema:
+        """Read an answer with a schema; the schemas that it refers to are asked for and put in their places.
+
+        Args:
+            found: the answer.
+            what: it is about, for messages.
+            others: those that were asked for on the way, by subject and version.
+        """
+        try:
+            schema = json.loads(found["schema"]) if found.get("schemaType", "AVRO") == "AVRO" else None
+            named = [(str(each["subject"]), int(each["version"])) for each in found.get("references") or ()]
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+            schema, named = None, []
+        if not isinstance(schema, (dict, list, str)):
+            raise DecodeError(f"{what} is not an Avro schema")
+        for key in named:
+            if key not in others:
+                if len(others) >= MOST_REFERENCES:
+                    raise DecodeError(f"{what} refers to more than {MOST_REFERENCES} others")
+                others[key] = {"type": "null"}  # met again while it is asked for: two that refer to each other
+                others[key] = await self._referred(key, others)
+        if named:
+            try:
+                schema = inline(schema, [others[key] for key in named])
+            except (AttributeError, KeyError, TypeError, RecursionError):
+                raise DecodeError(f"{what} is not an Avro schema") from None
+        return schema if isinstance(schema, dict) else {"type": schema}
+
+    async def _referred(self, key: tuple[str, int], others: dict[tuple[str, int], Schema]) -> Schema:
+        subject, version = key
+        status, found = await self._call("GET", f"{_path(subject)}/versions/{version}")
+        if self._is_missing(status, found):
+            raise DecodeError(f"the registry has no version {version} of {subject[:100]}, to which a schema refers")
+        self._expect(status, found)
+        return await self._schema(found, f"version {version} of {subject[:100]}", others)
+
+    async def _refused(self, subject: str, body: dict[str, str], found: Any) -> SchemaRefused:
+        """Tell why a server refuses; those that can name the reasons are asked for them."""
+        path = f"/compatibility{_path(subject)}/versions/latest?verbose=true"
+        status, said = await self._call("POST", path, body)
+        reasons = said.get("messages") if status == 200 and isinstance(said, dict) else None
+        if not isinstance(reasons, list) or not reasons:
+            told = found.get("message") if isinstance(found, dict) else None
+            reasons = [told or "it gives no reason"]
+        text = "; ".join(_short(reason) for reason in reasons[:3])
+        return SchemaRefused(f"the registry refuses the schema of {subject}: {text}", subject=subject)
+
     async def _call(self, method: str, path: str, body: dict[str, str] | None = None) -> tuple[int, Any]:
         content = None if body is None else json.dumps(body)
         headers = None if body is None else {"content-type": _MEDIA}
+        data = b""
         try:
-            async with self._client.stream(method, self._url + path, content=content, headers=headers) as response:
-                data = b""
+            # httpx limits each wait; this limits them all, against an answer that comes byte by byte.
+            async with (
+                asyncio.timeout(self._timeout),
+                self._client.stream(method, self._url + path, content=content, headers=headers) as response,
+            ):
                 async for chunk in response.aiter_bytes():
                     data += chunk
                     if len(data) > _MOST_ANSWER_BYTES:
                         raise DecodeError(f"the registry {self._url} answers with more than {_MOST_ANSWER_BYTES} bytes")
+        except (TimeoutError, httpx.TimeoutException):
+            raise RegistryUnreachable(
+                f"the schema registry {self._url} does not answer within {self._timeout:g} s"
+            ) from None
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
             raise RegistryUnreachable(f"the schema registry {self._url} does not answer: {reason}") from None
@@ -144,7 +232,8 @@ class ConfluentRegistry:
             return
         if status in (401, 403):
             raise ConfigurationError(
-                f"the schema registry {self._url} answers {status}: check CHOREO_REGISTRY_USER and ..._PASSWORD"
+                f"the schema registry {self._url} answers {status}: check CHOREO_REGISTRY_USER and ..._PASSWORD, or "
+                "CHOREO_REGISTRY_TOKEN"
             )
         if 300 <= status < 400:
             raise ConfigurationError(
@@ -155,29 +244,15 @@ class ConfluentRegistry:
         raise RegistryUnreachable(f"the schema registry {self._url} answers {status}{said}")
 
 
+def _path(subject: str) -> str:
+    return f"/subjects/{quote(subject, safe='')}"
+
+
 def _id(found: Any) -> int:
     schema_id = found.get("id") if isinstance(found, dict) else None
     if not isinstance(schema_id, int) or isinstance(schema_id, bool) or not 0 <= schema_id <= _LARGEST_ID:
         raise RegistryUnreachable("the schema registry gave no usable schema id")
     return schema_id
-
-
-def _schema(found: Any, schema_id: int) -> Schema:
-    try:
-        if found.get("schemaType", "AVRO") == "AVRO" and not found.get("references"):
-            schema = json.loads(found["schema"])
-            return schema if isinstance(schema, dict) else {"type": schema}
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
-        pass
-    raise DecodeError(f"schema {schema_id} is not an Avro schema that stands by itself", schema_id=schema_id)
-
-
-def _refused(subject: str, said: Any) -> SchemaRefused:
-    reasons = said if isinstance(said, list) else [said] if said else ["the registry gives no reason"]
-    return SchemaRefused(
-        f"the registry refuses the schema of {subject}: {'; '.join(_short(reason) for reason in reasons[:3])}",
-        subject=subject,
-    )
 
 
 def _short(text: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Protocol, TypeVar
@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 
 from .avro import Schema, canonical
-from .compatibility import check_backward
+from .compatibility import Level, check
 from .envelope import Record
 from .errors import ChoreoError, DecodeError, RegistryUnreachable, SchemaRefused
 from .settings import Settings
@@ -29,10 +29,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RegisteredSchema:
-    """The newest schema of a subject."""
+    """A schema of a subject; `version` counts from 1 within it."""
 
     id: int
     schema: Schema
+    version: int
 
 
 class SchemaRegistry(Protocol):
@@ -42,7 +43,7 @@ class SchemaRegistry(Protocol):
         """Register a schema and give its id; one that the subject has already gives the same id and changes nothing.
 
         Raises:
-            SchemaRefused: it cannot read what the subject's newest schema wrote.
+            SchemaRefused: it breaks the rule of compatibility; the text names field and rule.
         """
 
     async def fetch(self, schema_id: int) -> Schema:
@@ -55,6 +56,12 @@ class SchemaRegistry(Protocol):
     async def latest(self, subject: str) -> RegisteredSchema | None:
         """Give the subject's newest schema, or None."""
 
+    async def history(self, subject: str) -> list[RegisteredSchema]:
+        """Give all schemas of a subject, the oldest first; none where there is no such subject."""
+
+    async def subjects(self) -> list[str]:
+        """Name all subjects, sorted."""
+
     async def close(self) -> None:
         """Let go of connections."""
 
@@ -62,15 +69,24 @@ class SchemaRegistry(Protocol):
 def open_registry(settings: Settings, transport: Transport) -> SchemaRegistry:
     """Open the registry that the settings name: a server's when `registry` is set, else the embedded one."""
     if not settings.registry:
-        return EmbeddedRegistry(transport)
-    from .confluent import ConfluentRegistry
+        return EmbeddedRegistry(transport, settings.compatibility)
+    from .confluent import open_server
 
-    return ConfluentRegistry(
-        settings.registry,
-        user=settings.registry_user,
-        password=settings.registry_password,
-        ca=settings.registry_ca,
-    )
+    return open_server(settings)
+
+
+def refuse_incompatible(subject: str, level: Level, schema: Schema, older: Sequence[Schema]) -> None:
+    """Refuse a schema that breaks the rule of compatibility with those that the subject has, the oldest first.
+
+    Raises:
+        SchemaRefused: naming the fields and the rules.
+    """
+    problems = check(level, schema, older)
+    if problems:
+        raise SchemaRefused(
+            f"the schema of {subject} is not {level} compatible with what is already there: {'; '.join(problems)}",
+            subject=subject,
+        )
 
 
 class EmbeddedRegistry:
@@ -82,10 +98,12 @@ class EmbeddedRegistry:
 
     Args:
         transport: an open broker.
+        compatibility: what must hold between a new schema and older ones.
     """
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, compatibility: Level = "BACKWARD") -> None:
         self._transport = transport
+        self._compatibility = compatibility
         self._by_id: dict[int, Schema] = {}
         self._subjects: dict[str, list[int]] = {}
         self._read_to: object = None
@@ -98,13 +116,7 @@ class EmbeddedRegistry:
         known = self._subjects.get(subject, [])
         if schema_id in known:
             return schema_id
-        if known:
-            problems = check_backward(schema, self._by_id[known[-1]])
-            if problems:
-                raise SchemaRefused(
-                    f"the schema of {subject} cannot read the events that are already there: {'; '.join(problems)}",
-                    subject=subject,
-                )
+        refuse_incompatible(subject, self._compatibility, schema, [self._by_id[each] for each in known])
         value = json.dumps({"subject": subject, "id": schema_id, "schema": schema}).encode()
         await _reached(self._transport.send([Record(SCHEMAS_TOPIC, f"{subject}:{schema_id}".encode(), value)]))
         self._add(subject, schema_id, schema)
@@ -121,9 +133,18 @@ class EmbeddedRegistry:
 
     async def latest(self, subject: str) -> RegisteredSchema | None:
         """Give the subject's newest schema, or None."""
+        return next(reversed(await self.history(subject)), None)
+
+    async def history(self, subject: str) -> list[RegisteredSchema]:
+        """Give all schemas of a subject; as `SchemaRegistry.history`."""
         await self._refresh()
-        ids = self._subjects.get(subject)
-        return RegisteredSchema(ids[-1], self._by_id[ids[-1]]) if ids else None
+        ids = self._subjects.get(subject, [])
+        return [RegisteredSchema(each, self._by_id[each], number) for number, each in enumerate(ids, start=1)]
+
+    async def subjects(self) -> list[str]:
+        """Name all subjects, sorted."""
+        await self._refresh()
+        return sorted(self._subjects)
 
     async def close(self) -> None:
         """Nothing is held: the transport belongs to the caller."""

@@ -205,6 +205,8 @@ def _run(ops: _Ops, data: bytes, at: int, depth: int, left: list[int]) -> int:
         elif code == _SKIP:
             at += argument - 1
         elif code == _UNION:
+            if number > 0x7F:
+                number, at = _varint(data, at - 1, _INT)
             if number & 1 or number >> 1 >= len(argument):
                 raise DecodeError("a union's index names no branch")
             branch = argument[number >> 1]
@@ -249,6 +251,8 @@ def _blocks(argument: tuple[tuple[_Op, ...], int, int], data: bytes, at: int, de
             at += 1
         else:
             number, at = _varint(data, at, _LONG)
+            if not number:  # 0 in two bytes is the end to fastavro: from here on it would read other things than we did
+                raise DecodeError("a count is not written in its shortest form")
         count, block_end = number >> 1, None
         if number & 1:
             count += 1

@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from .clock import duration
+from .compatibility import Level
 from .errors import ConfigurationError, DefinitionError
 
 _LEAST_KEPT = duration("8d")
@@ -53,7 +54,21 @@ class Settings(BaseSettings):
     )
     registry_user: str = ""
     registry_password: SecretStr = SecretStr("")
-    registry_ca: Path | None = None
+    registry_token: SecretStr = Field(default=SecretStr(""), description="Bearer token, instead of user and password.")
+    registry_ca: Path | None = Field(
+        default=None, description="PEM file of the authorities that sign the registry's certificate."
+    )
+    registry_certificate: Path | None = Field(
+        default=None, description="PEM file of the client's certificate, for mutual TLS."
+    )
+    registry_key: Path | None = Field(default=None, description="PEM file of the client's key.")
+    registry_timeout: float = Field(default=10.0, gt=0, description="Seconds for one request to the registry.")
+    registry_allow_plaintext: bool = Field(
+        default=False, description="Allow sending credentials over http to another machine."
+    )
+    compatibility: Level = Field(
+        default="BACKWARD", description="What a new schema must keep: BACKWARD, FORWARD, FULL, ..._TRANSITIVE, or NONE."
+    )
     kafka_security: str = Field(
         default="PLAINTEXT", description="PLAINTEXT (loopback only unless allowed), SSL, SASL_SSL or SASL_PLAINTEXT."
     )

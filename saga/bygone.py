@@ -41,6 +41,14 @@ class NoRegistry:
         """There is none."""
         return None
 
+    async def history(self, subject: str) -> list[RegisteredSchema]:
+        """There are none."""
+        return []
+
+    async def subjects(self) -> list[str]:
+        """There are none."""
+        return []
+
     async def close(self) -> None:
         """Nothing is held."""
 

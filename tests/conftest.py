@@ -14,6 +14,7 @@ import pytest
 import structlog
 
 from tests.support import parts
+from tests.support.apicurio import ApicurioServer, apicurio_home
 from tests.support.jaeger import JaegerServer, cached_jaeger
 from tests.support.kafka import KafkaServer, kafka_jars
 from tests.support.parts import Missing
@@ -74,6 +75,20 @@ def kafka_server() -> Iterator[KafkaServer]:
 def kafka_bootstrap(kafka_server: KafkaServer) -> str:
     """The address of a real Apache Kafka, `host:port`; use fresh topic and group names."""
     return kafka_server.bootstrap
+
+
+@pytest.fixture(scope="session")
+def apicurio() -> Iterator[ApicurioServer]:
+    """A real schema registry, one for the whole run: use subjects that no other test uses."""
+    try:
+        server = ApicurioServer(apicurio_home())
+    except Missing as missing:
+        parts.missing("Apicurio Registry", str(missing))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -68,7 +68,7 @@ async def learned(codec: Codec, registry: DictRegistry, schema: Any) -> int:
 
 async def test_the_bytes_are_the_confluent_wire_format(codec: Codec, registry: DictRegistry) -> None:
     assert codec.encode(ORDER) == ORDER_BYTES
-    assert registry.subjects == {"orders-OrderPlaced": 1}
+    assert registry.subjects_ == {"orders-OrderPlaced": 1}
     assert codec.decode(OrderPlaced, ORDER_BYTES, AVRO) == ORDER
 
 

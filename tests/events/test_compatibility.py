@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from choreo.events.compatibility import check_backward
+from choreo.events.compatibility import check, check_backward, check_forward
 
 
 def record(*fields: tuple[Any, ...], name: str = "R", **more: Any) -> dict[str, Any]:
@@ -114,3 +114,43 @@ def test_every_problem_is_told() -> None:
     new = record(("a", "string"), ("b", "string"), ("c", "long"))
     old = record(("a", "long"), ("c", "long"))
     assert [problem.split(" ")[0] for problem in check_backward(new, old)] == ["R.a", "R.b"]
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "problem"),
+    [
+        (record(("a", "long")), record(("a", "long"), ("b", "string")), "R.b is gone and had no default (rule: only"),
+        (record(("a", "long")), record(("a", "int")), "R.a was int and is now long (rule: a type stays, as older"),
+        (record(("a", ["null", "string"])), record(("a", "string")), "R.a was string and is now null"),
+        (
+            record(("a", ["int", "null"])),
+            record(("a", ["null", "string"])),
+            "R.a may now be int (rule: no types are added",
+        ),
+        (record(("a", enum("X", "Y"))), record(("a", enum("X"))), "R.a has Y added (rule: none are added"),
+        (record(("a", decimal(12, 2))), record(("a", decimal(10, 2))), "R.a had 10 digits and has now 12 (rule: a"),
+        (record(("a", decimal(9, 3))), record(("a", decimal(9, 2))), "R.a had 2 decimal places and has now 3"),
+        (record(name="S"), record(), "R was R and is now S (rule: a name stays"),
+        (
+            record(("a", {"type": "fixed", "name": "F", "size": 4})),
+            record(("a", {"type": "fixed", "name": "F", "size": 3})),
+            "R.a had 3 bytes and has now 4",
+        ),
+    ],
+)
+def test_forward_tells_it_from_the_older_classes_side(new: dict[str, Any], old: dict[str, Any], problem: str) -> None:
+    (found,) = check_forward(new, old)
+    assert found.startswith(problem)
+
+
+def test_a_level_says_which_versions_are_looked_at_and_from_which_side() -> None:
+    first, second = record(("a", "string")), record(("b", "string", ""))
+    third = record(("a", "long", 0), ("b", "string", ""))
+    assert check("NONE", third, [first, second]) == []
+    assert check("BACKWARD", third, [first, second]) == []
+    assert check("FORWARD", third, [first, second]) == []
+    assert check("FULL", second, [first]) == check("FORWARD", second, [first]) != []
+    for level in ("BACKWARD_TRANSITIVE", "FULL_TRANSITIVE"):
+        assert check(level, third, [first, second])[0].startswith("R.a was string and is now long (rule: a type stays,")  # type: ignore[arg-type]
+    assert len(check("FULL_TRANSITIVE", third, [first, first, second])) == 2  # each is told once
+    assert check("FULL_TRANSITIVE", third, []) == []

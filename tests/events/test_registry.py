@@ -1,4 +1,4 @@
-"""Both registries: the embedded one on a broker, and the client of a server."""
+"""What is particular to each registry: the embedded one on a broker, and the client of a server."""
 
 from __future__ import annotations
 
@@ -26,12 +26,10 @@ from choreo.events.memory import MemoryBroker
 from choreo.events.registry import (
     SCHEMAS_TOPIC,
     EmbeddedRegistry,
-    SchemaRegistry,
     SingleFlight,
     content_id,
-    open_registry,
 )
-from choreo.events.settings import Settings
+from choreo.events.registry_access import Access
 from choreo.events.transport import TopicSpec
 from tests.support.schema_server import SchemaServer
 
@@ -52,54 +50,6 @@ async def broker() -> AsyncIterator[MemoryBroker]:
 async def server() -> AsyncIterator[SchemaServer]:
     async with SchemaServer() as server:
         yield server
-
-
-@pytest.fixture(params=["embedded", "confluent"])
-async def registry(
-    request: pytest.FixtureRequest, broker: MemoryBroker, server: SchemaServer
-) -> AsyncIterator[SchemaRegistry]:
-    found = open_registry(Settings(registry=server.url if request.param == "confluent" else ""), broker)
-    yield found
-    await found.close()
-
-
-async def test_a_registered_schema_is_found_by_its_id(registry: SchemaRegistry) -> None:
-    assert await registry.latest("orders-R") is None
-    schema_id = await registry.register("orders-R", schema("a"))
-    assert await registry.register("orders-R", schema("a")) == schema_id
-    assert await registry.register("other-R", schema("a")) == schema_id
-    assert await registry.fetch(schema_id) == schema("a")
-    latest = await registry.latest("orders-R")
-    assert latest is not None and (latest.id, latest.schema) == (schema_id, schema("a"))
-
-
-async def test_a_compatible_schema_becomes_the_latest(registry: SchemaRegistry) -> None:
-    first = await registry.register("orders-R", schema("a"))
-    second = await registry.register("orders-R", schema("a", b=""))
-    assert first != second
-    latest = await registry.latest("orders-R")
-    assert latest is not None and latest.id == second
-    # An older program that starts again finds its schema there, and changes nothing.
-    assert await registry.register("orders-R", schema("a")) == first
-    latest = await registry.latest("orders-R")
-    assert latest is not None and latest.id == second
-
-
-async def test_a_schema_that_breaks_readers_is_refused_with_field_and_rule(registry: SchemaRegistry) -> None:
-    await registry.register("orders-R", schema("a"))
-    with pytest.raises(SchemaRefused, match=r"the schema of orders-R.*R.b is new and has no default \(rule: "):
-        await registry.register("orders-R", schema("a", "b"))
-
-
-async def test_an_id_that_nobody_gave_is_a_decode_error(registry: SchemaRegistry) -> None:
-    with pytest.raises(DecodeError, match="no schema has the id 77"):
-        await registry.fetch(77)
-
-
-async def test_subjects_may_hold_any_characters(registry: SchemaRegistry) -> None:
-    schema_id = await registry.register("orders-a/b c:?#", schema("a"))
-    latest = await registry.latest("orders-a/b c:?#")
-    assert latest is not None and latest.id == schema_id
 
 
 def test_ids_come_from_the_content_and_stay_the_same_for_ever() -> None:
@@ -169,9 +119,9 @@ async def test_a_broker_that_is_away_is_a_registry_that_is_away(
 
 
 async def test_many_who_ask_for_one_id_make_one_request(server: SchemaServer) -> None:
-    registry = ConfluentRegistry(server.url)
+    registry = ConfluentRegistry(Access(url=server.url))
     schema_id = await registry.register("orders-R", schema("a"))
-    fresh = ConfluentRegistry(server.url)
+    fresh = ConfluentRegistry(Access(url=server.url))
     server.requests.clear()
     server.gate.clear()
     asking = [asyncio.create_task(fresh.fetch(schema_id)) for _ in range(20)]
@@ -210,7 +160,7 @@ async def test_an_unknown_id_is_remembered_for_a_while_only() -> None:
 
 
 async def test_an_outage_is_not_remembered(server: SchemaServer) -> None:
-    registry = ConfluentRegistry(server.url)
+    registry = ConfluentRegistry(Access(url=server.url))
     server.override = lambda method, path: (503, {"error_code": 50301, "message": "leader unknown"})
     with pytest.raises(RegistryUnreachable, match="answers 503: leader unknown"):
         await registry.register("orders-R", schema("a"))
@@ -220,7 +170,7 @@ async def test_an_outage_is_not_remembered(server: SchemaServer) -> None:
 
 
 async def test_a_server_that_is_away_is_one_clear_line(server: SchemaServer) -> None:
-    registry = ConfluentRegistry(server.url)
+    registry = ConfluentRegistry(Access(url=server.url))
     await server.__aexit__(None, None, None)
     with pytest.raises(RegistryUnreachable, match=f"the schema registry {server.url} does not answer: "):
         await registry.fetch(1)
@@ -228,9 +178,9 @@ async def test_a_server_that_is_away_is_one_clear_line(server: SchemaServer) -> 
 
 
 async def test_a_server_that_hangs_is_given_up(server: SchemaServer) -> None:
-    registry = ConfluentRegistry(server.url, timeout=0.05)
+    registry = ConfluentRegistry(Access(url=server.url, timeout=0.05))
     server.gate.clear()
-    with pytest.raises(RegistryUnreachable, match="does not answer: ReadTimeout"):
+    with pytest.raises(RegistryUnreachable, match=r"does not answer within 0\.05 s"):
         await registry.fetch(1)
     server.gate.set()
     await registry.close()
@@ -246,7 +196,7 @@ async def test_a_server_that_hangs_is_given_up(server: SchemaServer) -> None:
         ((200, b"[" * 100_000), DecodeError, "schema 1 is not an Avro schema"),
         ((200, {"schema": "{"}), DecodeError, "schema 1 is not an Avro schema"),
         ((200, {"schema": "{}", "schemaType": "PROTOBUF"}), DecodeError, "schema 1 is not an Avro schema"),
-        ((200, {"schema": "{}", "references": [{"name": "x"}]}), DecodeError, "that stands by itself"),
+        ((200, {"schema": "{}", "references": [{"name": "x"}]}), DecodeError, "schema 1 is not an Avro schema"),
         ((200, b" " * 2_100_000), DecodeError, "answers with more than"),
         ((500, b""), RegistryUnreachable, "answers 500"),
         (b"nonsense\r\n\r\n", RegistryUnreachable, "does not answer"),
@@ -255,7 +205,7 @@ async def test_a_server_that_hangs_is_given_up(server: SchemaServer) -> None:
 async def test_a_strange_answer_is_told_from_a_missing_schema(
     server: SchemaServer, answer: Any, error: type[Exception], message: str
 ) -> None:
-    registry = ConfluentRegistry(server.url)
+    registry = ConfluentRegistry(Access(url=server.url))
     server.override = lambda method, path: answer
     with pytest.raises(error, match=message):
         await registry.fetch(1)
@@ -264,7 +214,7 @@ async def test_a_strange_answer_is_told_from_a_missing_schema(
 
 @pytest.mark.parametrize("schema_id", [-1, 2**31, 2**40])
 async def test_an_impossible_id_is_not_asked_for(server: SchemaServer, schema_id: int) -> None:
-    registry = ConfluentRegistry(server.url)
+    registry = ConfluentRegistry(Access(url=server.url))
     with pytest.raises(DecodeError, match="is not a schema id"):
         await registry.fetch(schema_id)
     assert server.requests == []
@@ -273,7 +223,7 @@ async def test_an_impossible_id_is_not_asked_for(server: SchemaServer, schema_id
 
 @pytest.mark.parametrize("schema_id", [None, "7", True, -1, 2**31])
 async def test_an_unusable_id_from_the_server_is_not_believed(server: SchemaServer, schema_id: Any) -> None:
-    registry = ConfluentRegistry(server.url)
+    registry = ConfluentRegistry(Access(url=server.url))
     server.override = lambda method, path: (200, {"id": schema_id})
     with pytest.raises(RegistryUnreachable, match="no usable schema id"):
         await registry.register("orders-R", schema("a"))
@@ -285,7 +235,7 @@ async def test_a_conflict_gives_the_servers_reason(server: SchemaServer) -> None
         return (409, {"error_code": 409, "message": "field  b\nhas no default"}) if path.endswith("versions") else None
 
     server.override = answer
-    registry = ConfluentRegistry(server.url)
+    registry = ConfluentRegistry(Access(url=server.url))
     with pytest.raises(SchemaRefused, match="refuses the schema of orders-R: field b has no default"):
         await registry.register("orders-R", schema("a"))
     await registry.close()
@@ -293,13 +243,13 @@ async def test_a_conflict_gives_the_servers_reason(server: SchemaServer) -> None
 
 async def test_a_primitive_schema_is_wrapped(server: SchemaServer) -> None:
     server.ids['"string"'] = 3
-    registry = ConfluentRegistry(server.url)
+    registry = ConfluentRegistry(Access(url=server.url))
     assert await registry.fetch(3) == {"type": "string"}
     await registry.close()
 
 
 async def test_the_password_is_sent_and_never_shown(server: SchemaServer) -> None:
-    registry = ConfluentRegistry(server.url + "/", user="me", password=SecretStr("hunter2"))
+    registry = ConfluentRegistry(Access(url=server.url + "/", user="me", password=SecretStr("hunter2")))
     await registry.register("orders-R", schema("a"))
     assert server.headers["authorization"] == "Basic bWU6aHVudGVyMg=="
     assert server.headers["content-type"] == "application/vnd.schemaregistry.v1+json"
@@ -318,10 +268,10 @@ async def test_the_password_is_sent_and_never_shown(server: SchemaServer) -> Non
 )
 def test_a_wrong_address_is_refused(url: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message) as caught:
-        ConfluentRegistry(url)
+        Access(url=url)
     assert "hunter2" not in str(caught.value)
 
 
 def test_a_missing_ca_file_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"cannot read the registry's CA file .*none.pem: No such file"):
-        ConfluentRegistry("https://host", ca=tmp_path / "none.pem")
+        ConfluentRegistry(Access(url="https://host", ca=tmp_path / "none.pem"))

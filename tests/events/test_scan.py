@@ -163,6 +163,12 @@ NULLS = {"type": "array", "items": "null"}
         (record(STRINGS), varint(-1) + varint(-5) + b"\0\0", "a block's size is negative"),
         (record(STRINGS), varint(-1) + varint(3) + b"\x02a\0", "a block's size is not"),
         (record(STRINGS), varint(1) + b"\x02a", "ends too early"),
+        # Found by fuzzing: fastavro takes 0 in two bytes for the end, and would read the rest as something else.
+        (
+            record(STRINGS, NULLS),
+            b"\x80\x00" + varint(1) + b"\x02a\0" + b"\0",
+            "a count is not written in its shortest",
+        ),
         (record({"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}), b"\x0a12345", "a decimal is"),
         (record(NULLS), varint(2**40) + b"\0", "items of no bytes"),
         (record(NULLS), varint(-(2**40)) + varint(0) + b"\0", "items of no bytes"),
@@ -197,6 +203,17 @@ def test_small_items_of_many_values_share_the_budget_too() -> None:
     scan(varint(500) + b"\1" * 500 + b"\0", 0)
     with pytest.raises(LimitExceeded, match=f"more than {MOST_VALUES} values"):
         scan(varint(1000) + b"\1" * 1000 + b"\0", 0)
+
+
+def test_a_union_of_many_branches_has_indexes_of_two_bytes() -> None:
+    names = [record("null", name=f"N{number}") for number in range(70)]
+    scan = scanner(record([*names[:-1], record("string", name="Last")]))
+    scan(varint(69) + b"\x02a", 0)
+    scan(varint(64), 0)
+    with pytest.raises(DecodeError, match="a union's index"):
+        scan(varint(70), 0)
+    with pytest.raises(DecodeError, match="a union's index"):
+        scan(varint(-70), 0)
 
 
 def test_blocks_with_their_size_are_accepted() -> None:

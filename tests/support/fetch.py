@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from .apicurio import apicurio_home
 from .compose import compose_binary
 from .jaeger import jaeger_binary
 from .kafka import kafka_jars
@@ -23,6 +24,7 @@ PARTS: dict[str, Callable[[], Path]] = {
     "PostgreSQL": postgres_programs,
     "Docker Compose": compose_binary,
     "Jaeger": jaeger_binary,
+    "Apicurio Registry": apicurio_home,
 }
 
 

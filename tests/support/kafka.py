@@ -26,7 +26,7 @@ _POM = Path(__file__).with_name("kafka-pom.xml")
 _START_SECONDS = 90
 _OLDEST_JAVA = 17
 _GET_JAVA = "install a Java runtime, version 17 or newer (Debian: apt-get install default-jre-headless)"
-_GET_MAVEN = "install Maven, which fetches Kafka's jars once (Debian: apt-get install maven)"
+GET_MAVEN = "install Maven, which fetches the jars once (Debian: apt-get install maven)"
 
 _LOGGING = """<Configuration><Appenders><Console name="console"><PatternLayout pattern="%d %p %c{1} %m%n"/></Console>
 </Appenders><Loggers><Root level="WARN"><AppenderRef ref="console"/></Root></Loggers></Configuration>
@@ -39,20 +39,29 @@ def kafka_jars() -> Path:
     Raises:
         Missing: Java is missing or too old; or the jars are not cached and Maven is missing.
     """
+    require_java()
+    found = re.search(r"<kafka\.version>(.+)</kafka\.version>", _POM.read_text())
+    assert found is not None
+    return cached(f"kafka-{found[1]}", _fetch)
+
+
+def require_java() -> None:
+    """Look for a Java that is new enough.
+
+    Raises:
+        Missing: there is none.
+    """
     if shutil.which("java") is None:
         raise Missing(_GET_JAVA)
     shown = subprocess.run(["java", "-version"], check=True, capture_output=True, text=True).stderr
     version = re.search(r'version "(\d+)', shown)
     if version is None or int(version[1]) < _OLDEST_JAVA:
         raise Missing(f"the Java here is too old; {_GET_JAVA}")
-    found = re.search(r"<kafka\.version>(.+)</kafka\.version>", _POM.read_text())
-    assert found is not None
-    return cached(f"kafka-{found[1]}", _fetch)
 
 
 def _fetch(folder: Path) -> None:
     if shutil.which("mvn") is None:
-        raise Missing(_GET_MAVEN)
+        raise Missing(GET_MAVEN)
     options = [f"-DoutputDirectory={folder}", "-DincludeScope=runtime"]
     done = subprocess.run(
         ["mvn", "-q", "-B", "-f", _POM, "dependency:copy-dependencies", *options],

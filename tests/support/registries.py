@@ -13,13 +13,13 @@ class DictRegistry:
     def __init__(self) -> None:
         self.schemas: dict[str, int] = {}
         self.by_id: dict[int, Schema] = {}
-        self.subjects: dict[str, int] = {}
+        self.subjects_: dict[str, int] = {}
         self.fetched: list[int] = []
 
     async def register(self, subject: str, schema: Schema) -> int:
         schema_id = self.schemas.setdefault(canonical(schema), len(self.schemas) + 1)
         self.by_id[schema_id] = schema
-        self.subjects[subject] = schema_id
+        self.subjects_[subject] = schema_id
         return schema_id
 
     async def fetch(self, schema_id: int) -> Schema:
@@ -29,7 +29,14 @@ class DictRegistry:
         return self.by_id[schema_id]
 
     async def latest(self, subject: str) -> RegisteredSchema | None:
-        schema_id = self.subjects.get(subject)
-        return None if schema_id is None else RegisteredSchema(schema_id, self.by_id[schema_id])
+        schema_id = self.subjects_.get(subject)
+        return None if schema_id is None else RegisteredSchema(schema_id, self.by_id[schema_id], 1)
+
+    async def history(self, subject: str) -> list[RegisteredSchema]:
+        newest = await self.latest(subject)
+        return [] if newest is None else [newest]
+
+    async def subjects(self) -> list[str]:
+        return sorted(self.subjects_)
 
     async def close(self) -> None: ...

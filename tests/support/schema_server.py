@@ -21,6 +21,7 @@ class SchemaServer:
         requests: (method, path) of each request.
         headers: of the last one.
         gate: while it is not set, requests wait for their answers.
+        drip: seconds between two bytes of an answer; 0 sends it whole.
     """
 
     def __init__(self) -> None:
@@ -29,6 +30,7 @@ class SchemaServer:
         self.override: Callable[[str, str], Answer | bytes | None] = lambda method, path: None
         self.gate = asyncio.Event()
         self.gate.set()
+        self.drip = 0.0
         self.ids: dict[str, int] = {}
         self.subjects: dict[str, list[str]] = {}
         self.url = ""
@@ -62,8 +64,10 @@ class SchemaServer:
                 await self.gate.wait()
                 answer = self.override(method, path) or self._answer(method, path, json.loads(body) if body else {})
                 raw = answer if isinstance(answer, bytes) else _http(*answer)
-                writer.write(raw)
-                await writer.drain()
+                for part in (raw[i : i + 1] for i in range(len(raw))) if self.drip else (raw,):
+                    writer.write(part)
+                    await writer.drain()
+                    await asyncio.sleep(self.drip)
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
@@ -73,12 +77,7 @@ class SchemaServer:
         match method, [unquote(part) for part in path.strip("/").split("/")]:
             case "POST", ["subjects", subject]:
                 if body["schema"] in self.subjects.get(subject, []):
-                    return 200, {
-                        "subject": subject,
-                        "id": self.ids[body["schema"]],
-                        "version": 1,
-                        "schema": body["schema"],
-                    }
+                    return 200, self._version(subject, self.subjects[subject].index(body["schema"]))
                 return 404, {"error_code": 40403, "message": "Schema not found"}
             case "POST", ["compatibility", "subjects", subject, "versions", "latest"]:
                 if subject not in self.subjects:
@@ -98,12 +97,22 @@ class SchemaServer:
                     if found
                     else (404, {"error_code": 40403, "message": "Schema not found"})
                 )
-            case "GET", ["subjects", subject, "versions", "latest"]:
-                if subject not in self.subjects:
-                    return 404, {"error_code": 40401, "message": "Subject not found"}
-                text = self.subjects[subject][-1]
-                return 200, {"subject": subject, "id": self.ids[text], "version": 1, "schema": text}
+            case "GET", ["subjects"]:
+                return 200, list(self.subjects)
+            case "GET", ["subjects", subject, "versions", *_] if subject not in self.subjects:
+                return 404, {"error_code": 40401, "message": "Subject not found"}
+            case "GET", ["subjects", subject, "versions"]:
+                return 200, [number for number, _ in enumerate(self.subjects[subject], start=1)]
+            case "GET", ["subjects", subject, "versions", version]:
+                number = len(self.subjects[subject]) if version == "latest" else int(version)
+                if number > len(self.subjects[subject]):
+                    return 404, {"error_code": 40402, "message": "Version not found"}
+                return 200, self._version(subject, number - 1)
         return 404, {"error_code": 404, "message": "HTTP 404 Not Found"}
+
+    def _version(self, subject: str, index: int) -> dict[str, Any]:
+        text = self.subjects[subject][index]
+        return {"subject": subject, "id": self.ids[text], "version": index + 1, "schema": text}
 
     def _problems(self, subject: str, text: str) -> list[str]:
         known = self.subjects.get(subject)

@@ -32,8 +32,16 @@ class KnownSchemas:
 
     async def latest(self, subject: str) -> RegisteredSchema | None:
         """See `SchemaRegistry.latest`."""
-        ids = self._subjects.get(subject)
-        return RegisteredSchema(ids[-1], self._by_id[ids[-1]]) if ids else None
+        return next(reversed(await self.history(subject)), None)
+
+    async def history(self, subject: str) -> list[RegisteredSchema]:
+        """See `SchemaRegistry.history`."""
+        ids = self._subjects.get(subject, [])
+        return [RegisteredSchema(each, self._by_id[each], number) for number, each in enumerate(ids, start=1)]
+
+    async def subjects(self) -> list[str]:
+        """See `SchemaRegistry.subjects`."""
+        return sorted(self._subjects)
 
     async def close(self) -> None:
         """Nothing is held."""
