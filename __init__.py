@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .events.envelope import Delivery, Envelope
     from .events.errors import (
         AmbiguousSaga,
         BrokerUnreachable,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     )
     from .events.event import Event
     from .events.failures import HandlerFailed
+    from .events.foreign import Foreign, header, value
     from .events.publisher import BlockingPublisher, Publisher
     from .events.settings import Settings, load_settings
     from .events.source import Dated, in_time_order, publish_file
@@ -55,6 +57,11 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Event": "events.event",
+    "Foreign": "events.foreign",
+    "header": "events.foreign",
+    "value": "events.foreign",
+    "Delivery": "events.envelope",
+    "Envelope": "events.envelope",
     "HandlerFailed": "events.failures",
     "Publisher": "events.publisher",
     "BlockingPublisher": "events.publisher",
@@ -84,6 +91,11 @@ _HOME = {
 
 __all__ = [  # noqa: RUF022 - by use, errors last
     "Event",
+    "Foreign",
+    "header",
+    "value",
+    "Delivery",
+    "Envelope",
     "Publisher",
     "BlockingPublisher",
     "Dated",

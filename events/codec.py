@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from pydantic import BaseModel, ValidationError, create_model
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from .avro import Schema, canonical, shape_of
 from .clock import from_rfc3339
@@ -32,6 +32,10 @@ MOST_SCHEMA_DEPTH = 64
 
 _MAGIC = b"\x00"
 _HEAD = 5  # magic byte and schema id
+# CloudEvents extensions "partitioning" and "distributed tracing".
+_EXTENSIONS = ("partitionkey", "traceparent", "tracestate")
+# As other clients call it: Microsoft's and Confluent's conventions, and IANA's registration.
+_AVRO_NAMES = ("avro/binary", "application/vnd.apache.avro+binary", "application/vnd.apache.avro")
 
 
 class UnknownSchema(DecodeError):
@@ -53,7 +57,7 @@ class Codec:
         self._registry = registry
         self._writers: dict[type[Event], Callable[[Event], bytes]] = {}
         self._known: dict[int, _WriterSchema] = {}
-        self._readers: dict[tuple[type[Event], int], Callable[[bytes], Any]] = {}
+        self._readers: dict[tuple[type[Event], int], Callable[[bytes, str], Any]] = {}
         self._layouts: dict[type[Event], Layout] = {}
         self._structured: dict[type[Event], type[BaseModel]] = {}
 
@@ -87,13 +91,14 @@ class Codec:
             raise EncodeError(f"{type(event).__name__} was not prepared; await codec.prepare([...]) first") from None
         return write(event)
 
-    def decode(self, cls: type[E], value: bytes, content_type: str) -> E:
+    def decode(self, cls: type[E], value: bytes, content_type: str, key: str = "") -> E:
         """Decode a value to an event of `cls`.
 
         Args:
             cls: what it should be.
             value: the record's value.
             content_type: the header; an empty one is guessed from the first byte.
+            key: the business key; a foreign event (`Foreign`) whose value lacks its key field gets it.
 
         Raises:
             UnknownSchema: `learn` the writer's schema, then call again.
@@ -104,14 +109,14 @@ class Codec:
             raise LimitExceeded(f"a value of {len(value)} bytes, at most {MOST_VALUE_BYTES} are read")
         kind = AVRO if content_type == AVRO else _kind(content_type, value)
         if kind != AVRO:
-            return self._decode_json(cls, value, kind)
+            return self._decode_json(cls, value, kind, key)
         schema_id = int.from_bytes(value[1:_HEAD], "big")
         read = self._readers.get((cls, schema_id))
         if read is None:
             read = self._readers[cls, schema_id] = self._reader(cls, self._schema_of(value))
         elif value[:1] != _MAGIC or len(value) < _HEAD:
             raise _no_magic()
-        event: E = read(value)
+        event: E = read(value, key)
         return event
 
     def decode_any(self, value: bytes, content_type: str) -> dict[str, object]:
@@ -161,15 +166,16 @@ class Codec:
             self._layouts[cls] = bind(shape_of(cls), schema)
         return self._layouts[cls]
 
-    def _reader(self, cls: type[Event], writer: _WriterSchema) -> Callable[[bytes], Any]:
+    def _reader(self, cls: type[Event], writer: _WriterSchema) -> Callable[[bytes, str], Any]:
         spec = cls.spec()
+        lent = None if spec.foreign is None else spec.key
         layout = None if spec.schema is None else self._layout(cls, spec.schema)
         convert = None if layout is None else layout.read
         options: dict[str, Any] = {"by_alias": False, "by_name": True} if layout is not None and layout.aliased else {}
         scan, parsed, tagged = writer.scan, writer.parsed, writer.tagged
         validate, name = cls.model_validate, cls.__name__
 
-        def read(value: bytes) -> Any:
+        def read(value: bytes, key: str) -> Any:
             scan(value, _HEAD)
             stream = BytesIO(value)
             stream.seek(_HEAD)
@@ -180,6 +186,8 @@ class Codec:
                     record = schemaless_reader(stream, parsed, None)
                 if convert is not None:
                     record = convert(record)
+                if lent is not None and key:
+                    record.setdefault(lent, key)
                 return validate(record, **options)
             except ValidationError as error:
                 raise _invalid(cls, error) from None
@@ -190,8 +198,20 @@ class Codec:
 
         return read
 
-    def _decode_json(self, cls: type[E], value: bytes, kind: str) -> E:
+    def record_name(self, value: bytes) -> str:
+        """Give the full name of the Avro record that a value is, as its writer calls it; empty where it has none.
+
+        Raises:
+            UnknownSchema: `learn` the writer's schema, then call again.
+            DecodeError: it is not in the Confluent wire format.
+        """
+        parsed = self._schema_of(value).parsed
+        return str(parsed.get("name", "")) if isinstance(parsed, dict) else ""
+
+    def _decode_json(self, cls: type[E], value: bytes, kind: str, key: str) -> E:
         try:
+            if key and cls.spec().foreign is not None:
+                value = _lend(cls, value, kind, key)
             if kind == JSON:
                 return cls.model_validate_json(value, by_alias=True, by_name=True)
             model = self._structured.get(cls)
@@ -201,6 +221,34 @@ class Codec:
             return found
         except ValidationError as error:
             raise _invalid(cls, error) from None
+
+
+def _lend(cls: type[Event], value: bytes, kind: str, key: str) -> bytes:
+    """Give a JSON value the key field of its class, where the business key stands elsewhere."""
+    found = _from_json(value)
+    data = found.get("data") if kind == CLOUDEVENTS_JSON and isinstance(found, dict) else found
+    if not isinstance(data, dict) or any(name in data for name in names_of_key(cls)):
+        return value
+    return to_json(
+        {"data": {**data, cls.spec().key: key}} if kind == CLOUDEVENTS_JSON else {**data, cls.spec().key: key}
+    )
+
+
+def names_of_key(cls: type[Event]) -> tuple[str, ...]:
+    """Give the names under which the key field of a class may stand in JSON: its own, and its alias."""
+    field = cls.spec().key
+    info = cls.model_fields[field]
+    aliases = (alias for alias in (info.validation_alias, info.alias) if isinstance(alias, str))
+    return (field, *dict.fromkeys(aliases))
+
+
+def write_json(event: Event) -> bytes:
+    """Write an event as JSON, whatever its class's format.
+
+    Raises:
+        EncodeError: it cannot be written so.
+    """
+    return _json_writer(event.spec())(event)
 
 
 def subject_of(topic: str, type_name: str) -> str:
@@ -246,7 +294,17 @@ def read_structured(envelope: Envelope, value: bytes) -> Envelope:
         moment = envelope.time if taken["time"] is None else from_rfc3339(taken["time"])
     except (ValueError, TypeError):
         raise DecodeError("the CloudEvent's time is not an RFC 3339 time") from None
-    return replace(envelope, id=taken["id"], type=taken["type"], source=taken["source"], time=moment)
+    more = {name: found[name] for name in _EXTENSIONS if isinstance(found.get(name), str)}
+    return replace(
+        envelope,
+        id=taken["id"],
+        type=taken["type"],
+        source=taken["source"],
+        time=moment,
+        key=envelope.key or more.get("partitionkey", ""),
+        traceparent=envelope.traceparent or more.get("traceparent"),
+        tracestate=envelope.tracestate or more.get("tracestate"),
+    )
 
 
 class _WriterSchema:
@@ -368,6 +426,10 @@ def _kind(content_type: str, value: bytes) -> str:
     kind = content_type.partition(";")[0].strip().lower()
     if kind in (AVRO, JSON, CLOUDEVENTS_JSON):
         return kind
+    if kind in _AVRO_NAMES:
+        return AVRO
+    if kind == "text/json" or kind.endswith("+json"):
+        return JSON
     if not kind:
         return JSON if value.lstrip()[:1] == b"{" else AVRO
     raise DecodeError(f"content type {kind[:60]!r} is none of {AVRO}, {JSON} and {CLOUDEVENTS_JSON}")

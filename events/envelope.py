@@ -93,6 +93,7 @@ class Envelope:
         undoes: on an undo command, ids of the events that may have triggered the step.
         traceparent, tracestate, baggage, saga_traceparent: trace context as received; parsed by `tracing`.
         extra: headers that are none of ours, kept in order.
+        value: in place of the record's value, where a decoder of the user has read that: JSON.
     """
 
     id: str
@@ -116,6 +117,7 @@ class Envelope:
     baggage: str | None = None
     saga_traceparent: str | None = None
     extra: Headers = field(default=())
+    value: bytes | None = None
 
 
 # Wire name of each optional text field; numbers and lists are handled one by one below.

@@ -14,6 +14,7 @@ from pydantic.errors import PydanticUserError
 
 from .avro import Schema, Shape, derive, load_schema, shape_of, shape_of_field
 from .errors import DefinitionError, MissingKey
+from .foreign import Foreign
 from .layout import bind
 
 Format = Literal["avro", "json"]
@@ -37,6 +38,7 @@ class EventSpec:
         format: how its value is encoded.
         schema: its Avro schema as plain JSON values; None with `format="json"`.
         name: the class, for messages.
+        foreign: how others write it; None for events of choreo.
     """
 
     type: str
@@ -45,6 +47,7 @@ class EventSpec:
     format: Format
     schema: Schema | None
     name: str
+    foreign: Foreign | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class _Options:
     format: Format | None = None
     type: str | None = None
     schema: Mapping[str, Any] | str | None = None
+    foreign: Foreign | None = None
 
 
 class Event(BaseModel):
@@ -72,6 +76,7 @@ class Event(BaseModel):
         type: public name on the wire; default: the class's name. Never inherited.
         format: `"avro"` (default) or `"json"`; inherited.
         schema: an Avro schema (a dict, or JSON text) instead of the derived one; it is checked against the fields.
+        foreign: how its topic is read, where another system writes it as it pleases; inherited.
 
     Raises:
         DefinitionError: where the class is defined, naming the field and the remedy.
@@ -97,6 +102,7 @@ class Event(BaseModel):
         type: str | None = None,  # noqa: A002 - the words of the class statement
         format: Format | None = None,  # noqa: A002
         schema: Mapping[str, Any] | str | None = None,
+        foreign: Foreign | None = None,
         **kwargs: Unpack[ConfigDict],
     ) -> None:
         # Seen before pydantic has built the fields; the work is done in the hook below, which gets the same arguments.
@@ -111,6 +117,7 @@ class Event(BaseModel):
         type: str | None = None,  # noqa: A002 - the words of the class statement
         format: Format | None = None,  # noqa: A002
         schema: Mapping[str, Any] | str | None = None,
+        foreign: Foreign | None = None,
         **kwargs: Any,
     ) -> None:
         super().__pydantic_init_subclass__(**kwargs)
@@ -119,7 +126,16 @@ class Event(BaseModel):
             if field in cls.model_fields:
                 raise DefinitionError(f"{name}.{field}: Event uses this name itself; call the field something else")
         parent = cls.__choreo_options__
-        options = _Options(topic or parent.topic, key or parent.key, format or parent.format, type, schema)
+        if foreign is not None and not isinstance(foreign, Foreign):
+            raise DefinitionError(f"{name}: foreign={foreign!r}; write foreign=Foreign(...)")
+        options = _Options(
+            topic or parent.topic,
+            key or parent.key,
+            format or parent.format,
+            type,
+            schema,
+            foreign or parent.foreign,
+        )
         cls.__choreo_options__ = options
         cls.__choreo_spec__ = None
         if options.topic is None:
@@ -204,7 +220,7 @@ def _specify(cls: type[Event], options: _Options) -> EventSpec:
     else:
         schema = load_schema(options.schema, name)
         bind(shape_of(cls), schema)
-    return EventSpec(type_, str(options.topic), key, options.format or "avro", schema, name)
+    return EventSpec(type_, str(options.topic), key, options.format or "avro", schema, name, options.foreign)
 
 
 def _check_key(cls: type[Event], key: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from ..events.clock import duration
 from ..events.errors import DefinitionError
 from ..events.event import Event
+from ..events.foreign import Field, Header
 from ..services.retry import Retry
 from .step import AnyOf, DeclaredStep, Unsaid
 
@@ -98,9 +99,13 @@ _SAGA: Mapping[str, tuple[Check, str]] = {
     "correlate": (
         lambda value: (
             isinstance(value, Mapping)
-            and all(is_event_class(cls) and isinstance(field, str) for cls, field in value.items())
+            and all(
+                is_event_class(cls) and (isinstance(each, (str, Header, Field)) or callable(each))
+                for cls, each in value.items()
+            )
         ),
-        'write {LegacyShipped: "ref"}: the event class and the field that holds the key',
+        'write {LegacyShipped: "ref"}: the event class and the field that holds the key; or header("order-id"), '
+        'value("order.id"), or a function of the event',
     ),
     "observe_only": (_is_bool, _BOOL),
     "rerun": (_is_bool, _BOOL),

@@ -15,13 +15,13 @@ from sqlalchemy import Connection, select
 
 from ..events.codec import Codec, UnknownSchema
 from ..events.database import Database
-from ..events.envelope import Delivery, Envelope
 from ..events.errors import DecodeError, EventError
 from ..events.errors import Refused as NotAllowed
 from . import definitions, store
 from .batch import Batch
 from .bygone import PastEvent
 from .commands import Sender
+from .correlation import asked_of, reader
 from .declaration import Declaration
 from .inputs import Elapsed
 from .instance import Instance
@@ -103,7 +103,9 @@ class Backfill:
             sender=Sender(""),
         )
         known_here = [each for each in registered.values() if each.type == definition.type]
-        self._routes = Routes(known_here, {definition.type: 0}, {})
+        asked = asked_of({definition.type: self._declaration})
+        self._routes = Routes(known_here, {definition.type: 0}, {}, asked)
+        self._read = reader(self._codec, asked)
 
     async def feed(self, events: Iterable[PastEvent], on_progress: Callable[[int], None] = lambda done: None) -> None:
         """Apply events in the order in which they are given, which is that of their times, then flush.
@@ -161,17 +163,11 @@ class Backfill:
     async def _routed(self, event: PastEvent) -> Arrival:
         while True:
             try:
-                return self._routes.observe(event.delivery, event.envelope, self._read_field)
+                return self._routes.observe(event.delivery, event.envelope, self._read)
             except UnknownSchema as error:
                 await self._codec.learn(error.schema_id)
             except EventError as error:
                 return unreadable(event.delivery, error, event.envelope).arrival
-
-    def _read_field(self, delivery: Delivery, envelope: Envelope, name: str) -> str:
-        found = self._codec.decode_any(delivery.value or b"", envelope.content_type).get(name)
-        if found is None or found == "":
-            raise DecodeError(f"an event of type {envelope.type} has no {name!r}, so it belongs to no saga")
-        return str(found)
 
     def _refuse(self, refused: Refused) -> None:
         self.tracked.refused_count += 1

@@ -335,7 +335,7 @@ class Batch:
         event_id = input_id(input_, instance.seq)
         self._seen.add((instance.id, event_id))
         if arrival is not None:
-            work.values[event_id] = (arrival.delivery.value, arrival.envelope.content_type)
+            work.values[event_id] = (arrival.kept.value, arrival.envelope.content_type)
         elif elements is not None:
             work.values[event_id] = (elements, "")
         if transition.verdict == "applied":
@@ -453,7 +453,7 @@ class Batch:
             self._ignore(target.type, arrival, "unmatched" if newest is not None else "not loaded")
             return
         content_type = arrival.envelope.content_type
-        early = store.Parked(target.type, target.key, self.now, event, arrival.delivery, content_type)
+        early = store.Parked(target.type, target.key, self.now, event, arrival.kept, content_type)
         # Written at the end: its saga may still start within this batch.
         self._to_park.setdefault((target.type, target.key), []).append(early)
 

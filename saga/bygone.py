@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ..events.avro import Schema
-from ..events.codec import read_structured
-from ..events.envelope import Delivery, Envelope, read_envelope, write_headers
-from ..events.errors import ConfigurationError, DecodeError, EventError
+from ..events.envelope import Delivery, Envelope, write_headers
+from ..events.errors import ConfigurationError, DecodeError
 from ..events.event import Event
+from ..events.intake import Intake
 from ..events.registry import RegisteredSchema
 from ..events.source import MOST_SORTED
 from ..events.transport import Transport
@@ -63,12 +63,13 @@ def from_rows(events: Iterable[tuple[str, int, Event]], source: str) -> Iterator
         yield PastEvent(delivery, envelope)
 
 
-async def from_topics(transport: Transport, definition: Definition) -> list[PastEvent]:
+async def from_topics(transport: Transport, definition: Definition, intake: Intake) -> list[PastEvent]:
     """Read everything that is in a saga's topics, merged by time, causes before what they led to (ruling R8).
 
     Args:
         transport: an open broker.
         definition: whose topics.
+        intake: reads what lies there.
 
     Raises:
         ConfigurationError: there is more than can be sorted in memory.
@@ -82,11 +83,9 @@ async def from_topics(transport: Transport, definition: Definition) -> list[Past
         )
     found = []
     for topic in topics:
-        for delivery in await transport.snapshot(topic):
-            try:
-                found.append((delivery, read_structured(read_envelope(delivery), delivery.value or b"")))
-            except EventError:
-                continue  # nobody can tell what it is; a coordinator makes it a dead letter
+        for delivery, envelope in await intake.read_all(await transport.snapshot(topic)):
+            if isinstance(envelope, Envelope):  # of others nobody can tell what they are: dead letters, once it runs
+                found.append((delivery, envelope))
     # By their own times alone: that is what the past is judged by, whatever the order in which it was published.
     found.sort(key=lambda each: (each[1].time, each[0].place, each[0].offset))
     return [PastEvent(*each) for each in causes_first(found)]

@@ -17,9 +17,9 @@ from sqlalchemy.exc import DBAPIError
 
 from ..events.catalog import announce, read_catalog
 from ..events.clock import SECOND, Clock, system_clock
-from ..events.codec import Codec, UnknownSchema, read_structured
+from ..events.codec import Codec, UnknownSchema
 from ..events.database import Database
-from ..events.envelope import Delivery, Envelope, Record, TopicPartition, read_envelope
+from ..events.envelope import Delivery, Envelope, Record, TopicPartition
 from ..events.errors import (
     ChoreoError,
     ConfigurationError,
@@ -28,6 +28,7 @@ from ..events.errors import (
     StoreError,
 )
 from ..events.failpoints import failpoint
+from ..events.intake import Intake
 from ..events.outbox import OutboxRow, Relay
 from ..events.registry import SchemaRegistry, open_registry
 from ..events.sending import require_topics
@@ -40,6 +41,7 @@ from . import definitions, loaded, operators, store, ticks, timers
 from .barrier import answered_until, read_until
 from .batch import Batch
 from .commands import Sender
+from .correlation import asked_of, consumed_classes
 from .due import look, quiet
 from .emission import Emission
 from .feed import Feed
@@ -124,6 +126,8 @@ class Coordinator:
         self._options = options if options is not None else Options()
         self._registry = registry or open_registry(settings, transport)
         self._codec = Codec(self._registry)
+        self._intake = Intake(consumed_classes(self._loaded.values()), self._codec)
+        self._asked = asked_of(definitions.newest(self._loaded))
         self._relay = Relay(database, transport, clock=clock, owner=owner)
         self._emission = Emission(self._tracing)
         self._positions = Positions(database, settings.group, self._since, self._options.gap, self._options.batch)
@@ -267,11 +271,11 @@ class Coordinator:
     async def _process(self, deliveries: Sequence[Delivery]) -> None:
         refused: list[Refused] = []
         readable: list[tuple[Delivery, Envelope]] = []
-        for delivery in deliveries:
-            try:
-                readable.append((delivery, read_structured(read_envelope(delivery), delivery.value or b"")))
-            except EventError as error:
-                refused.append(unreadable(delivery, error))
+        for delivery, taken in await self._intake.read_all(deliveries):
+            if isinstance(taken, Envelope):
+                readable.append((delivery, taken))
+            else:
+                refused.append(unreadable(delivery, taken))
         ordered = in_order(readable)
         arrivals, unrouted = await self._routed_all(ordered)
         # What nobody knew when this process started may belong to a version that another one has registered since.
@@ -457,7 +461,8 @@ class Coordinator:
         known = self._knowledge.definitions.values()
         new = {type_: each.definition for type_, each in self._knowledge.newest.items()}
         locks = {type_: each.lock for type_, each in new.items() if each.lock is not None and not each.observe_only}
-        self._routes = Routes([each for each in known if each.type in types], self._begins, locks)
+        own = [each for each in known if each.type in types]
+        self._routes = Routes(own, self._begins, locks, self._asked)
 
     async def _refresh_definitions(self) -> bool:
         """Learn of versions that other coordinators have registered; tell whether there are any."""

@@ -148,7 +148,9 @@ class Crafting:
         if value is None:
             raise DecodeError(f"the payload of {fact.type} {fact.id} is not in the history")
         try:
-            event = self._knowledge.codec.decode(declaration.events[fact.type], value, content_type)
+            where = declaration.definition.correlate.get(fact.type, "key:")
+            key = work.instance.key if where.startswith("key:") else ""
+            event = self._knowledge.codec.decode(declaration.events[fact.type], value, content_type, key)
             work.events[fact.id] = event
             return event
         except UnknownSchema as error:

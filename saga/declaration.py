@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from types import NoneType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from pydantic import BaseModel
 
 from ..events.clock import SECOND, duration
 from ..events.errors import DefinitionError
 from ..events.event import Event
+from ..events.foreign import Field, Header
 from ..services.retry import Retry
 from .certain import Told, told_at_the_end, told_before
 from .child import fitted
@@ -28,6 +29,9 @@ from .outcomes import OUTCOMES, UndoSaga
 from .schedule import StartAt
 from .step import AnyBuild, AnyOf, Build, DeclaredStep, Unsaid
 from .terms import Terms
+
+Correlation: TypeAlias = "str | Header | Field | Callable[[Any], str]"
+"""Where the key of a saga stands: a field of the event, a header, a field of the value, or a function of the event."""
 
 
 class Facts(Protocol):
@@ -59,6 +63,7 @@ class Declaration:
         fans: how the elements of steps that run once per element are found, by step.
         view: makes the view on one saga's events that these functions get: the saga class itself.
         tick: makes the start event of a tick of the schedule; None fills it by itself.
+        correlators: functions of the user that tell the saga's key from an event, by event type.
     """
 
     definition: Definition
@@ -68,6 +73,7 @@ class Declaration:
     asks: Mapping[tuple[str, Question], Callable[[Any], Any]] = field(default_factory=dict)
     tick: StartAt | None = None
     fans: Mapping[str, Fan] = field(default_factory=dict)
+    correlators: Mapping[str, Callable[[Any], str]] = field(default_factory=dict)
 
     def observing(self) -> Declaration:
         """Give the same, but tracking only."""
@@ -86,7 +92,7 @@ def declare(
     version: int,
     deadline: int | None,
     ends: Mapping[str, Build | None],
-    correlate: Mapping[type[Event], str],
+    correlate: Mapping[type[Event], Correlation],
     observe_only: bool,
     active_from: str | int,
     rerun: bool,
@@ -133,7 +139,7 @@ class _Declaring:
         declared: Sequence[DeclaredStep[Any]],
         start: tuple[type[Event], ...],
         key: str,
-        correlate: Mapping[type[Event], str],
+        correlate: Mapping[type[Event], Correlation],
         observe_only: bool,
         terms: Terms,
     ) -> None:
@@ -180,7 +186,11 @@ class _Declaring:
         self._check_fields(definition)
         self.terms.check(self.name, definition, self.start)
         tick = self.terms.schedule.start if self.terms.schedule is not None else None
-        return Declaration(self.terms.of(definition), self.events, self.builds, view, self.asks, tick, self.fans)
+        called = {cls.spec().type: each for cls, each in self.correlate.items() if callable(each)}
+        correlators = {type_: each for type_, each in called.items() if type_ in definition.consumed}
+        return Declaration(
+            self.terms.of(definition), self.events, self.builds, view, self.asks, tick, self.fans, correlators
+        )
 
     def _plan(self, index: int, step: DeclaredStep[Any]) -> StepPlan:
         options = step.options
@@ -287,7 +297,7 @@ class _Declaring:
         if type_ in OUTCOMES:  # keyed like this saga, whatever its key is called
             return type_
         field = self.correlate.get(cls, self.key)
-        if field not in cls.model_fields:
+        if isinstance(field, str) and field not in cls.model_fields:
             raise DefinitionError(
                 f"{self.name}, {role}: {cls.__name__} has no field {field!r} to tell which saga it belongs to; "
                 f'add the field, or say correlate={{{cls.__name__}: "its_key_field"}}'
@@ -322,15 +332,23 @@ class _Declaring:
         return type_
 
     def _correlated(self, definition: Definition) -> dict[str, str]:
-        """Keep only the classes whose field is not the record's key: for these the payload must be read."""
+        """Keep only the classes whose field is not the record's key: for these the record must be looked into."""
         found = {}
         for type_ in sorted(definition.consumed):
             if type_ in OUTCOMES:
                 continue
             cls = self.events[type_]
-            field = self.correlate.get(cls, self.key)
-            if field != cls.spec().key:
-                found[type_] = field
+            source, key = self.correlate.get(cls, self.key), cls.spec().key
+            if isinstance(source, Header):
+                found[type_] = f"header:{source.name}"
+            elif isinstance(source, Field):
+                found[type_] = source.path
+            elif not isinstance(source, str):
+                found[type_] = f"call:{getattr(source, '__name__', type(source).__name__)}"
+            elif source != key:
+                found[type_] = source
+            elif cls.spec().foreign is not None:  # others may choose its partition in another way than we do
+                found[type_] = f"key:{key}"
         return found
 
     def _check_roles(self, definition: Definition) -> None:

@@ -120,7 +120,7 @@ class Definition:
         start: event types that start an instance.
         steps: in the order of declaration.
         topics: the topic of every event type that it names.
-        correlate: the key field of event types where it has another name.
+        correlate: where the key of event types stands that is not their record's key (see `correlation`).
         deadline: limit of the whole saga; None for none.
         completed, compensated: event types that the saga publishes at its end.
         observe_only: track, never send.
@@ -248,6 +248,14 @@ class Definition:
             if step.each is not None and step.by is not None and step.child is None
             for type_ in (*step.done, *step.failed, *step.undone)
         }
+
+    def key_field(self, type_: str) -> str | None:
+        """Name the field of an event type that holds the business key; None where no field does."""
+        where = self.correlate.get(type_, self.key)
+        kind, colon, name = where.partition(":")
+        if not colon:
+            return None if "." in where else where
+        return name if kind == "key" else None
 
     @cached_property
     def triggers(self) -> Mapping[str, tuple[str, ...]]:

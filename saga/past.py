@@ -52,7 +52,7 @@ def history_row(
         reason=transition.reason,
         changes=transition.changes,
         input=text,
-        delivery=arrival.delivery if arrival is not None else None,
+        delivery=arrival.kept if arrival is not None else None,
         content_type=content_type if elements is None else JSON,
         value=elements,
     )

@@ -5,7 +5,7 @@ Only where a saga's key is not the record's key is the payload read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from ..events.envelope import Delivery, Envelope
 from ..events.errors import ConfigurationError, DecodeError, LimitExceeded
 from ..events.failures import HandlerFailed
 from ..tracing.ids import name_with_run
+from .correlation import Asked, FieldReader, asked_by, reader
 from .definition import Definition
 from .inputs import HandlerGaveUp, Observed, UndoAsked
 from .instance import Parent
@@ -29,10 +30,6 @@ UNKNOWN = "unknown"
 
 UNDO_EMPTY = "undo-empty"
 """Header on the answer to an undo: the participant had nothing to undo."""
-
-FieldReader = Callable[[Delivery, Envelope, str], str]
-"""Reads one field of a payload as text; raises DecodeError."""
-
 
 MOST_TRIGGERS = 150
 """Ids in an `undoes` header: it shares 8,192 bytes with all other headers."""
@@ -75,6 +72,12 @@ class Arrival(NamedTuple):
     targets: tuple[Target, ...]
     reason: str = ""
 
+    @property
+    def kept(self) -> Delivery:
+        """The record with the value that the history keeps: the record's own, or what a decoder has made of it."""
+        value = self.envelope.value
+        return self.delivery if value is None else self.delivery._replace(value=value)
+
 
 class Routes:
     """The loaded definitions, by what they consume.
@@ -83,12 +86,18 @@ class Routes:
         definitions: every version that may have instances: an event goes to a saga if any version consumes it.
         active_from: by saga type, microseconds: earlier events do not concern it (ruling R2).
         locks: by saga type, the lock that a new instance takes.
+        asked: functions of users that tell the key of a saga from an event.
     """
 
     def __init__(
-        self, definitions: Iterable[Definition], active_from: Mapping[str, int], locks: Mapping[str, LockPlan]
+        self,
+        definitions: Iterable[Definition],
+        active_from: Mapping[str, int],
+        locks: Mapping[str, LockPlan],
+        asked: Asked | None = None,
     ) -> None:
         self._active_from = active_from
+        self._asked = asked or {}
         self._locks = locks
         consumers: dict[str, dict[str, Definition]] = {}
         concerned: dict[str, dict[str, Definition]] = {}
@@ -114,14 +123,7 @@ class Routes:
             return self.failure(delivery, envelope, codec.decode(HandlerFailed, value, content_type), catalog)
         if delivery.topic == COMMANDS_TOPIC and envelope.type == UndoSaga.spec().type:
             return self.undo(delivery, envelope, codec.decode(UndoSaga, value, content_type))
-
-        def read(delivery: Delivery, envelope: Envelope, field: str) -> str:
-            found = codec.decode_any(delivery.value or b"", envelope.content_type).get(field)
-            if found is None or found == "":
-                raise DecodeError(f"an event of type {envelope.type} has no {field!r}, so it belongs to no saga")
-            return str(found)
-
-        return self.observe(delivery, envelope, read)
+        return self.observe(delivery, envelope, reader(codec, self._asked))
 
     def observe(self, delivery: Delivery, envelope: Envelope, read: FieldReader) -> Arrival:
         """Say which sagas an event concerns.
@@ -142,8 +144,14 @@ class Routes:
             if target is not None and envelope.type in definition.start and target.key != envelope.key:
                 target = None  # it begins the saga of its own key, whichever saga's handler has published it
             if target is None:
-                field = definition.correlate.get(envelope.type)
-                key = envelope.key if field is None else read(delivery, envelope, field)
+                where = definition.correlate.get(envelope.type)
+                if where is not None and where.startswith("call:"):
+                    where = asked_by(definition.type, envelope.type)
+                    if where not in self._asked:
+                        reason = "not loaded"
+                        continue
+                by_record = where is None or where.startswith("key:")
+                key = envelope.key if where is None or by_record else read(delivery, envelope, where)
                 if not key:
                     raise DecodeError(f"an event of type {envelope.type} has no key, so it belongs to no saga")
                 target = Target(definition.type, key, None)

@@ -21,7 +21,7 @@ from ..events.errors import DefinitionError
 from ..events.event import Event
 from .arguments import check_bases, check_saga, check_steps
 from .body import lost_steps
-from .declaration import Declaration, Facts, declare
+from .declaration import Correlation, Declaration, Facts, declare
 from .definition import Definition, Unmatched
 from .lock import LockPlan
 from .names import kebab_case
@@ -46,7 +46,8 @@ class Saga:
         version: of this definition; raise it with every change that running instances must not see.
         deadline: the longest time for the whole.
         completed, compensated: event that the saga publishes when it ended well, or when it was undone.
-        correlate: the key's field in event classes that call it otherwise.
+        correlate: where the key stands in event classes that have it elsewhere: the name of a field, `header("...")`,
+            `value("order.id")`, or a function of the event.
         type: public name; default: the class's name in kebab-case.
         observe_only: track and never send: undoes need not be declared.
         active_from: where its history begins: "registration" (default), "beginning", or an aware datetime.
@@ -73,7 +74,7 @@ class Saga:
         deadline: Duration | None = None,
         completed: Build | None = None,
         compensated: Build | None = None,
-        correlate: Mapping[type[Event], str] | None = None,
+        correlate: Mapping[type[Event], Correlation] | None = None,
         type: str | None = None,  # noqa: A002 - the name users know from Event
         observe_only: bool = False,
         active_from: Literal["registration", "beginning"] | datetime = "registration",

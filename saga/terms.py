@@ -117,7 +117,13 @@ class Terms:
                 f"{name}: schedule= starts it by which of {', '.join(cls.__name__ for cls in start)}? "
                 f"write cron(..., start=function), a function (tick) -> {start[0].__name__}"
             )
-        keys = {start[0].spec().key, definition.correlate.get(definition.start[0], definition.key)}
+        field = definition.key_field(definition.start[0])
+        if field is None:
+            raise DefinitionError(
+                f"{name}: schedule= starts it by an event, but correlate= says that the key of {start[0].__name__} "
+                "stands in no field of it; start it by another event"
+            )
+        keys = {start[0].spec().key, field}
         try:
             start[0].model_validate(dict.fromkeys(keys, tick_name(_SOME_TICK)))
         except ValidationError as error:

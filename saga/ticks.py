@@ -166,7 +166,7 @@ def start_event(declaration: Declaration, plan: SchedulePlan, tick: int) -> Even
             raise EventError(f"the start function of {definition.type} gave {type(made).__name__}")
         return made
     cls = declaration.events[definition.start[0]]
-    keys = {cls.spec().key, definition.correlate.get(definition.start[0], definition.key)}
+    keys = {cls.spec().key, definition.key_field(definition.start[0]) or definition.key}
     try:
         return cls.model_validate(dict.fromkeys(keys, tick_name(tick)))
     except ValidationError as error:

@@ -89,13 +89,13 @@ class Execution:
         """
         if job.event is not None:
             return
-        value = job.delivery.value
+        value = job.delivery.value if job.envelope.value is None else job.envelope.value
         if value is None:
             raise DecodeError("the record has no value")
         cls = self._classes.get((job.route.name, job.envelope.type))
         if cls is None:  # parked before the handler was changed
             raise DecodeError(f"{job.route.name} does not take {job.envelope.type} any more")
-        job.event = self._codec.decode(cls, value, job.envelope.content_type)
+        job.event = self._codec.decode(cls, value, job.envelope.content_type, job.envelope.key)
 
     async def learn(self, schema_id: int) -> None:
         """Fetch a writer's schema.

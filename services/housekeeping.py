@@ -86,7 +86,8 @@ class Housekeeping:
         for row in rows:
             if (row.handler, row.event_id) in self._dispatcher.met:
                 continue
-            envelope = self._reader.read(row.delivery).envelope
+            [reading] = await self._reader.read_all([row.delivery])
+            envelope = reading.envelope
             route = routes[row.handler]
             job = Job(route, envelope, row.delivery, None, route.stage, retried=True)
             # One more try for what failed already, and the pauses go on growing; all of them for what only waited.

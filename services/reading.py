@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from ..events.codec import read_structured
-from ..events.envelope import CLOUDEVENTS_JSON, JSON, Delivery, Envelope, read_envelope
-from ..events.errors import DecodeError, EventError
-from ..events.event import Event
+import structlog
+
+from ..events.codec import Codec
+from ..events.envelope import Delivery, Envelope
+from ..events.errors import DecodeError, EventError, RegistryUnreachable
 from ..events.ids import derived_id
+from ..events.intake import Intake
 from .inbox import LONGEST_ID
 from .job import Route
 from .retry import Retry
 from .service import Handler, Service
 from .signature import Signature
+
+log = structlog.get_logger("choreo.services")
 
 
 class Reading(NamedTuple):
@@ -35,37 +41,44 @@ class Reader:
 
     Args:
         service: with all its handlers declared.
+        codec: opens values where headers and key do not say enough.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, codec: Codec) -> None:
         self.routes = tuple(Route(service, handler) for handler in service.handlers)
+        self._service = service.name
+        self._intake = Intake((event for route in self.routes for event in route.handler.events), codec)
         self._takers: dict[tuple[str, str], tuple[Route, ...]] = {}
-        self._plain: dict[str, str] = {}
-        classes: dict[str, set[type[Event]]] = {}
         for route in self.routes:
             for event in route.handler.events:
                 spec = event.spec()
                 self._takers[spec.topic, spec.type] = (*self._takers.get((spec.topic, spec.type), ()), route)
-                classes.setdefault(spec.topic, set()).add(event)
-        for topic, found in classes.items():
-            # A foreign producer's plain JSON carries no type: where only one can be meant, it is that.
-            if len(found) == 1 and (spec := next(iter(found)).spec()).format == "json":
-                self._plain[topic] = spec.type
         self._unreadable = (Route(service, _nobody(service)),)
 
-    def read(self, delivery: Delivery) -> Reading:
-        """Read a record's envelope and say who takes it; the payload stays as it is."""
-        try:
-            envelope = read_envelope(delivery)
-            if envelope.content_type.startswith(CLOUDEVENTS_JSON) and delivery.value is not None:
-                envelope = read_structured(envelope, delivery.value)
-            for event_id in (envelope.id, *envelope.undoes):
-                if len(event_id) > LONGEST_ID or "\0" in event_id:
-                    raise DecodeError(f"an event id must be text of at most {LONGEST_ID} characters without NUL")
-        except EventError as error:
-            return Reading(_told(delivery), self._unreadable, error)
-        if not envelope.type and delivery.topic in self._plain and envelope.content_type in ("", JSON):
-            envelope.type = self._plain[delivery.topic]
+    async def read_all(
+        self, deliveries: Sequence[Delivery], stopping: Callable[[], bool] = lambda: False
+    ) -> list[Reading]:
+        """Read the records' envelopes and say who takes them; the payloads stay as they are.
+
+        A registry that does not answer is waited for, until `stopping` says so; then nothing is given.
+        """
+        pause = 0.1
+        while not stopping():
+            try:
+                return [self._reading(*taken) for taken in await self._intake.read_all(deliveries)]
+            except RegistryUnreachable as error:
+                log.warning("the registry does not answer, reading waits", service=self._service, error=error.message)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 5.0)
+        return []
+
+    def _reading(self, delivery: Delivery, envelope: Envelope | EventError) -> Reading:
+        if isinstance(envelope, EventError):
+            return Reading(_told(delivery), self._unreadable, envelope)
+        for event_id in (envelope.id, *envelope.undoes):
+            if len(event_id) > LONGEST_ID or "\0" in event_id:
+                error = DecodeError(f"an event id must be text of at most {LONGEST_ID} characters without NUL")
+                return Reading(_told(delivery), self._unreadable, error)
         return Reading(envelope, self._takers.get((delivery.topic, envelope.type), ()))
 
 

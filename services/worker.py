@@ -124,7 +124,7 @@ class Worker:
         self._clock = clock
         self._codec = Codec(self._registry)
         self._execution = Execution(service, self._codec, self._tracing, clock, randomness, self._provided)
-        self._reader = Reader(service)
+        self._reader = Reader(service, self._codec)
         self._parking = [route.name for route in self._reader.routes if route.parks]
         """Handlers for which something may be parked."""
         self._dispatcher = Dispatcher(self._execution, service.concurrency, self._finished)
@@ -333,10 +333,10 @@ class Worker:
 
     async def _admit(self, records: Sequence[Delivery]) -> None:
         receipts = self._partitions.read(records)
-        readings = [self._reader.read(record) for record in records]
+        readings = await self._reader.read_all(records, lambda: self._stopping)
         flying = set(self._dispatcher.met)  # what ends while the inbox is asked may be missing in its answer
         known = await self._look_up(readings) if self._database is not None else {}
-        for receipt, reading in zip(receipts, readings, strict=True):
+        for receipt, reading in zip(receipts, readings, strict=not self._stopping):
             if self._stopping or not self._partitions.ours(receipt):
                 continue  # whoever reads on there reads it again
             receipt.left = len(reading.routes)

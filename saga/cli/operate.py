@@ -55,9 +55,13 @@ async def start(
         chosen = event or definition.start[0]
         if not event and len(definition.start) > 1:
             raise ConfigurationError(f"--event: which event starts it, {' or '.join(definition.start)}?")
-        key = values.get(definition.correlate.get(chosen, definition.key))
+        field = definition.key_field(chosen)
+        if field is None:
+            raise ConfigurationError(
+                f"the key of {chosen} stands in no field of it; publish the event as its system does"
+            )
+        key = values.get(field)
         if key in (None, ""):
-            field = definition.correlate.get(chosen, definition.key)
             raise ConfigurationError(f"{chosen} needs its key: write {field}=...")
         id_ = saga_id(type, str(key))
         asked: dict[str, Any] = {"type": type, "event": chosen, "data": values}

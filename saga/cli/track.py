@@ -93,18 +93,22 @@ async def _track_file(
 
 async def _track_topics(shell: Shell, declaration: Declaration, dry_run: bool) -> int:
     from ...events.codec import Codec
+    from ...events.intake import Intake
     from ...events.registry import open_registry
     from ...events.transports import connect
     from ..backfill import Backfill
     from ..bygone import from_topics
+    from ..correlation import consumed_classes
 
     settings = shell.settings
     async with _store(shell, dry_run) as database, connect(settings.broker_url, settings) as transport:
         registry = open_registry(settings, transport)
         try:
-            backfill = Backfill(declaration, database, Codec(registry))
+            codec = Codec(registry)
+            backfill = Backfill(declaration, database, codec)
             await backfill.prepare()
-            events = await from_topics(transport, declaration.definition)
+            intake = Intake(consumed_classes([declaration]), codec)
+            events = await from_topics(transport, declaration.definition, intake)
             with counting(shell, "tracking", len(events)) as tell:
                 await backfill.feed(events, tell)
         finally:
