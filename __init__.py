@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .saga.saga import Saga
     from .saga.schedule import cron
     from .saga.step import any_of, step
+    from .services.breaker import Breaker
     from .services.context import Context, Transaction
     from .services.dependencies import Depends
     from .services.middleware import Answer, Call, Next
@@ -72,6 +73,7 @@ _HOME = {
     "load_settings": "events.settings",
     "Service": "services.service",
     "Retry": "services.retry",
+    "Breaker": "services.breaker",
     "Context": "services.context",
     "Transaction": "services.context",
     "Depends": "services.dependencies",
@@ -103,6 +105,7 @@ __all__ = [  # noqa: RUF022 - by use, errors last
     "publish_file",
     "Service",
     "Retry",
+    "Breaker",
     "Context",
     "Transaction",
     "Depends",

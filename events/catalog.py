@@ -40,6 +40,8 @@ class HandlerAnnouncement(_Wire):
         consumes, produces: event types with their topics.
         undoes: the handler that this one undoes.
         claims: it commits a claim before it touches the outside world (ruling R4).
+        blocking: it runs in a thread.
+        breaker: it is left alone for a while when too many of its calls fail.
     """
 
     name: str
@@ -47,6 +49,8 @@ class HandlerAnnouncement(_Wire):
     produces: list[EventRef] = []
     undoes: str | None = None
     claims: bool = False
+    blocking: bool = False
+    breaker: bool = False
 
 
 class ServiceAnnouncement(_Wire):

@@ -63,7 +63,7 @@ _BUILD = "name an event class, or a function like: def undo(saga) -> ReleaseStoc
 _EARLIER = "name a step of this class, or several in a tuple: after=(reserve, any_of(card, transfer))"
 _BOOL = "write True or False"
 _FUNCTION = "write a function of the saga: lambda saga: saga.started.total > 100"
-_RETRY = 'write Retry(attempts=5, first="1s", most="5m")'
+_RETRY = 'write Retry(attempts=5, first="1s", most="5m"); errors, jitter and within are for the handlers of services'
 
 _EACH_OF: Mapping[str, tuple[Check, str]] = {
     "failed": (is_event_class, _CLASSES),
@@ -85,8 +85,8 @@ _ONE: Mapping[str, tuple[Check, str]] = {
     "pivot": (_is_bool, _BOOL),
     "optional": (_is_bool, _BOOL),
     "final": (_is_bool, _BOOL),
-    "retry": (lambda value: isinstance(value, Retry), _RETRY),
-    "undo_retry": (lambda value: isinstance(value, Retry), _RETRY),
+    "retry": (lambda value: isinstance(value, Retry) and value.timing_only, _RETRY),
+    "undo_retry": (lambda value: isinstance(value, Retry) and value.timing_only, _RETRY),
 }
 _SAGA: Mapping[str, tuple[Check, str]] = {
     "start": (lambda value: all(map(is_event_class, value)), _CLASSES),

@@ -27,7 +27,7 @@ from . import inbox, parking
 from .board import Board, Finished, Go, Next
 from .context import Transaction
 from .execution import Execution
-from .job import Job, Later, Stage
+from .job import Job, Later, Result, Stage
 
 log = structlog.get_logger("choreo.services")
 
@@ -71,16 +71,22 @@ class StoreCommit:
         self.transactions = 0
         """How many were committed."""
 
-    async def commit(self, jobs: Sequence[Job]) -> list[Outcome]:
+    async def commit(self, jobs: Sequence[Job], *, alone: bool = False) -> list[Outcome]:
         """Do for each job what its stage asks, in one transaction; give what follows, in order.
 
         It returns only when that is durable: while the store does not answer, it waits.
+
+        Args:
+            jobs: the work.
+            alone: what waits behind a job in its lane does not come along.
         """
         careful = False
         conflicts = unreachable = 0
         while True:
             try:
-                outcomes, rows = await self._transact(jobs, careful, with_followers=conflicts == 0)
+                outcomes, rows = await self._transact(jobs, careful, with_followers=not (alone or conflicts))
+            except _CutShort as cut:
+                return await self._without(cut, jobs)
             except Exception as error:
                 # Whether it committed is unknown, or another process was first: look everything up before the next try.
                 careful = True
@@ -106,6 +112,18 @@ class StoreCommit:
             self._relay.publish(rows)
             failpoint("service.after_publish")
             return outcomes
+
+    async def _without(self, cut: _CutShort, jobs: Sequence[Job]) -> list[Outcome]:
+        """Commit the others; the one whose time limit broke the connection has failed by itself."""
+        if cut.job not in jobs:  # it came along: its own turn follows
+            return await self.commit(jobs, alone=True)
+        others = [job for job in jobs if job is not cut.job]
+        outcomes = await self.commit(others) if others else []
+        cut.job.attempt = cut.attempt
+        if isinstance(cut.result, Later):
+            return [*outcomes, (cut.job, cut.result)]
+        cut.job.result, cut.job.stage = cut.result, Stage.RECORD
+        return [*outcomes, *await self.commit([cut.job])]
 
     async def _transact(
         self, jobs: Sequence[Job], careful: bool, *, with_followers: bool
@@ -155,11 +173,13 @@ class StoreCommit:
         return outcomes
 
     async def _run(self, connection: AsyncConnection, board: Board, job: Job) -> Next:
-        tx = Transaction(connection)
+        tx = Transaction(connection, whole=job.route.handler.limits.timeout is not None)
         savepoint = await connection.begin_nested()
         result = await self._execution.run(job, tx)
         tx.end()
         if connection.invalidated:
+            if job.route.handler.limits.timeout is not None and (isinstance(result, Later) or result.state != "done"):
+                raise _CutShort(job, result)
             raise StoreUnreachable("the connection broke inside a handler")
         if not savepoint.is_active:
             raise RuntimeError(f"{job.route.name} ended the transaction that it is only a part of")
@@ -268,6 +288,16 @@ class StatelessCommit:
         failpoint("service.after_publish")
         # A copy of an event in flight has no result: there is no inbox to look in, so it runs, under the same ids.
         return [(job, Go.RUN if job.result is None else Finished(job.result.kind)) for job in jobs]
+
+
+class _CutShort(Exception):
+    """A handler's time limit ended while a statement of its own ran, and with it the connection."""
+
+    def __init__(self, job: Job, result: Result | Later) -> None:
+        super().__init__(job.route.name)
+        self.job = job
+        self.result = result
+        self.attempt = job.attempt
 
 
 class _Saved:

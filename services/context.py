@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import CursorResult, Executable, text
@@ -12,6 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ..events.envelope import Envelope
 from ..events.ids import derived_id
 from .inbox import reference
+
+T = TypeVar("T")
 
 
 class Context:
@@ -73,10 +76,17 @@ class Transaction:
     It is part of a batch: do no waiting for the outside world in it, and never commit or roll back by yourself.
     """
 
-    __slots__ = ("_connection",)
+    __slots__ = ("_connection", "_whole")
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection, *, whole: bool = False) -> None:
+        """Take part in a transaction.
+
+        Args:
+            connection: inside it.
+            whole: a statement is never cut short by a time limit, which would take the connection with it.
+        """
         self._connection: AsyncConnection | None = connection
+        self._whole = whole
 
     @property
     def connection(self) -> AsyncConnection:
@@ -101,8 +111,23 @@ class Transaction:
             parameters: values by name, never part of the text; several sets run the statement for each.
         """
         chosen = text(statement) if isinstance(statement, str) else statement
+        if self._whole:
+            return await _to_its_end(self.connection.execute(chosen, parameters))
         return await self.connection.execute(chosen, parameters)
 
     def end(self) -> None:
         """Refuse further use; called by the worker."""
         self._connection = None
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await something that goes on to its end though whoever awaits it is cancelled; the cancellation comes then."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if not task.done():
+            await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()
+        raise

@@ -19,8 +19,9 @@ from ..events.errors import ChoreoError, EventError
 from .board import Finished, Go
 from .commit import Outcome
 from .execution import Execution
+from .gates import Gate
 from .inbox import Key
-from .job import Job, Kind, Later, Stage
+from .job import Job, Kind, Later, Route, Stage
 from .lanes import Lanes
 
 log = structlog.get_logger("choreo.services")
@@ -30,6 +31,7 @@ FAREWELL = 5.0
 
 _MOST_COMMITTED = 1_000
 _REGISTRY_PAUSE = SECOND // 2
+_NONE: frozenset[str] = frozenset()
 
 
 class Committer(Protocol):
@@ -46,6 +48,7 @@ class Dispatcher:
         execution: runs handlers.
         concurrency: how many may be suspended inside a handler at once.
         finished: told of each job whose result is durable.
+        routes: all handlers; those that say so get a gate.
     """
 
     def __init__(
@@ -53,9 +56,14 @@ class Dispatcher:
         execution: Execution,
         concurrency: int,
         finished: Callable[[Job, Kind], None],
+        routes: Sequence[Route] = (),
     ) -> None:
         self._execution = execution
         self._concurrency = concurrency
+        self._gates: dict[Route, Gate] = {}
+        for route in routes:
+            if route.handler.limits.gated:
+                route.gate = self._gates[route] = Gate(route.name, route.handler.limits, self._go)
         self._finished = finished
         self._lanes: Lanes[Job] = Lanes()
         self._ready: deque[Job] = deque()
@@ -76,12 +84,21 @@ class Dispatcher:
         """How often a handler was tried again."""
 
     def followers(self, job: Job) -> Sequence[Job]:
-        """Give the jobs that wait in the lane behind one whose turn it is."""
-        return self._lanes.waiting(job.lane)
+        """Give the jobs that wait in the lane behind one whose turn it is, and that may run along with it."""
+        return self._lanes.waiting(job.lane) if job.route.gate is None else ()
+
+    def held(self) -> frozenset[str]:
+        """Name the topics of which nothing more should be read, since too much of a handler waits at its gate."""
+        if not self._gates:
+            return _NONE
+        full = [route.handler for route, gate in self._gates.items() if gate.full]
+        return frozenset(event.spec().topic for handler in full for event in handler.events)
 
     def admit(self, job: Job) -> None:
         """Take a job in."""
         self.jobs.add(job)
+        if job.route.gate is not None:
+            job.route.gate.load += 1
         if job.stage is Stage.RECORD:  # a duplicate: nothing to run, nobody to wait for
             self._submit(job)
             return
@@ -111,6 +128,8 @@ class Dispatcher:
         for job in [each for each in self._timers if unwanted(each)]:
             self._timers.pop(job).cancel()
             gone.append(job)
+        for gate in self._gates.values():
+            gone += gate.drop(unwanted)
         for queue in (self._ready, self._submitted):
             taken = [job for job in queue if not job.active and job.stage is not Stage.RECORD and unwanted(job)]
             for job in taken:
@@ -147,6 +166,8 @@ class Dispatcher:
         for handle in self._timers.values():
             handle.cancel()
         tasks: list[asyncio.Task[None]] = [*self._runners, *self._learners]
+        for gate in self._gates.values():
+            tasks += gate.close()
         if self._pumping is not None:
             tasks.append(self._pumping)
         await farewell(tasks)
@@ -170,6 +191,12 @@ class Dispatcher:
             return
         except EventError as error:
             job.result, job.stage = self._execution.dead(job, error), Stage.RECORD
+        if job.route.gate is not None and job.stage is not Stage.RECORD:
+            job.route.gate.enter(job)
+        else:
+            self._go(job)
+
+    def _go(self, job: Job) -> None:
         if job.stage is Stage.RUN:
             self._start(job)
         else:
@@ -223,6 +250,8 @@ class Dispatcher:
                 result = await self._execution.run(job)
             except Exception as error:  # of ours, around the handler: no other key may wait for it
                 result = self._execution.failed(job, error)
+            if job.route.gate is not None:
+                job.route.gate.leave(job)
             if isinstance(result, Later):
                 self.retries += 1
                 job.stage = job.route.stage
@@ -266,6 +295,8 @@ class Dispatcher:
 
     def _pause(self, job: Job, delay: int) -> None:
         job.active = False
+        if job.route.gate is not None:
+            job.route.gate.leave(job)
         if job.dropped:
             self._leave(job)
             return
@@ -279,6 +310,9 @@ class Dispatcher:
     def _leave(self, job: Job) -> None:
         """The job is at its end."""
         self.jobs.discard(job)
+        if (gate := job.route.gate) is not None:
+            gate.load -= 1
+            gate.leave(job)
         if self.met.get(job.key) is job:
             del self.met[job.key]
         self._leave_lane(job)

@@ -137,6 +137,8 @@ class Execution:
                 tx.end()
                 self._warn_of_long(job, began)
             failpoint("service.after_effect", job.route.name, job.envelope.id)
+            if job.route.gate is not None:
+                job.route.gate.ended(job, None)
             if returned is None and not handler.signature.produces:
                 return Result("handled", "done", answered=job.command)
             events = _events_of(job, returned)
@@ -167,9 +169,14 @@ class Execution:
 
     def failed(self, job: Job, error: Exception) -> Result | Later:
         """Decide what follows an error of the handler: another try, the parking place, or the dead letters."""
-        handler = job.route.handler
-        decision = handler.retry.after(error, job.attempt, self._randomness())
-        failure = Failure(handler.service, handler.name, error, job.attempt, True, self._clock())
+        handler, gate = job.route.handler, job.route.gate
+        if gate is not None and gate.ended(job, error):
+            job.attempt -= 1  # it had begun before its breaker opened: that says nothing of the event
+            return Later(handler.retry.pause(1, self._randomness()))
+        now = self._clock()
+        job.failed_at = job.failed_at or now
+        decision = handler.retry.after(error, job.attempt, self._randomness(), now - job.failed_at)
+        failure = Failure(handler.service, handler.name, error, job.attempt, True, now)
         ids = {"service": handler.service, "handler": handler.name, "event_id": job.envelope.id}
         if job.envelope.saga_id is not None:
             ids["saga_id"] = job.envelope.saga_id

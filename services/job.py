@@ -14,6 +14,7 @@ from .service import Handler, Service
 
 if TYPE_CHECKING:
     from ..tracing.sends import SendSpan
+    from .gates import Gate
 
 Kind = Literal["handled", "duplicates", "refused", "dead", "parked"]
 """What a finished job counts as."""
@@ -34,7 +35,7 @@ class Stage(Enum):
 class Route:
     """What the worker needs to know of a handler, worked out once."""
 
-    __slots__ = ("claims", "forward", "guarded", "handler", "name", "parks", "stage", "tx")
+    __slots__ = ("claims", "forward", "gate", "guarded", "handler", "name", "parks", "stage", "tx")
 
     def __init__(self, service: Service, handler: Handler) -> None:
         self.handler = handler
@@ -43,6 +44,8 @@ class Route:
         self.guarded = service.guarded(handler)
         self.claims = service.claims(handler)
         self.forward = handler.undoes.full_name if handler.undoes is not None else None
+        self.gate: Gate | None = None
+        """Where its jobs wait for their turn; set by whoever runs them, None where there is nothing to wait for."""
         self.parks = handler.exhausted == "park"
         self.stage = Stage.UNDO if self.forward else Stage.TX if self.tx else Stage.CLAIM if self.claims else Stage.RUN
 
@@ -124,6 +127,7 @@ class Job:
         told: sagas have heard that it is parked.
         replayed: a person sent it again from the dead letters.
         attempt: the try that is under way or was last, from 1.
+        failed_at: when it first failed, in microseconds; 0 while it has not.
         claimed: until when its claim holds, in microseconds; None without a claim.
         event: its payload, once it is decoded.
         result: what is to be recorded, once it ran.
@@ -143,6 +147,7 @@ class Job:
     told: bool = False
     replayed: bool = False
     attempt: int = 0
+    failed_at: int = 0
     claimed: int | None = None
     event: Event | None = None
     result: Result | None = None

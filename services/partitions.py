@@ -98,11 +98,13 @@ class Partitions:
         """Begin with nothing paused."""
         self._paused = frozenset()
 
-    def throttle(self, consumer: Consumer, full: bool) -> None:
-        """Pause what is read too far ahead of what is finished: all of it when `full`."""
+    def throttle(self, consumer: Consumer, full: bool, held: frozenset[str] = frozenset()) -> None:
+        """Pause what is read too far ahead of what is finished: all of it when `full`, and the topics `held`."""
         assignment = consumer.assignment()
         spans = self._ledger.span
-        wanted = assignment if full else frozenset(place for place in assignment if spans(place) >= MOST_SPAN)
+        wanted = assignment
+        if not full:
+            wanted = frozenset(place for place in assignment if place.topic in held or spans(place) >= MOST_SPAN)
         if wanted == self._paused:
             return
         if back := sorted((self._paused - wanted) & assignment):

@@ -23,6 +23,7 @@ from pydantic_settings import BaseSettings, SettingsError
 from ..events.errors import ChoreoError, ConfigurationError
 from ..events.event import Event
 from ..events.settings import Settings
+from .calls import limited
 from .context import Context, Transaction
 from .dependencies import Dependency, Given, Kind, Lifespan, Source, Value, in_order, transactional, values_of
 from .middleware import Answer, Call, Next, around
@@ -156,22 +157,24 @@ class Provided:
         """Call a handler with all that it asks for, inside the service's middleware."""
         call = self._calls.get(handler.name)
         if call is None:  # neither middleware nor dependencies: nothing is added
-            return handler.function(**handler.arguments(event, context, tx))
+            return handler.target(**handler.arguments(event, context, tx))
         return call(Call(service=handler.service, handler=handler.name, event=event, context=context, tx=tx))
 
     def _wire(self) -> None:
         """Work out how each handler is called, once all values are there."""
         for handler in self._service.handlers:
             sources = self._sources[handler.name]
-            if sources or self._service.around:
-                self._calls[handler.name] = around(self._service.around, self._inner(handler, sources))
+            timeout = handler.limits.timeout
+            if sources or self._service.around or timeout is not None:
+                call = around(self._service.around, self._inner(handler, sources))
+                self._calls[handler.name] = call if timeout is None else limited(call, timeout)
 
     def _inner(self, handler: Handler, sources: Mapping[str, Source]) -> Next:
         fill = _filler(sources, self._values)
         openers = [(each.function, _opener(each), _filler(each.parameters, self._values)) for each in in_order(sources)]
 
         def plain(call: Call) -> Awaitable[Answer]:
-            return handler.function(**handler.arguments(call.event, call.context, call.tx), **fill(call, {}))
+            return handler.target(**handler.arguments(call.event, call.context, call.tx), **fill(call, {}))
 
         async def within(call: Call) -> Answer:
             made: dict[Any, Any] = {}
@@ -182,7 +185,7 @@ class Provided:
                 for function, opener, arguments in openers:
                     made[function] = await opener(opened, arguments(call, made))
                 given = handler.arguments(call.event, call.context, call.tx)
-                answer = await handler.function(**given, **fill(call, made))
+                answer = await handler.target(**given, **fill(call, made))
             except BaseException as error:
                 failure = error
             for manager in reversed(opened):

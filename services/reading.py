@@ -95,4 +95,4 @@ def _nobody(service: Service) -> Handler:
         raise AssertionError("a record that cannot be read has no handler")
 
     signature = Signature("event", None, None, (), True, False)
-    return Handler(service.name, "", never, (), signature, Retry(attempts=1), "dead")
+    return Handler(service.name, "", never, never, (), signature, Retry(attempts=1), "dead")

@@ -21,12 +21,16 @@ from ..events.event import Event
 from ..events.failures import HandlerFailed
 from ..events.transport import TopicSpec
 from .answer import Empty, empty_answer
+from .breaker import Breaker
+from .calls import in_threads
 from .dependencies import Lifespan, Wiring
+from .limits import NO_LIMITS, Limits, limits_of
 from .middleware import Answer, Middleware, check_middleware
 from .retry import Retry
 from .signature import Signature, read_signature
+from .threads import Threads
 
-F = TypeVar("F", bound=Callable[..., Awaitable[Answer]])
+F = TypeVar("F", bound=Callable[..., Awaitable[Answer]] | Callable[..., Answer])
 L = TypeVar("L", bound=Callable[..., AsyncIterator[Any] | AbstractAsyncContextManager[Any]])
 M = TypeVar("M", bound=Middleware)
 Exhausted = Literal["dead", "park"]
@@ -55,23 +59,27 @@ class Handler:
         service: name of its service.
         name: unique in the service; the inbox knows it by this, so renaming it forgets what it has seen.
         function: the user's function.
+        target: what is called: the function, or for a blocking one what runs it in a thread.
         events: the classes that it takes.
         signature: what it asks for and returns.
         retry: what happens after an error.
         exhausted: what happens when no retry is left.
         undoes: the handler whose work it undoes.
         empty: builds the answer when there was nothing to undo.
+        limits: how long, how often and how many at once.
     """
 
     service: str
     name: str
-    function: Callable[..., Awaitable[Any]]
+    function: Callable[..., Any]
+    target: Callable[..., Awaitable[Any]]
     events: tuple[type[Event], ...]
     signature: Signature
     retry: Retry
     exhausted: Exhausted
     undoes: Handler | None = None
     empty: Empty | None = None
+    limits: Limits = NO_LIMITS
 
     @property
     def full_name(self) -> str:
@@ -101,6 +109,7 @@ class Service:
         claim: how long one try of a handler with outside effects may take before an undo no longer waits for it (R4).
         drain: how long a stop or a rebalance waits for handlers that run.
         middleware: functions around each call of a handler, the first one outermost; see `Service.middleware`.
+        threads: how many blocking handlers (plain `def`) may run at once, each in a thread.
 
     Raises:
         DefinitionError: a name that cannot be a group's, a store that is none, or a limit that is none.
@@ -116,6 +125,7 @@ class Service:
         claim: str | float | timedelta = "60s",
         drain: str | float | timedelta = "10s",
         middleware: Sequence[Middleware] = (),
+        threads: int = 16,
     ) -> None:
         if not _NAME.fullmatch(name):
             raise DefinitionError(
@@ -133,6 +143,10 @@ class Service:
             raise DefinitionError(
                 f"Service({name!r}): concurrency={concurrency}; at least one handler must be able to run"
             )
+        if threads < 1:
+            raise DefinitionError(
+                f"Service({name!r}): threads={threads}; at least one blocking handler must be able to run"
+            )
         if duration(drain) > _LONGEST_DRAIN:
             raise DefinitionError(f"Service({name!r}): drain={drain!r}; a rebalance waits for 50s at most")
         self.name = name
@@ -143,6 +157,7 @@ class Service:
         self.drain = duration(drain)
         self.wiring = Wiring(name)
         self._middleware: list[Middleware] = []
+        self.threads = Threads(threads, name)
         self._handlers: dict[str, Handler] = {}
         self._by_function: dict[int, Handler] = {}
         for each in middleware:
@@ -201,9 +216,13 @@ class Service:
         *events: type[Event],
         retry: Retry | None = None,
         exhausted: Exhausted = "dead",
-        undoes: Callable[..., Awaitable[Any]] | None = None,
+        undoes: Callable[..., Any] | None = None,
         empty: Empty | None = None,
         name: str | None = None,
+        timeout: str | float | timedelta | None = None,
+        concurrency: int | None = None,
+        rate: str | None = None,
+        breaker: Breaker | None = None,
     ) -> Callable[[F], F]:
         """Declare a handler; the function itself stays as it is, to be called and tested like any other.
 
@@ -211,13 +230,17 @@ class Service:
             events: the event classes that it takes.
             retry: default: five attempts from 200 ms to 30 s.
             exhausted: `"dead"` (to `<topic>.dlq`, with a reason) or `"park"` (it and what follows of its key wait in
-                the
-                store, and it is tried again until it works).
+                the store, and it is tried again until it works).
             undoes: the handler whose work this one undoes: it then runs at most once per step, and only if there was
                 something to undo (semantics, rows 14 and 15).
             empty: gives the answer when there was nothing to undo; by default the one class that the handler returns,
                 filled by name from the command.
             name: default: the function's name.
+            timeout: how long one call may take, e.g. `"10s"`; then it is cancelled and counts as failed. A blocking
+                handler's thread cannot be ended: it runs on, and the next try waits for it.
+            concurrency: how many calls at once, within the service's limit.
+            rate: how many calls begin in a second, minute or hour at most: `"50/s"`, `"600/m"`, `"1000/h"`.
+            breaker: leaves the handler alone for a while when too many of its calls fail.
 
         Raises:
             DefinitionError: naming the handler, the parameter and the remedy.
@@ -228,7 +251,9 @@ class Service:
         del frame, caller
 
         def declare(function: F) -> F:
-            handler = self._declare(function, events, retry, exhausted, undoes, empty, name, scope)
+            where = f"{self.name}.{name or getattr(function, '__name__', '')}"
+            limits = limits_of(where, timeout, concurrency, rate, breaker)
+            handler = self._declare(function, events, retry, exhausted, undoes, empty, name, limits, scope)
             self._handlers[handler.name] = handler
             self._by_function[id(function)] = handler
             return function
@@ -237,13 +262,14 @@ class Service:
 
     def _declare(
         self,
-        function: Callable[..., Awaitable[Any]],
+        function: Callable[..., Any],
         events: Sequence[type[Event]],
         retry: Retry | None,
         exhausted: Exhausted,
-        undoes: Callable[..., Awaitable[Any]] | None,
+        undoes: Callable[..., Any] | None,
         empty: Empty | None,
         name: str | None,
+        limits: Limits,
         scope: Mapping[str, Any],
     ) -> Handler:
         chosen = name or str(getattr(function, "__name__", ""))
@@ -257,6 +283,11 @@ class Service:
         for each in events:
             each.spec()
         signature = read_signature(function, events, where, scope, self.wiring)
+        if signature.transactional and limits.concurrency is not None:
+            raise DefinitionError(
+                f"{where}: concurrency={limits.concurrency}: handlers with a Transaction run one after another anyway; "
+                "leave it out"
+            )
         if exhausted not in ("dead", "park"):
             raise DefinitionError(f'{where}: exhausted={exhausted!r}; write "dead" or "park"')
         if self.store is None:
@@ -276,10 +307,20 @@ class Service:
         elif empty is None:
             empty = empty_answer(where, tuple(events), signature)
         return Handler(
-            self.name, chosen, function, tuple(events), signature, retry or Retry(), exhausted, forward, empty
+            self.name,
+            chosen,
+            function,
+            in_threads(function, signature.event, self.threads) if signature.blocking else function,
+            tuple(events),
+            signature,
+            retry or Retry(),
+            exhausted,
+            forward,
+            empty,
+            limits,
         )
 
-    def _forward(self, where: str, undoes: Callable[..., Awaitable[Any]] | None) -> Handler | None:
+    def _forward(self, where: str, undoes: Callable[..., Any] | None) -> Handler | None:
         if undoes is None:
             return None
         forward = self._by_function.get(id(undoes))
@@ -328,6 +369,8 @@ class Service:
                     produces=_types(handler.signature.produces),
                     undoes=handler.undoes.name if handler.undoes is not None else None,
                     claims=self.claims(handler),
+                    blocking=handler.signature.blocking,
+                    breaker=handler.limits.breaker is not None,
                 )
                 for handler in self.handlers
             ],

@@ -31,6 +31,7 @@ class Signature:
         many: it returns several events at once.
         injected: what its other parameters are filled with.
         transactional: it takes the `Transaction`, itself or through a dependency.
+        blocking: it is a plain `def`, so it runs in a thread.
     """
 
     event: str
@@ -41,6 +42,7 @@ class Signature:
     many: bool
     injected: Mapping[str, Value | Dependency] = field(default_factory=dict)
     transactional: bool = False
+    blocking: bool = False
 
 
 def read_signature(
@@ -64,8 +66,9 @@ def read_signature(
     """
     from .dependencies import transactional
 
-    if not inspect.iscoroutinefunction(function):
-        raise DefinitionError(f"{name}: a handler is a coroutine function; write `async def {name.rpartition('.')[2]}`")
+    blocking = not inspect.iscoroutinefunction(function)
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise DefinitionError(f"{name}: a handler returns its events; write `return [...]` in place of `yield`")
     hints = Hints(function, name, scope)
     event = context = tx = None
     injected: dict[str, Value | Dependency] = {}
@@ -94,7 +97,12 @@ def read_signature(
         raise DefinitionError(f"{name}: no parameter takes the event; annotate one with `{wanted}`")
     produces, silent, many = _read_return(name, hints.of("return", inspect.signature(function).return_annotation))
     takes_tx = tx is not None or transactional(injected)
-    return Signature(event, context, tx, produces, silent, many, injected, takes_tx)
+    if blocking and takes_tx:
+        raise DefinitionError(
+            f"{name}: a blocking handler cannot take a Transaction, whose statements are awaited; "
+            f"write `async def {getattr(function, '__name__', 'handler')}`"
+        )
+    return Signature(event, context, tx, produces, silent, many, injected, takes_tx, blocking)
 
 
 class Hints:

@@ -127,7 +127,7 @@ class Worker:
         self._reader = Reader(service, self._codec)
         self._parking = [route.name for route in self._reader.routes if route.parks]
         """Handlers for which something may be parked."""
-        self._dispatcher = Dispatcher(self._execution, service.concurrency, self._finished)
+        self._dispatcher = Dispatcher(self._execution, service.concurrency, self._finished, self._reader.routes)
         self._definitions = Definitions(transport)
         self._partitions = Partitions()
         self._own_database = database is None
@@ -187,6 +187,10 @@ class Worker:
         self._tasks = [self._watch(run(), f"{service.name} {name}") for name, run in loops.items()]
         self._polling = self._watch(self._poll(), f"{service.name} poll")
         log.info("service runs", service=service.name, topics=list(service.consumes), store=self._store_name())
+        blocking = [handler.name for handler in service.handlers if handler.signature.blocking]
+        if blocking:
+            most = service.threads.most
+            log.info("blocking handlers run in threads", service=service.name, handlers=blocking, threads=most)
 
     async def stop(self) -> None:
         """Stop reading, let running handlers end (at most the service's `drain`), commit, and leave the group."""
@@ -312,7 +316,8 @@ class Worker:
             assert consumer is not None
             room = MOST_IN_FLIGHT - len(self._dispatcher.jobs)
             # Small batches would cost as many queries as large ones.
-            self._partitions.throttle(consumer, full=room < max(1, MOST_IN_FLIGHT // 4))
+            full = room < max(1, MOST_IN_FLIGHT // 4)
+            self._partitions.throttle(consumer, full=full, held=self._dispatcher.held())
             try:
                 # Also without room: whoever does not poll is taken for dead. What is paused gives nothing.
                 timeout = _BUSY_POLL if self._partitions.throttled else _POLL

@@ -146,6 +146,7 @@ CHARGE, RESERVE = "Bad, step charge: ", "Bad, step reserve: "
         (one_step(within="-3s"), RESERVE + f"within='-3s' {DURATION}"),
         (one_step(undo=Release, undone=Released, undo_within="x"), RESERVE + f"undo_within='x' {DURATION}"),
         (one_step(retry=3, send=Release), RESERVE + "retry=3 is not understood; write Retry(attempts=5"),
+        (one_step(retry=Retry(on=OSError), send=Release), "errors, jitter and within are for the handlers of services"),
         (one_step(undo_retry=3), RESERVE + "undo_retry=3 is not understood; write Retry(attempts=5"),
         (one_step(pivot="yes"), RESERVE + "pivot='yes' is not understood; write True or False"),
         (one_step(optional=1), RESERVE + "optional=1 is not understood; write True or False"),

@@ -85,6 +85,9 @@ async def _unknown(order: OrderPlaced) -> Nowhere: ...  # noqa: F821
 async def _positional(order: OrderPlaced, /) -> None: ...
 async def _with_tx(order: OrderPlaced, tx: Transaction) -> None: ...
 def _plain(order: OrderPlaced) -> None: ...
+def _plain_tx(order: OrderPlaced, tx: Transaction) -> None: ...
+def _yields(order: OrderPlaced) -> list[StockReserved]:
+    yield StockReserved(order_id=order.order_id)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +102,14 @@ def _plain(order: OrderPlaced) -> None: ...
         (_narrow, [OrderPlaced, OrderChanged], {}, "make the annotation `OrderPlaced | OrderChanged`"),
         (_unknown, [OrderPlaced], {}, "'Nowhere' of 'return' cannot be resolved"),
         (_positional, [OrderPlaced], {}, "positional only"),
-        (_plain, [OrderPlaced], {}, "write `async def _plain`"),
+        (_plain_tx, [OrderPlaced], {}, "whose statements are awaited; write `async def _plain_tx`"),
+        (_yields, [OrderPlaced], {}, "write `return [...]` in place of `yield`"),
+        (_narrow, [OrderPlaced], {"timeout": "soon"}, "timeout='soon': 'soon' is not a positive duration"),
+        (_narrow, [OrderPlaced], {"concurrency": 0}, "concurrency=0; give a whole number of at least 1"),
+        (_with_tx, [OrderPlaced], {"concurrency": 3}, "run one after another anyway; leave it out"),
+        (_narrow, [OrderPlaced], {"rate": "fast"}, 'write it like "50/s", "600/m" or "1000/h"'),
+        (_narrow, [OrderPlaced], {"rate": "0/s"}, "write it like"),
+        (_narrow, [OrderPlaced], {"breaker": 3}, "write breaker=Breaker("),
         (_narrow, [], {}, "`on` takes event classes"),
         (_narrow, [int], {}, "`on` takes event classes"),
         (_narrow, [OrderPlaced], {"exhausted": "later"}, 'write "dead" or "park"'),

@@ -35,7 +35,42 @@ def test_a_permanent_error_is_never_retried(error):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"attempts": 0}, {"attempts": True}, {"first": "soon"}, {"first": "2s", "most": "1s"}, {"most": 0}]
+    ("retry", "tried_again"),
+    [
+        (Retry(on=OSError), [ConnectionError(), TimeoutError()]),
+        (Retry(on=(OSError, ValueError), not_on=ConnectionError), [TimeoutError(), ValueError()]),
+        (Retry(not_on=(OSError, KeyError)), [ValueError()]),
+    ],
+)
+def test_only_the_errors_that_it_names_are_tried_again(retry, tried_again):
+    for error in (ConnectionError(), TimeoutError(), ValueError(), KeyError(), Permanent("no")):
+        again = any(type(error) is type(each) for each in tried_again)
+        assert isinstance(retry.after(error, 1, 0.0), Again) == again, error
+        if not again:
+            assert retry.after(error, 1, 0.0) == GiveUp("permanent")
+
+
+def test_no_try_begins_after_its_limit():
+    retry = Retry(attempts=100, first="1s", most="1s", within="10s", jitter=0)
+    assert retry.after(ValueError(), 3, 0.9, 9 * SECOND) == Again(SECOND)
+    assert retry.after(ValueError(), 3, 0.9, 9 * SECOND + 1) == GiveUp("exhausted")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"attempts": 0},
+        {"attempts": True},
+        {"first": "soon"},
+        {"first": "2s", "most": "1s"},
+        {"most": 0},
+        {"jitter": 2},
+        {"within": "never"},
+        {"on": "OSError"},
+        {"on": ()},
+        {"not_on": (OSError, 3)},
+        {"on": KeyboardInterrupt},
+    ],
 )
 def test_a_strategy_that_cannot_work_is_refused_where_it_is_written(arguments):
     with pytest.raises(DefinitionError):

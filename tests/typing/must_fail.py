@@ -137,8 +137,8 @@ async def gives_a_number(order: Placed) -> int:
 
 
 @inventory.on(Placed)  # E: type-var
-def waits_for_nobody(order: Placed) -> Reserved:
-    return Reserved(order_id=order.order_id, reservation="r")
+def blocks_and_gives_a_number(order: Placed) -> int:
+    return 3
 
 
 async def answers_something_else(order: Placed, context: Context) -> Reserved | Refused:
