@@ -160,6 +160,14 @@ class Publisher:
         )
         return to_record(event, envelope, self._opened())
 
+    def encode(self, event: Event, envelope: Envelope) -> Record:
+        """Make the record of an event of a prepared class with an envelope of one's own, without sending it.
+
+        Raises:
+            EncodeError
+        """
+        return to_record(event, envelope, self._opened())
+
     async def send(self, records: Sequence[Record]) -> None:
         """Send records that `record` made; on the embedded brokers missing topics are made.
 

@@ -85,6 +85,12 @@ class Settings(BaseSettings):
         default=None, description="PEM file of the client's certificate, for mutual TLS."
     )
     kafka_key: Path | None = Field(default=None, description="PEM file of the client's key.")
+    gateway_tokens: SecretStr = Field(
+        default=SecretStr(""),
+        description="Bearer tokens of the HTTP gateway, joined by commas; none lets all in.",
+    )
+    gateway_body: int = Field(default=1_048_576, gt=0, description="Bytes of a request to the HTTP gateway at most.")
+    webhook_secret: SecretStr = Field(default=SecretStr(""), description="Signs what the webhook is sent.")
     jaeger: str = Field(default="", description="Base URL of Jaeger's page, for links such as http://127.0.0.1:16686.")
 
     @field_validator("topic_prefix")
@@ -130,6 +136,11 @@ class Settings(BaseSettings):
     def kept(self) -> int | None:
         """How long is kept what has ended, in microseconds; None for ever."""
         return None if self.retention == "forever" else duration(self.retention)
+
+    @property
+    def gateway_token_list(self) -> list[str]:
+        """The gateway's bearer tokens, one by one."""
+        return [token for part in self.gateway_tokens.get_secret_value().split(",") if (token := part.strip())]
 
     def service_store_url(self, name: str) -> str:
         """The store of the service `name`."""

@@ -37,7 +37,7 @@ from ..events.transport import Transport
 from ..tracing.headers import parse_traceparent
 from ..tracing.ids import trace_id
 from ..tracing.spans import Tracing
-from . import definitions, loaded, operators, store, ticks, timers
+from . import definitions, ends, loaded, operators, store, ticks, timers
 from .barrier import answered_until, read_until
 from .batch import Batch
 from .commands import Sender
@@ -50,7 +50,7 @@ from .instance import Instance
 from .knowledge import Knowledge, UnknownDefinition
 from .names import parse_saga_id
 from .ordering import in_order
-from .outcomes import COMMANDS_TOPIC, OUTCOMES, ensure_topics
+from .outcomes import COMMANDS_TOPIC, OUTCOMES, SagaEnded, ensure_topics
 from .positions import Gap, Positions
 from .queues import next_in_line
 from .rate import Rate
@@ -169,7 +169,7 @@ class Coordinator:
         self._joined = True
         await self._relay.start()
         sent = [d.events[type_] for d in self._loaded.values() for type_ in sorted({*d.builds, *d.definition.start})]
-        await self._codec.prepare([*sent, *OUTCOMES.values()])
+        await self._codec.prepare([*sent, *OUTCOMES.values(), SagaEnded])
         known, self._begins = await self._database.write(
             lambda connection: definitions.register(connection, self._loaded, self._database.now(connection))
         )
@@ -371,7 +371,7 @@ class Coordinator:
         for refused in batch.refused:
             batch.records.append(set_aside(refused, now))
         moves = batch.write()
-        records = self._released(connection, batch)
+        records = [*self._released(connection, batch), *ends.told(self._knowledge.sender, self._codec, moves)]
         rows = self._relay.put(connection, records)
         failpoint("coordinator.before_commit")
         return rows, moves

@@ -12,6 +12,7 @@ from ..tracing.saga_spans import SagaStory, end_spans, started_spans, step_spans
 from ..tracing.spans import Tracing
 from . import store
 from .definition import Definition
+from .ends import has_ended
 from .instance import Instance
 from .stories import newly_told, story_of
 from .work import Moved
@@ -45,7 +46,7 @@ class Emission:
         """Emit what these moves ended."""
         sagas = []
         for definition, before, after in moves:
-            ended = after.phase.ended and (before is None or not before.phase.ended or before.epoch != after.epoch)
+            ended = has_ended(before, after)
             if self._tracing.emits:
                 self._emit_one(definition, before, after, ended)
             if ended:

@@ -1,9 +1,12 @@
-"""How parent and child sagas hear of each other: what a child says of its end, and how its parent undoes it.
+"""How a saga's end is told: to everybody, and between parent and child, with how the one undoes the other.
 
-Both travel as events, so parent and child may run in coordinators that share nothing but the broker.
+All travel as events, so parent and child may run in coordinators that share nothing but the broker.
 """
 
 from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
 
 from ..events.errors import TopicMissing
 from ..events.event import Event
@@ -14,6 +17,35 @@ OUTCOMES_TOPIC = "choreo.outcomes"
 COMMANDS_TOPIC = "choreo.commands"
 MOST_DEPTH = 10
 """How deep sagas may begin sagas: two that begin each other would fill the store otherwise (fault 52)."""
+
+End = Literal["COMPLETED", "COMPENSATED", "CANCELLED", "FAILED"]
+
+
+class SagaEnded(Event, topic=OUTCOMES_TOPIC, key="key", format="json"):
+    """A saga has come to its end.
+
+    Args:
+        key: the saga's business key.
+        saga: its name, with the run where that is not the first, e.g. `fulfilment/4711`.
+        type, run: the parts of its name.
+        epoch: how often it was opened again after an end.
+        version: of its definition.
+        phase: how it ended.
+        started_at, ended_at: when.
+        step, error: what led to the end, where it is not a good one: the step, and the class of its error.
+    """
+
+    key: str
+    saga: str
+    type: str
+    run: int
+    epoch: int
+    version: int
+    phase: End
+    started_at: datetime
+    ended_at: datetime
+    step: str | None = None
+    error: str | None = None
 
 
 class _Outcome(Event, topic=OUTCOMES_TOPIC, key="key", format="json"):

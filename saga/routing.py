@@ -22,7 +22,7 @@ from .instance import Parent
 from .lock import LockPlan
 from .names import parse_saga_id, saga_id
 from .occurrence import LONGEST_ELEMENT
-from .outcomes import COMMANDS_TOPIC, MOST_DEPTH, OUTCOMES, UndoSaga
+from .outcomes import COMMANDS_TOPIC, MOST_DEPTH, OUTCOMES, SagaEnded, UndoSaga
 
 FAILURES = HandlerFailed.spec().topic
 UNKNOWN = "unknown"
@@ -30,6 +30,8 @@ UNKNOWN = "unknown"
 
 UNDO_EMPTY = "undo-empty"
 """Header on the answer to an undo: the participant had nothing to undo."""
+
+_ENDED = SagaEnded.spec().type
 
 MOST_TRIGGERS = 150
 """Ids in an `undoes` header: it shares 8,192 bytes with all other headers."""
@@ -132,7 +134,7 @@ class Routes:
             DecodeError: the payload had to be read for its key, and cannot be.
         """
         targets: list[Target] = []
-        reason = UNKNOWN if envelope.type not in self._concerned else "produced by choreo"
+        reason = "produced by choreo" if envelope.type in self._concerned or envelope.type == _ENDED else UNKNOWN
         for definition in self._consumers.get(envelope.type, ()):
             if delivery.timestamp * 1_000 < self._active_from.get(definition.type, 0):
                 reason = "before the definition"

@@ -157,6 +157,8 @@ def test_every_place_at_which_a_process_may_die_is_met() -> None:
         "the coordinator@coordinator.before_commit",
         "the coordinator@coordinator.before_offsets",
         "the coordinator@coordinator.in_transaction",
+        "the coordinator@relay.after_send",
+        "the coordinator@relay.before_send",
         "till@relay.after_send",
         "till@relay.before_send",
         "till@service.after_commit",

@@ -14,8 +14,10 @@ from sqlalchemy import Connection, select
 from ....events.clock import to_datetime
 from ....events.ids import derived_id
 from ....services.inbox import inbox
+from ...ends import end_id, has_ended
 from ...inputs import Announce, Elapsed, Operator, Send, Unbuildable, command_id
 from ...occurrence import wire_of
+from ...outcomes import SagaEnded
 from ...replay import changes_text
 from ...tables import history, ignored, parked, sent
 from ...words import Condition, Phase, StepState
@@ -179,6 +181,10 @@ def _outputs(recorded: Iterable[Recorded], log: Sequence[Sent], connection: Conn
         inputs = [step.input for step in saga.applied]
         unbuildable = {(each.step, each.kind) for each in inputs if isinstance(each, Unbuildable)}
         for step in saga.applied:
+            if has_ended(step.before, step.transition.instance) and not saga.definition.observe_only:
+                decided.add(id_ := end_id(saga.id, step.transition.instance.epoch))
+                if id_ not in there:
+                    raise Violation("S2", f"{saga.id}: input {step.row.seq} ended it, and nobody was told")
             for output in step.transition.outputs:
                 if isinstance(output, Announce):
                     id_ = derived_id("announce", saga.id, output.type)
@@ -194,10 +200,15 @@ def _outputs(recorded: Iterable[Recorded], log: Sequence[Sent], connection: Conn
                     )
     for each in log:
         if each.header("ce_source").startswith("choreo/") and each.header("ce_id") not in decided:
-            if each.header("ce_source") == "choreo/operator" or not each.header("saga-id"):
+            if each.header("ce_source") == "choreo/operator" or not (each.header("saga-id") or _is_end(each)):
                 continue
-            told = f"{each.header('ce_type')} for {each.header('saga-id')} was sent, but no history decides it"
+            whose = each.header("saga-id") or (each.record.key or b"").decode()
+            told = f"{each.header('ce_type')} for {whose} was sent, but no history decides it"
             raise Violation("S4", told)
+
+
+def _is_end(sent: Sent) -> bool:
+    return sent.header("ce_type") == SagaEnded.spec().type
 
 
 def _consumed(run: Simulation, topics: Iterable[str]) -> Iterator[Sent]:
