@@ -7,6 +7,7 @@ only if the end was committed; a saga that is opened again and ends again has an
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 from ..events.clock import to_datetime
 from ..events.codec import Codec, to_record
@@ -16,7 +17,7 @@ from ..tracing.headers import saga_traceparent
 from ..tracing.ids import ROOT, span_id, trace_id
 from .commands import Sender
 from .instance import Instance
-from .outcomes import SagaEnded
+from .outcomes import End, SagaEnded
 from .work import Moved
 
 
@@ -59,7 +60,7 @@ def _event(instance: Instance) -> SagaEnded:
         run=instance.run,
         epoch=instance.epoch,
         version=instance.version,
-        phase=instance.phase.value,
+        phase=cast(End, instance.phase.value),
         started_at=to_datetime(instance.started_at),
         ended_at=to_datetime(instance.ended_at),
         step=cause.get("step"),

@@ -19,7 +19,7 @@ from .tables import draw, lay_out
 from .times import clock_time, show_time, span
 
 if TYPE_CHECKING:
-    from .status import View
+    from ..looking import View
 
 _LEAST_PAGE = 80
 _LEAST_BAR = 10

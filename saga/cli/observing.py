@@ -120,13 +120,9 @@ def _addresses(url: str) -> list[tuple[str, int]]:
 async def _ask(settings: Settings) -> tuple[int, dict[str, str]]:
     from ...events.catalog import read_catalog
     from ...events.transports import connect
+    from ..looking import producers
 
     async with connect(settings.broker_url, settings) as transport:
         group = await transport.group(settings.group)
         catalog = await read_catalog(transport)
-    services: dict[str, str] = {}
-    for announcement in catalog.values():
-        for handler in announcement.handlers:
-            for made in handler.produces:
-                services.setdefault(made.type, announcement.service)
-    return len(group.members), services
+    return len(group.members), producers(catalog)

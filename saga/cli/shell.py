@@ -10,10 +10,8 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from ...events.errors import StoreMismatch, StoreUnreachable
 from .glyphs import ASCII
 from .times import TimeStyle
 
@@ -132,21 +130,10 @@ class Shell:
             StoreUnreachable: there is none, or it does not answer.
             StoreMismatch: it is of another release.
         """
-        from ...events.database import Database, schema_version
-        from ..tables import HEAD, metadata
+        from ..looking import opened
 
-        url = self.settings.store_url
-        _must_exist(url)
-        database = await Database.open(url)
-        try:
-            if await database.read(lambda connection: schema_version(connection, "saga")) is None:
-                raise StoreMismatch(
-                    f"the store {database.url} holds no sagas; a coordinator makes its tables when it starts"
-                )
-            await database.ensure_schema("saga", metadata, HEAD)
+        async with opened(self.settings.store_url) as database:
             yield database
-        finally:
-            await database.close()
 
     def _console(self, stream: TextIO) -> Console:
         from rich.console import Console
@@ -166,14 +153,6 @@ class Shell:
             markup=False,
             emoji=False,
             safe_box=False,
-        )
-
-
-def _must_exist(store: str) -> None:
-    path = store.removeprefix("sqlite:")
-    if path not in (store, ":memory:") and not Path(path).exists():
-        raise StoreUnreachable(
-            f"there is no store at {path}; name one with --store or --home, or make it with `saga run`"
         )
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -13,17 +12,8 @@ from .shell import Shell
 if TYPE_CHECKING:
     from ...events.database import Database
     from ...events.settings import Settings
-    from ..queries import Entry, Found
+    from ..looking import View
     from ..report import Observed
-
-
-class View(NamedTuple):
-    """Everything that is shown of one saga."""
-
-    found: Found
-    entries: Sequence[Entry]
-    observed: Observed
-    told: dict[str, Any]
 
 
 async def status(
@@ -91,24 +81,9 @@ async def look(database: Database, settings: Settings, id_: str, observed: Obser
         id_: the saga's whole name.
         observed: what was seen beside the store.
     """
-    from .. import family, queries, queues, report
+    from ..looking import look as look_
 
-    found, entries, brakes, queued = await database.read(
-        lambda c: (
-            queries.load(c, id_),
-            queries.read_history(c, id_),
-            queries.brakes(c),
-            queries.queued_commands(c, id_),
-        )
-    )
-    lock = found.instance.lock
-    line = None if lock is None else await database.read(lambda c: queues.line_of(c, lock.of))
-    observed = observed._replace(at=await database.read(database.now))
-    begun = await database.read(lambda c: family.children(c, found.definition, id_))
-    told = report.status(found, entries, observed, brakes, settings.namespace, queued, line, begun)
-    if settings.jaeger:
-        told["trace"]["url"] = f"{settings.jaeger.rstrip('/')}/trace/{told['trace']['trace_id']}"
-    return View(found, entries, observed, told)
+    return await look_(database, settings, id_, observed)
 
 
 def waits_for_person(told: dict[str, Any]) -> bool:

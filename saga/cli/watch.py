@@ -12,10 +12,11 @@ from cyclopts import Parameter
 from ...events.errors import SagaNotFound, StoreUnreachable
 from . import exits
 from .shell import Shell
-from .status import View, find, look, outcome_of, probe, waits_for_person
+from .status import find, look, outcome_of, probe, waits_for_person
 
 if TYPE_CHECKING:
     from ...events.database import Database
+    from ..looking import View
     from ..queries import Entry
 
 _POLL = 0.25
