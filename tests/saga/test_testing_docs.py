@@ -1,4 +1,4 @@
-"""The examples of docs/testing.md: they run with pytest-asyncio alone, and they type-check."""
+"""The examples of docs/testing.md run with pytest-asyncio alone (that they type-check: `tests/test_docs.py`)."""
 
 from __future__ import annotations
 
@@ -34,19 +34,3 @@ def run(program: Path, *arguments: object, **environment: str) -> str:
 
 def test_the_examples_run_without_any_configuration(program: Path) -> None:
     assert "4 passed" in run(program, "pytest", "-q", "-p", "no:cacheprovider", program)
-
-
-def test_the_examples_type_check(program: Path) -> None:
-    # The package is the checkout's root, whatever that is called.
-    source = program.parent / "source"
-    source.mkdir()
-    (source / "choreo").symlink_to(ROOT)
-    arguments = (
-        "--strict",
-        "--follow-imports=silent",
-        "--config-file",
-        ROOT / "pyproject.toml",
-        "--cache-dir",
-        program.parent / "cache",
-    )
-    run(program, "mypy", *arguments, program, MYPYPATH=str(source))
