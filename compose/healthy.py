@@ -1,30 +1,31 @@
-"""Health check of a container: has its consumer group a live member? That is the only sign of life that cannot lie.
+"""Health check of a container: is its process ready? Asks `/readyz` of `saga run`, where `CHOREO_HEALTH` says.
 
-`python healthy.py GROUP` ends with 0 or 1.
+`python healthy.py` ends with 0 or 1, and says what keeps it from being ready.
 """
 
 from __future__ import annotations
 
-import asyncio
+import json
+import os
 import sys
-
-from choreo.events.errors import ChoreoError
-from choreo.events.settings import load_settings
-from choreo.events.transports import connect
+from http.client import HTTPConnection
 
 
-async def main(group: str) -> int:
-    """Ask the broker who is in the group."""
-    settings = load_settings()
+def main() -> int:
+    """Ask, and judge."""
+    host, _, port = os.environ["CHOREO_HEALTH"].rpartition(":")
+    connection = HTTPConnection(host or "127.0.0.1", int(port), timeout=10)
     try:
-        async with connect(settings.broker_url, settings) as transport:
-            found = await transport.group(group)
-    except ChoreoError as error:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        parts = json.load(answer)["parts"]
+    except OSError as error:
         print(error)
         return 1
-    print(f"{group}: {len(found.members)} members")
-    return 0 if found.members else 1
+    for part in parts:
+        print(part["kind"], part["name"], "is ready" if part["ready"] else "; ".join(part["why"]))
+    return 0 if answer.status == 200 else 1
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main(sys.argv[1])))
+    sys.exit(main())

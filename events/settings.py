@@ -91,6 +91,9 @@ class Settings(BaseSettings):
     )
     gateway_body: int = Field(default=1_048_576, gt=0, description="Bytes of a request to the HTTP gateway at most.")
     webhook_secret: SecretStr = Field(default=SecretStr(""), description="Signs what the webhook is sent.")
+    health: str = Field(
+        default="", description="Where `saga run` answers /healthz and /readyz: HOST:PORT, or PORT on 127.0.0.1."
+    )
     jaeger: str = Field(default="", description="Base URL of Jaeger's page, for links such as http://127.0.0.1:16686.")
 
     @field_validator("topic_prefix")

@@ -34,6 +34,7 @@ from ..events.registry import SchemaRegistry, open_registry
 from ..events.sending import require_topics
 from ..events.settings import Settings
 from ..events.transport import Transport
+from ..services.health import Health, health_of
 from ..tracing.headers import parse_traceparent
 from ..tracing.ids import trace_id
 from ..tracing.spans import Tracing
@@ -240,6 +241,12 @@ class Coordinator:
     async def caught_up(self) -> bool:
         """Tell whether everything was read and everything decided so far was published."""
         return self._caught_up and not await self._positions.lag() and await self._relay.depth() == 0
+
+    async def health(self) -> Health:
+        """Say whether it has joined its group, what it reaches, and how far it is behind."""
+        consumer = None if self._stopping.is_set() else self._positions.member
+        database, done = self._database, self._positions.processed
+        return await health_of("coordinator", self.group, self._transport, consumer, database, processed=done)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()

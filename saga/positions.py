@@ -64,6 +64,11 @@ class Positions:
         self._consumer = consumer
 
     @property
+    def member(self) -> Consumer | None:
+        """The membership, once it has its partitions."""
+        return self._consumer if self._assigned else None
+
+    @property
     def settled(self) -> bool:
         """Whether every partition that is ours was found and its position set."""
         return self._failure is None

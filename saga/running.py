@@ -12,6 +12,7 @@ from ..events.database import Database
 from ..events.settings import Settings
 from ..events.transport import Transport
 from ..services.announce import announce
+from ..services.health import Health
 from ..services.service import Service
 from ..services.worker import Worker
 from ..tracing.export import open_tracing
@@ -131,6 +132,16 @@ class Process:
         done, _ = await asyncio.wait(self._waiting, return_when=asyncio.FIRST_EXCEPTION)
         for task in done:
             task.result()
+
+    async def health(self) -> list[Health]:
+        """Say how each part is; while they start, and once they stop, those that run so far."""
+        parts: list[Coordinator | Worker] = [*([self.coordinator] if self.coordinator else []), *self.workers]
+        return list(await asyncio.gather(*(part.health() for part in parts)))
+
+    @property
+    def size(self) -> int:
+        """How many parts it has when all of them run."""
+        return len(self.parts.services) + bool(self.parts.sagas)
 
     async def until_idle(self) -> None:
         """Wait until nothing is left to do, in any part (ruling R18)."""

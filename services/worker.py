@@ -11,7 +11,6 @@ import asyncio
 import os
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -33,10 +32,12 @@ from ..tracing.spans import Tracing
 from . import inbox, parking
 from .announce import Definitions, announce
 from .commit import StatelessCommit, StoreCommit
+from .counters import Counters
 from .dead_letters import REPLAY
 from .dispatcher import Dispatcher, farewell, of_places
 from .execution import Execution
 from .guard import judge_event
+from .health import Health, health_of
 from .housekeeping import Housekeeping
 from .inbox import Key, Row
 from .job import Job, Kind, Result, Stage, lane_of
@@ -55,27 +56,6 @@ _POLL = 0.25
 _BUSY_POLL = 0.02
 _TICK = 0.25
 _DEFINITIONS_EVERY = 2 * SECOND
-
-
-@dataclass(slots=True)
-class Counters:
-    """What became of the records so far, and how often.
-
-    Args:
-        handled, duplicates, refused, dead, parked: jobs by their end; an event counts once for each handler.
-        skipped: records of types that the service does not know.
-        retries: failed tries that were followed by another.
-        transactions: committed to the store.
-    """
-
-    handled: int = 0
-    duplicates: int = 0
-    refused: int = 0
-    dead: int = 0
-    parked: int = 0
-    skipped: int = 0
-    retries: int = 0
-    transactions: int = 0
 
 
 class Worker:
@@ -250,6 +230,13 @@ class Worker:
             if await relay.depth():
                 return False
         return not (self._dispatcher.jobs or self._admitting) and self._partitions.settled
+
+    async def health(self) -> Health:
+        """Say whether it has joined its group, what it reaches, and how far it is behind."""
+        consumer = self._consumer if self._assigned and not self._stopping else None
+        stateless = self.service.store is None
+        database = self._database if self._commit is not None else None
+        return await health_of("service", self.service.name, self._transport, consumer, database, stateless=stateless)
 
     async def _open_store(self) -> StoreCommit | StatelessCommit:
         service = self.service

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
@@ -16,6 +17,8 @@ from .shell import Shell
 if TYPE_CHECKING:
     from ..coordinator import Options
     from ..loading import Parts
+    from ..probes import Probes
+    from ..running import Process
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -25,6 +28,7 @@ def run(
     until_idle: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     create_topics: bool | None = None,
     on_gap: Literal["stop", "continue"] = "stop",
+    health: Annotated[str, Parameter(show_default=False)] = "",
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
     """Run services and sagas in this process.
@@ -37,6 +41,7 @@ def run(
         until_idle: end when nothing is left to do; sagas that are still open are listed.
         create_topics: make missing topics; by default on the embedded brokers, not on Kafka.
         on_gap: what to do about events that were deleted before they were read.
+        health: answer /healthz and /readyz at HOST:PORT, or at PORT on 127.0.0.1.
     """
     from ..coordinator import Options
     from ..loading import load_parts
@@ -46,10 +51,12 @@ def run(
             "what shall run? name services and sagas, as in saga run shop.py:orders shop.py:Fulfilment"
         )
     parts = load_parts(targets)  # before there is a loop: a module may do at its import what it likes
-    return asyncio.run(_run(shell, parts, until_idle, create_topics, Options(gap=on_gap)))
+    return asyncio.run(_run(shell, parts, until_idle, create_topics, Options(gap=on_gap), health))
 
 
-async def _run(shell: Shell, parts: Parts, until_idle: bool, create_topics: bool | None, options: Options) -> int:
+async def _run(
+    shell: Shell, parts: Parts, until_idle: bool, create_topics: bool | None, options: Options, health: str
+) -> int:
     from ...events.transports import connect
     from ..running import Process
 
@@ -64,8 +71,9 @@ async def _run(shell: Shell, parts: Parts, until_idle: bool, create_topics: bool
             options=options,
             create_topics=embedded if create_topics is None else create_topics,
         )
-        async with process:
-            _announce(shell, parts, transport.url)
+        probes = _probes(health or settings.health, process)
+        async with probes or nullcontext(), process:
+            _announce(shell, parts, transport.url, f"{probes.host}:{probes.port}" if probes is not None else None)
             ended = asyncio.create_task(process.until_idle() if until_idle else _for_ever())
             failed = asyncio.create_task(process.wait())
             asked = asyncio.create_task(stopping.wait())
@@ -75,6 +83,8 @@ async def _run(shell: Shell, parts: Parts, until_idle: bool, create_topics: bool
             await asyncio.gather(*pending, return_exceptions=True)
             for task in done:
                 task.result()
+            if probes is not None:
+                probes.stopping = True
             if asked in done:
                 shell.hint("stopping: finishing what has begun; once more to stop at once")
     if ended in done:
@@ -101,7 +111,15 @@ def _stop_on_signal() -> asyncio.Event:
     return stopping
 
 
-def _announce(shell: Shell, parts: Parts, broker: str) -> None:
+def _probes(address: str, process: Process) -> Probes | None:
+    if not address:
+        return None
+    from ..probes import Probes
+
+    return Probes(address, process.health, process.size)
+
+
+def _announce(shell: Shell, parts: Parts, broker: str, health: str | None) -> None:
     """Say in one line what runs, and where."""
     import structlog
 
@@ -115,6 +133,7 @@ def _announce(shell: Shell, parts: Parts, broker: str) -> None:
         "broker": broker,
         "store": redacted(settings.store_url) if parts.sagas else None,
         "prefix": settings.topic_prefix or None,
+        "health": health,
         "traces": os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
         or (str(settings.home / "spans.db") if broker.startswith("local:") else None),
     }

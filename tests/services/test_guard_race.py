@@ -19,6 +19,7 @@ from choreo.services.commit import StoreCommit
 from choreo.services.context import Transaction
 from choreo.services.execution import Execution
 from choreo.services.job import Job, Later, Route
+from choreo.services.provided import Provided
 from choreo.services.service import Service
 from choreo.tracing.spans import Tracing
 from tests.services.shop import OrderPlaced, ReleaseStock, Rig, StockReleased, StockReserved, command
@@ -53,7 +54,7 @@ async def _process(rig: Rig, url: str, released: list[str]) -> AsyncIterator[tup
     await database.ensure_schema("services", inbox.metadata, inbox.HEAD)
     relay = Relay(database, rig.broker)
     await relay.start()
-    execution = Execution(service, rig.codec, Tracing(), system_clock, random.random)
+    execution = Execution(service, rig.codec, Tracing(), system_clock, random.random, Provided(service, rig.settings))
     try:
         yield StoreCommit(database, relay, execution, 60 * SECOND, lambda job: ()), service, execution
     finally:

@@ -1,0 +1,26 @@
+"""What became of the records that a worker read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Counters:
+    """What became of the records so far, and how often.
+
+    Args:
+        handled, duplicates, refused, dead, parked: jobs by their end; an event counts once for each handler.
+        skipped: records of types that the service does not know.
+        retries: failed tries that were followed by another.
+        transactions: committed to the store.
+    """
+
+    handled: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    dead: int = 0
+    parked: int = 0
+    skipped: int = 0
+    retries: int = 0
+    transactions: int = 0
