@@ -46,7 +46,6 @@ from .correlation import asked_of, consumed_classes
 from .due import look, quiet
 from .emission import Emission
 from .feed import Feed
-from .inputs import HandlerGaveUp
 from .instance import Instance
 from .knowledge import Knowledge, UnknownDefinition
 from .names import parse_saga_id
@@ -284,13 +283,13 @@ class Coordinator:
             else:
                 refused.append(unreadable(delivery, taken))
         ordered = in_order(readable)
+        if any(delivery.topic == FAILURES for delivery, _ in ordered):
+            await self._refresh_catalog()  # a report is read by it: its service may have announced itself just now
         arrivals, unrouted = await self._routed_all(ordered)
         # What nobody knew when this process started may belong to a version that another one has registered since.
         if any(arrival.reason == UNKNOWN for arrival in arrivals) and await self._refresh_definitions():
             arrivals, unrouted = await self._routed_all(ordered)
         refused += unrouted
-        if any(isinstance(arrival.input, HandlerGaveUp) for arrival in arrivals):
-            await self._refresh_catalog()
         await self._apply_all(arrivals, refused, {d.place: d.offset + 1 for d in deliveries})
         self.events += len(deliveries)
         self._positions.advance(deliveries)

@@ -441,8 +441,9 @@ async def test_ruling_13_the_same_version_with_another_content_refuses_to_start(
         await stage.start()
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["announced-before", "announced-after-the-start"])
 async def test_ruling_14_a_dead_handler_fails_the_step_that_the_catalog_says_it_produces(
-    stage: Stage,
+    stage: Stage, late: bool
 ) -> None:
     inventory = ServiceAnnouncement(
         service="inventory",
@@ -455,7 +456,8 @@ async def test_ruling_14_a_dead_handler_fails_the_step_that_the_catalog_says_it_
             )
         ],
     )
-    await announce(stage.broker, inventory)
+    if not late:
+        await announce(stage.broker, inventory)
     await stage.codec.prepare([HandlerFailed])
     await stage.start()
     (placed,) = await stage.publish(Placed(order_id="4711"))
@@ -476,6 +478,8 @@ async def test_ruling_14_a_dead_handler_fails_the_step_that_the_catalog_says_it_
     await stage.publish(failed)
     await stage.settled()
     assert (await stage.instances())["order/4711"].phase == "RUNNING"
+    if late:
+        await announce(stage.broker, inventory)
     await stage.publish(failed.model_copy(update={"handler": "reserve"}))
     found = await stage.until(lambda all_: all_["order/4711"].phase != "RUNNING")
     assert found["order/4711"].cause is not None

@@ -35,7 +35,7 @@ class Program:
     """A command that runs on until it is ended; its output goes into one file, over all its lives.
 
     Args:
-        command: `saga` or `python`, and what follows.
+        command: `saga`, `python` or a program's whole path, and what follows.
         env: its environment.
         folder: where its output goes.
         name: of the output file.
@@ -43,7 +43,7 @@ class Program:
 
     def __init__(self, command: Sequence[object], *, env: Mapping[str, str], folder: Path, name: str) -> None:
         self.name = name
-        self._command = [str(SAGA.with_name(str(command[0]))), *map(str, command[1:])]
+        self._command = [str(SAGA.parent / str(command[0])), *map(str, command[1:])]
         self._env = dict(env)
         self._log = folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.wire.participants import go_participant
+
 from .apicurio import apicurio_home
 from .compose import compose_binary
 from .jaeger import jaeger_binary
@@ -25,6 +27,7 @@ PARTS: dict[str, Callable[[], Path]] = {
     "Docker Compose": compose_binary,
     "Jaeger": jaeger_binary,
     "Apicurio Registry": apicurio_home,
+    "the participant in Go": go_participant,
 }
 
 

@@ -27,7 +27,7 @@ def go_version(purpose: str) -> str:
     get = f"install Go {'.'.join(map(str, _OLDEST))} or newer, {purpose} (Debian: apt-get install golang-go)"
     if shutil.which("go") is None:
         raise Missing(get)
-    shown = _run("go", "env", "GOVERSION", cwd=Path("/"))
+    shown = run("go", "env", "GOVERSION", cwd=Path("/"))
     numbers = re.match(r"go(\d+)\.(\d+)", shown)
     if numbers is None or (int(numbers[1]), int(numbers[2])) < _OLDEST:
         raise Missing(f"the Go here is too old; {get}")
@@ -43,18 +43,19 @@ def build(module: str, package: str, program: Path, *, prefix: Sequence[str] = (
         program: where it goes; its folder is used for the sources meanwhile.
         prefix: put before the command that builds, as `nice`.
     """
-    found = json.loads(_run("go", "mod", "download", "-json", module, cwd=program.parent))
+    found = json.loads(run("go", "mod", "download", "-json", module, cwd=program.parent))
     # The module cache is read-only and `go build` wants to be inside the main module: so a copy.
     source = program.parent / "source"
     shutil.copytree(found["Dir"], source, copy_function=shutil.copyfile)
     for path in (source, *source.rglob("*")):
         if path.is_dir():
             path.chmod(0o755)
-    _run(*prefix, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", str(program), package, cwd=source)
+    run(*prefix, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", str(program), package, cwd=source)
     shutil.rmtree(source)
 
 
-def _run(*command: str, cwd: Path) -> str:
+def run(*command: str, cwd: Path) -> str:
+    """Run a command of Go's, without cgo, and give its output."""
     environment = {**os.environ, "GOFLAGS": "", "CGO_ENABLED": "0"}
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=cwd, env=environment)
     if done.returncode:
