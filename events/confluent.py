@@ -10,10 +10,10 @@ from urllib.parse import quote
 import httpx
 
 from .avro import Schema, canonical
-from .compatibility import Level
+from .compatibility import Level, check
 from .errors import ConfigurationError, DecodeError, RegistryUnreachable, SchemaRefused
 from .references import MOST_REFERENCES, inline
-from .registry import RegisteredSchema, SingleFlight, refuse_incompatible
+from .registry import RegisteredSchema, SingleFlight, objections, refused
 from .registry_access import Access
 from .settings import Settings
 
@@ -79,7 +79,9 @@ class ConfluentRegistry:
             for each in older:
                 if canonical(each.schema) == body["schema"]:
                     return each.id
-            refuse_incompatible(subject, self._compatibility, schema, [each.schema for each in older])
+            problems = check(self._compatibility, schema, [each.schema for each in older])
+            if problems:
+                raise refused(subject, self._compatibility, problems)
             status, found = await self._call("POST", f"{path}/versions", body)
             if status in (409, 422):
                 raise await self._refused(subject, body, found)
@@ -131,6 +133,18 @@ class ConfluentRegistry:
         if not isinstance(found, list):
             raise RegistryUnreachable(f"the schema registry {self._url} gave no list of subjects")
         return sorted(str(each) for each in found)
+
+    async def objections(self, subject: str, schema: Schema) -> list[str]:
+        """Say why a schema would be refused: by our rule, then by the server's own."""
+        there = await self.history(subject)
+        found = objections(self._compatibility, schema, there)
+        if found or not there or any(canonical(each.schema) == canonical(schema) for each in there):
+            return found
+        status, said = await self._compatible(subject, {"schema": canonical(schema), "schemaType": "AVRO"})
+        self._expect(status, said)
+        if not isinstance(said, dict) or said.get("is_compatible") is not False:
+            return []
+        return [f"the registry's own rule: {each}" for each in _reasons(said) or ["it gives no reason"]]
 
     async def close(self) -> None:
         """Close the connections."""
@@ -184,14 +198,13 @@ class ConfluentRegistry:
 
     async def _refused(self, subject: str, body: dict[str, str], found: Any) -> SchemaRefused:
         """Tell why a server refuses; those that can name the reasons are asked for them."""
-        path = f"/compatibility{_path(subject)}/versions/latest?verbose=true"
-        status, said = await self._call("POST", path, body)
-        reasons = said.get("messages") if status == 200 and isinstance(said, dict) else None
-        if not isinstance(reasons, list) or not reasons:
-            told = found.get("message") if isinstance(found, dict) else None
-            reasons = [told or "it gives no reason"]
-        text = "; ".join(_short(reason) for reason in reasons[:3])
+        _, said = await self._compatible(subject, body)
+        told = found.get("message") if isinstance(found, dict) else None
+        text = "; ".join(_reasons(said) or [_short(told or "it gives no reason")])
         return SchemaRefused(f"the registry refuses the schema of {subject}: {text}", subject=subject)
+
+    async def _compatible(self, subject: str, body: dict[str, str]) -> tuple[int, Any]:
+        return await self._call("POST", f"/compatibility{_path(subject)}/versions/latest?verbose=true", body)
 
     async def _call(self, method: str, path: str, body: dict[str, str] | None = None) -> tuple[int, Any]:
         content = None if body is None else json.dumps(body)
@@ -253,6 +266,11 @@ def _id(found: Any) -> int:
     if not isinstance(schema_id, int) or isinstance(schema_id, bool) or not 0 <= schema_id <= _LARGEST_ID:
         raise RegistryUnreachable("the schema registry gave no usable schema id")
     return schema_id
+
+
+def _reasons(said: Any) -> list[str]:
+    found = said.get("messages") if isinstance(said, dict) else None
+    return [_short(each) for each in found[:3]] if isinstance(found, list) else []
 
 
 def _short(text: Any) -> str:

@@ -8,7 +8,8 @@ ChoreoError
 │   ├── EncodeError      the event does not fit its schema
 │   ├── DecodeError      the bytes are not what the schema says
 │   ├── LimitExceeded    a record or header is larger than we accept
-│   └── SchemaRefused    the registry refuses the schema as incompatible
+│   ├── SchemaRefused    the registry refuses the schema as incompatible
+│   └── SchemaNotFound   the registry has no such subject or version
 ├── TransportError       the broker did not do what was asked (a retry makes sense)
 │   ├── BrokerUnreachable
 │   ├── TopicMissing     (no retry: create the topic)
@@ -77,6 +78,10 @@ class LimitExceeded(EventError):
 
 class SchemaRefused(EventError):
     """The schema registry refuses the schema: it would break readers."""
+
+
+class SchemaNotFound(EventError):
+    """The registry has no such subject, version or id."""
 
 
 class TransportError(ChoreoError):

@@ -62,6 +62,9 @@ class SchemaRegistry(Protocol):
     async def subjects(self) -> list[str]:
         """Name all subjects, sorted."""
 
+    async def objections(self, subject: str, schema: Schema) -> list[str]:
+        """Say why `register` would refuse a schema; an empty list means that it would not."""
+
     async def close(self) -> None:
         """Let go of connections."""
 
@@ -75,18 +78,20 @@ def open_registry(settings: Settings, transport: Transport) -> SchemaRegistry:
     return open_server(settings)
 
 
-def refuse_incompatible(subject: str, level: Level, schema: Schema, older: Sequence[Schema]) -> None:
-    """Refuse a schema that breaks the rule of compatibility with those that the subject has, the oldest first.
+def refused(subject: str, level: Level, problems: Sequence[str]) -> SchemaRefused:
+    """Make the error that tells which fields of a schema break which rule."""
+    return SchemaRefused(
+        f"the schema of {subject} is not {level} compatible with what is already there: {'; '.join(problems)}",
+        subject=subject,
+    )
 
-    Raises:
-        SchemaRefused: naming the fields and the rules.
-    """
-    problems = check(level, schema, older)
-    if problems:
-        raise SchemaRefused(
-            f"the schema of {subject} is not {level} compatible with what is already there: {'; '.join(problems)}",
-            subject=subject,
-        )
+
+def objections(level: Level, schema: Schema, there: Sequence[RegisteredSchema]) -> list[str]:
+    """Say why a subject with the schemas `there` may not get another one; it may have each of those again."""
+    text = canonical(schema)
+    if any(canonical(each.schema) == text for each in there):
+        return []
+    return check(level, schema, [each.schema for each in there])
 
 
 class EmbeddedRegistry:
@@ -116,7 +121,9 @@ class EmbeddedRegistry:
         known = self._subjects.get(subject, [])
         if schema_id in known:
             return schema_id
-        refuse_incompatible(subject, self._compatibility, schema, [self._by_id[each] for each in known])
+        problems = check(self._compatibility, schema, [self._by_id[each] for each in known])
+        if problems:
+            raise refused(subject, self._compatibility, problems)
         value = json.dumps({"subject": subject, "id": schema_id, "schema": schema}).encode()
         await _reached(self._transport.send([Record(SCHEMAS_TOPIC, f"{subject}:{schema_id}".encode(), value)]))
         self._add(subject, schema_id, schema)
@@ -145,6 +152,10 @@ class EmbeddedRegistry:
         """Name all subjects, sorted."""
         await self._refresh()
         return sorted(self._subjects)
+
+    async def objections(self, subject: str, schema: Schema) -> list[str]:
+        """Say why a schema would be refused; as `SchemaRegistry.objections`."""
+        return objections(self._compatibility, schema, await self.history(subject))
 
     async def close(self) -> None:
         """Nothing is held: the transport belongs to the caller."""

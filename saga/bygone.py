@@ -49,6 +49,10 @@ class NoRegistry:
         """There are none."""
         return []
 
+    async def objections(self, subject: str, schema: Schema) -> list[str]:
+        """There are none."""
+        return []
+
     async def close(self) -> None:
         """Nothing is held."""
 

@@ -81,6 +81,7 @@ def _make() -> App:
         (keep, "check", "check:check", "Check sagas and services at rest, and try every run in a small world."),
         (keep, "doctor", "doctor:doctor", "Can this installation work, and what mends it?"),
         (keep, "topics", "topics:topics", "List or create topics."),
+        (keep, "schema", "schema:schema", "Schemas: what a registry holds, and whether code agrees with it."),
         (keep, "store", "upgrade:store", "Bring stores to this release."),
         (keep, "help", "helping:help_", "Explain: exit-codes."),
     )

@@ -13,6 +13,7 @@ from ...events.errors import (
     Refused,
     RegistryUnreachable,
     SagaNotFound,
+    SchemaNotFound,
     StoreUnreachable,
     TopicMissing,
     TransportError,
@@ -45,6 +46,7 @@ TABLE = """\
 
 _BY_ERROR: tuple[tuple[type[ChoreoError], int], ...] = (
     (SagaNotFound, NOT_FOUND),
+    (SchemaNotFound, NOT_FOUND),
     (AmbiguousSaga, USAGE),
     (Refused, NOT_ALLOWED),
     (TopicMissing, USAGE),

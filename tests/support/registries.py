@@ -39,4 +39,7 @@ class DictRegistry:
     async def subjects(self) -> list[str]:
         return sorted(self.subjects_)
 
+    async def objections(self, subject: str, schema: Schema) -> list[str]:
+        return []
+
     async def close(self) -> None: ...

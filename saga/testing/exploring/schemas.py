@@ -43,5 +43,9 @@ class KnownSchemas:
         """See `SchemaRegistry.subjects`."""
         return sorted(self._subjects)
 
+    async def objections(self, subject: str, schema: Schema) -> list[str]:
+        """See `SchemaRegistry.objections`: there are none."""
+        return []
+
     async def close(self) -> None:
         """Nothing is held."""
