@@ -15,6 +15,7 @@ SECOND = 1_000_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_FIRST, _LAST = ((each.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND for each in (datetime.min, datetime.max))
 _UNITS = {
     "us": 1,
     "ms": 1_000,
@@ -57,9 +58,12 @@ def from_rfc3339(text: str) -> int:
     """Parse RFC 3339 to microseconds; finer digits are cut.
 
     Raises:
-        ValueError: it is not a time, or has no zone.
+        ValueError: it is not a time, has no zone, or lies outside the years 1 to 9999 in UTC.
     """
-    return from_datetime(datetime.fromisoformat(text))
+    found = from_datetime(datetime.fromisoformat(text))
+    if not _FIRST <= found <= _LAST:  # 0001-01-01T00:00+01:00 can be read, and never be written again
+        raise ValueError("a time outside the years 1 to 9999")
+    return found
 
 
 def duration(value: str | int | float | timedelta) -> int:

@@ -12,6 +12,8 @@ FOUND = {
         # A count of 0 spelled in two bytes: scan and fastavro went different ways from there.
         b"\x01\x02\x80\x00\x00\x00\x02" + bytes(14),
     ],
+    # A time that can be read, and lies before the year 1 where it is written in UTC.
+    "headers": [b"{}\xfek\xfe" + bytes([targets._NAMES.index("ce_time")]) + b"0001-01-01T00:00:00+23:59"],
 }
 
 
