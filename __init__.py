@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from .services.breaker import Breaker
     from .services.context import Context, Transaction
     from .services.dependencies import Depends
+    from .services.ladder import retry_topic
     from .services.middleware import Answer, Call, Next
     from .services.retry import Retry
     from .services.service import Service
@@ -74,6 +75,7 @@ _HOME = {
     "Service": "services.service",
     "Retry": "services.retry",
     "Breaker": "services.breaker",
+    "retry_topic": "services.ladder",
     "Context": "services.context",
     "Transaction": "services.context",
     "Depends": "services.dependencies",
@@ -106,6 +108,7 @@ __all__ = [  # noqa: RUF022 - by use, errors last
     "Service",
     "Retry",
     "Breaker",
+    "retry_topic",
     "Context",
     "Transaction",
     "Depends",

@@ -42,6 +42,7 @@ class HandlerAnnouncement(_Wire):
         claims: it commits a claim before it touches the outside world (ruling R4).
         blocking: it runs in a thread.
         breaker: it is left alone for a while when too many of its calls fail.
+        retry_topics: where what failed waits for a later try, in order.
     """
 
     name: str
@@ -51,6 +52,7 @@ class HandlerAnnouncement(_Wire):
     claims: bool = False
     blocking: bool = False
     breaker: bool = False
+    retry_topics: list[str] = []
 
 
 class ServiceAnnouncement(_Wire):

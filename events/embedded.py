@@ -208,6 +208,11 @@ class EmbeddedConsumer:
         self._paused.update(self._assignment.intersection(partitions))
         self._epoch += 1
 
+    @property
+    def paused(self) -> frozenset[TopicPartition]:
+        """The partitions that are paused."""
+        return frozenset(self._paused)
+
     def resume(self, partitions: Sequence[TopicPartition]) -> None:
         """See `Consumer.resume`."""
         self._paused.difference_update(partitions)

@@ -10,7 +10,8 @@ class Counters:
     """What became of the records so far, and how often.
 
     Args:
-        handled, duplicates, refused, dead, parked: jobs by their end; an event counts once for each handler.
+        handled, duplicates, refused, dead, parked, delayed: jobs by their end (delayed: to a retry topic); an event
+            counts once for each handler, and again for each later try.
         skipped: records of types that the service does not know.
         retries: failed tries that were followed by another.
         transactions: committed to the store.
@@ -21,6 +22,7 @@ class Counters:
     refused: int = 0
     dead: int = 0
     parked: int = 0
+    delayed: int = 0
     skipped: int = 0
     retries: int = 0
     transactions: int = 0

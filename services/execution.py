@@ -19,6 +19,7 @@ from ..events.outbox import MOST_RECORD_BYTES
 from .context import Context, Transaction
 from .dead_letters import Failure, dead_letter, handler_failed
 from .job import Job, Later, Park, Result
+from .ladder import climb
 from .retry import Again
 from .service import Service
 
@@ -185,6 +186,8 @@ class Execution:
             return Later(decision.delay)
         if job.route.parks and decision.reason == "exhausted":
             return self._park(job, error)
+        if job.rung < job.route.rungs and decision.reason == "exhausted":
+            return self._delay(job, error)
         return self.dead(job, error)
 
     def dead(self, job: Job, error: Exception) -> Result:
@@ -223,6 +226,28 @@ class Execution:
         records = [] if job.told else [handler_failed(job.delivery, job.envelope, failure, self._codec)]
         reason = f"{failure.error_class}: {failure.message}" if failure.message else failure.error_class
         return Result("parked", "parked", records, park=Park(job.attempt, due, reason))
+
+    def _delay(self, job: Job, error: Exception) -> Result:
+        """Send an event to the next retry topic."""
+        handler = job.route.handler
+        record = climb(job.delivery, handler, job.rung)
+        if record.size() > MOST_RECORD_BYTES:
+            return self.dead(job, error)
+        failure = Failure(handler.service, handler.name, error, job.attempt, False, self._clock())
+        log.warning(
+            "event will be tried again later, what follows of its key goes on",
+            service=handler.service,
+            handler=handler.name,
+            event_id=job.envelope.id,
+            topic=record.topic,
+            error=failure.error_class,
+            reason=failure.message,
+            attempts=job.attempt,
+        )
+        records = [record]
+        if not job.told:
+            records.append(handler_failed(job.delivery, job.envelope, failure, self._codec))
+        return Result("delayed", "parked", records)
 
     def _records(
         self,

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Literal
 from ..events.envelope import Delivery, Envelope, Record
 from ..events.event import Event
 from .inbox import Key, State, reference
+from .ladder import RetryTopic
 from .service import Handler, Service
 
 if TYPE_CHECKING:
     from ..tracing.sends import SendSpan
     from .gates import Gate
 
-Kind = Literal["handled", "duplicates", "refused", "dead", "parked"]
+Kind = Literal["handled", "duplicates", "refused", "dead", "parked", "delayed"]
 """What a finished job counts as."""
 
 
@@ -35,7 +36,7 @@ class Stage(Enum):
 class Route:
     """What the worker needs to know of a handler, worked out once."""
 
-    __slots__ = ("claims", "forward", "gate", "guarded", "handler", "name", "parks", "stage", "tx")
+    __slots__ = ("claims", "forward", "gate", "guarded", "handler", "name", "parks", "rungs", "stage", "tx")
 
     def __init__(self, service: Service, handler: Handler) -> None:
         self.handler = handler
@@ -46,6 +47,7 @@ class Route:
         self.forward = handler.undoes.full_name if handler.undoes is not None else None
         self.gate: Gate | None = None
         """Where its jobs wait for their turn; set by whoever runs them, None where there is nothing to wait for."""
+        self.rungs = len(handler.exhausted.delays) if isinstance(handler.exhausted, RetryTopic) else 0
         self.parks = handler.exhausted == "park"
         self.stage = Stage.UNDO if self.forward else Stage.TX if self.tx else Stage.CLAIM if self.claims else Stage.RUN
 
@@ -123,7 +125,8 @@ class Job:
         envelope, delivery: the event as it was read.
         receipt: of its delivery; None for one that comes from the parking place.
         stage: what to do next.
-        retried: it comes from the parking place.
+        retried: it comes from the parking place, or from a retry topic.
+        rung: how many retry topics it has been on.
         told: sagas have heard that it is parked.
         replayed: a person sent it again from the dead letters.
         attempt: the try that is under way or was last, from 1.
@@ -144,6 +147,7 @@ class Job:
     receipt: Receipt | None
     stage: Stage
     retried: bool = False
+    rung: int = 0
     told: bool = False
     replayed: bool = False
     attempt: int = 0

@@ -15,6 +15,7 @@ from ..events.ids import derived_id
 from ..events.intake import Intake
 from .inbox import LONGEST_ID
 from .job import Route
+from .ladder import RetryTopic, Rung, descend, rungs_of
 from .retry import Retry
 from .service import Handler, Service
 from .signature import Signature
@@ -29,11 +30,15 @@ class Reading(NamedTuple):
         envelope: of the event; for what cannot be read, what could be told of it.
         routes: the handlers that take it, none for a type that the service does not know.
         error: why it cannot be read.
+        delivery: as it lay on its own topic, for what comes from a retry topic.
+        rung: how many retry topics it has been on.
     """
 
     envelope: Envelope
     routes: tuple[Route, ...]
     error: EventError | None = None
+    delivery: Delivery | None = None
+    rung: int = 0
 
 
 class Reader:
@@ -53,6 +58,8 @@ class Reader:
             for event in route.handler.events:
                 spec = event.spec()
                 self._takers[spec.topic, spec.type] = (*self._takers.get((spec.topic, spec.type), ()), route)
+        self.rungs = {rung.topic: rung for route in self.routes for rung in rungs_of(route.handler)}
+        """The retry topics, by name."""
         self._unreadable = (Route(service, _nobody(service)),)
 
     async def read_all(
@@ -62,6 +69,8 @@ class Reader:
 
         A registry that does not answer is waited for, until `stopping` says so; then nothing is given.
         """
+        if self.rungs and any(each.topic in self.rungs for each in deliveries):
+            return await self._read_again(deliveries, stopping)
         pause = 0.1
         while not stopping():
             try:
@@ -71,6 +80,27 @@ class Reader:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 5.0)
         return []
+
+    async def _read_again(self, deliveries: Sequence[Delivery], stopping: Callable[[], bool]) -> list[Reading]:
+        """Read records among which some come from retry topics: each is for the one handler that gave up."""
+        found = [
+            (rung, *descend(each, rung)) if (rung := self.rungs.get(each.topic)) is not None else (None, each, "")
+            for each in deliveries
+        ]
+        readings = await self.read_all([original for _, original, _ in found], stopping)
+        return [
+            reading if rung is None else self._for_one(reading, rung, original, name)
+            for reading, (rung, original, name) in zip(readings, found, strict=bool(readings))
+        ]
+
+    def _for_one(self, reading: Reading, rung: Rung, original: Delivery, name: str) -> Reading:
+        for route in reading.routes if reading.error is None else ():
+            ladder = route.handler.exhausted
+            if route.handler.name == name and isinstance(ladder, RetryTopic) and rung.pause in ladder.pauses:
+                index = ladder.pauses.index(rung.pause)
+                return reading._replace(routes=(route,), delivery=original, rung=index + 1)
+        error = reading.error or DecodeError(f"no handler {name!r} tries {reading.envelope.type!r} again")
+        return Reading(reading.envelope, self._unreadable, error, original)
 
     def _reading(self, delivery: Delivery, envelope: Envelope | EventError) -> Reading:
         if isinstance(envelope, EventError):

@@ -24,6 +24,7 @@ from .answer import Empty, empty_answer
 from .breaker import Breaker
 from .calls import in_threads
 from .dependencies import Lifespan, Wiring
+from .ladder import RetryTopic, rungs_of
 from .limits import NO_LIMITS, Limits, limits_of
 from .middleware import Answer, Middleware, check_middleware
 from .retry import Retry
@@ -33,7 +34,7 @@ from .threads import Threads
 F = TypeVar("F", bound=Callable[..., Awaitable[Answer]] | Callable[..., Answer])
 L = TypeVar("L", bound=Callable[..., AsyncIterator[Any] | AbstractAsyncContextManager[Any]])
 M = TypeVar("M", bound=Middleware)
-Exhausted = Literal["dead", "park"]
+Exhausted = Literal["dead", "park"] | RetryTopic
 
 
 class Default(Enum):
@@ -230,7 +231,8 @@ class Service:
             events: the event classes that it takes.
             retry: default: five attempts from 200 ms to 30 s.
             exhausted: `"dead"` (to `<topic>.dlq`, with a reason) or `"park"` (it and what follows of its key wait in
-                the store, and it is tried again until it works).
+                the store, and it is tried again until it works), or `retry_topic("1m", "10m", "1h")` (it is tried again
+                after each pause and then is dead; nothing waits for it, so order within its key is given up).
             undoes: the handler whose work this one undoes: it then runs at most once per step, and only if there was
                 something to undo (semantics, rows 14 and 15).
             empty: gives the answer when there was nothing to undo; by default the one class that the handler returns,
@@ -288,8 +290,10 @@ class Service:
                 f"{where}: concurrency={limits.concurrency}: handlers with a Transaction run one after another anyway; "
                 "leave it out"
             )
-        if exhausted not in ("dead", "park"):
-            raise DefinitionError(f'{where}: exhausted={exhausted!r}; write "dead" or "park"')
+        if exhausted not in ("dead", "park") and not isinstance(exhausted, RetryTopic):
+            raise DefinitionError(
+                f'{where}: exhausted={exhausted!r}; write "dead" or "park", or retry_topic("1m", "10m", "1h")'
+            )
         if self.store is None:
             if undoes is not None:
                 raise DefinitionError(
@@ -347,6 +351,11 @@ class Service:
         return tuple(sorted({event.spec().topic for handler in self.handlers for event in handler.events}))
 
     @property
+    def retry_topics(self) -> tuple[str, ...]:
+        """The topics on which what failed waits for a later try, sorted."""
+        return tuple(sorted({rung.topic for handler in self.handlers for rung in rungs_of(handler)}))
+
+    @property
     def produces(self) -> tuple[type[Event], ...]:
         """The event classes that it may publish."""
         return tuple(dict.fromkeys(event for handler in self.handlers for event in handler.signature.produces))
@@ -354,7 +363,7 @@ class Service:
     def topics(self) -> list[TopicSpec]:
         """List the topics that it needs: what it reads and publishes, and where failures go."""
         names = {*self.consumes, *(event.spec().topic for event in self.produces)}
-        names |= {f"{topic}.dlq" for topic in self.consumes} | {HandlerFailed.spec().topic}
+        names |= {f"{topic}.dlq" for topic in self.consumes} | {HandlerFailed.spec().topic, *self.retry_topics}
         return [TopicSpec(name) for name in sorted(names)]
 
     def announcement(self) -> ServiceAnnouncement:
@@ -371,6 +380,7 @@ class Service:
                     claims=self.claims(handler),
                     blocking=handler.signature.blocking,
                     breaker=handler.limits.breaker is not None,
+                    retry_topics=[rung.topic for rung in rungs_of(handler)],
                 )
                 for handler in self.handlers
             ],

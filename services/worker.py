@@ -41,6 +41,7 @@ from .health import Health, health_of
 from .housekeeping import Housekeeping
 from .inbox import Key, Row
 from .job import Job, Kind, Result, Stage, lane_of
+from .ladder import Delays
 from .partitions import Partitions
 from .provided import Overrides, Provided
 from .reading import Reader, Reading
@@ -110,6 +111,7 @@ class Worker:
         self._dispatcher = Dispatcher(self._execution, service.concurrency, self._finished, self._reader.routes)
         self._definitions = Definitions(transport)
         self._partitions = Partitions()
+        self._delays = Delays(self._reader.rungs.values(), clock)
         self._own_database = database is None
         self._database = database
         self._relay: Relay | None = None
@@ -188,7 +190,7 @@ class Worker:
                 handlers=sorted({job.route.name for job in self._dispatcher.jobs}),
             )
         await self._dispatcher.close()
-        await farewell(self._tasks)
+        await farewell([*self._tasks, *self._delays.forget()])
         try:
             if self._consumer is not None:
                 await self._partitions.commit(self._consumer)
@@ -220,11 +222,13 @@ class Worker:
             return False
         places = sorted(consumer.assignment())
         ends = await consumer.end_offsets(places)
-        if any(consumer.position(place) != ends[place] for place in places):
-            return False
+        soon = self._clock() + SECOND
+        for place in places:
+            position = consumer.position(place)
+            if position != ends[place] and not self._delays.later(place, position, soon):
+                return False
         database, relay = self._database, self._relay
         if database is not None and relay is not None:
-            soon = self._clock() + SECOND
             if await database.read(lambda connection: parking.any_due(connection, self._parking, soon)):
                 return False
             if await relay.depth():
@@ -265,7 +269,8 @@ class Worker:
 
     async def _subscribe(self) -> Consumer:
         client = f"{self.service.name}-{os.getpid()}"
-        return await self._transport.subscribe(self.service.name, self.service.consumes, listener=self, client=client)
+        topics = (*self.service.consumes, *self.service.retry_topics)
+        return await self._transport.subscribe(self.service.name, topics, listener=self, client=client)
 
     async def _close_parts(self) -> None:
         if self._consumer is not None:
@@ -314,6 +319,7 @@ class Worker:
                     raise
                 await self._reconnect(error)
                 continue
+            records = self._delays.sift(consumer, records)
             if not records:
                 self._partitions.pass_over(consumer)
             else:
@@ -336,7 +342,10 @@ class Worker:
                 self._counters.skipped += 1
                 self._partitions.finish(receipt)
             for route in reading.routes:
-                job = Job(route, reading.envelope, receipt.delivery, receipt, route.stage)
+                job = Job(route, reading.envelope, reading.delivery or receipt.delivery, receipt, route.stage)
+                if reading.rung:
+                    job.retried = job.told = True
+                    job.rung, job.attempt = reading.rung, route.handler.retry.attempts + reading.rung - 1
                 if job.key in flying and job.stage is Stage.RUN:
                     job.stage = Stage.LOOK
                 self._admit_job(job, reading, known.get(job.key))
@@ -344,7 +353,7 @@ class Worker:
     def _admit_job(self, job: Job, reading: Reading, row: Row | None) -> None:
         if row is not None:
             job.replayed = row.state == "failed" and any(name == REPLAY for name, _ in job.envelope.extra)
-            verdict = judge_event(row, None, replayed=job.replayed)
+            verdict = judge_event(row, None, replayed=job.replayed, retried=job.retried)
             if verdict != "run":
                 again = inbox.unpack(row.answer) if row.answer is not None and verdict == "duplicate" else ()
                 job.result = Result("duplicates" if verdict == "duplicate" else "refused", None, again)
@@ -421,6 +430,7 @@ class Worker:
         """Finish what runs of these partitions, commit it, and forget the rest; see `Listener`."""
         failpoint("service.in_revoke")
         self._assigned = False
+        self._delays.forget()
         self._partitions.leave(partitions)
         chosen = of_places(partitions)
         if not await self._dispatcher.drain(chosen, self.service.drain / SECOND):

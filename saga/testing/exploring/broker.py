@@ -135,6 +135,8 @@ class Link(MemoryBroker):
             for place in consumer.assignment():
                 if self._broker.line.hidden(group, place):
                     continue
+                if ".retry." in place.topic and place in consumer.paused:
+                    continue  # a retry topic: what lies there waits for its time, and a task sleeps for it
                 position = consumer.position(place)
                 if position is None or position < self._partition(place).end:
                     return True

@@ -7,7 +7,7 @@ moment before: the rules of safety are judged once, on everything that happened.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from sqlalchemy import Connection, select
 
@@ -36,7 +36,7 @@ def check(run: Simulation) -> None:
         Violation: with the name of the rule and what broke it.
     """
     log = run.broker.log
-    _same_id_same_bytes(log)
+    _same_id_same_bytes(log, {topic for service in run.services.values() for topic in service.retry_topics})
     recorded: list[Recorded] = []
     if run.parts.sagas:
         with run.saga_disk.reader.connect() as connection:
@@ -159,12 +159,12 @@ def _budgets(saga: Recorded) -> None:
             raise Violation("S16", f"{saga.id}: step {plan.name} was tried {step.attempt} times")
 
 
-def _same_id_same_bytes(log: Sequence[Sent]) -> None:
-    """S6: what has the same id is the same."""
+def _same_id_same_bytes(log: Sequence[Sent], again: Collection[str]) -> None:
+    """S6: what has the same id is the same, but on the topics where it is tried again."""
     known: dict[str, Sent] = {}
     for each in log:
         id_ = each.header("ce_id")
-        if not id_ or each.record.topic.endswith(".dlq"):
+        if not id_ or each.record.topic.endswith(".dlq") or each.record.topic in again:
             continue
         first = known.setdefault(id_, each)
         one, other = first.record, each.record

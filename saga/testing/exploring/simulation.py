@@ -203,7 +203,7 @@ class Simulation:
 
     def groups(self) -> dict[str, tuple[str, ...]]:
         """Give the topics that each consumer group reads."""
-        topics = {name: service.consumes for name, service in self.services.items()}
+        topics = {name: (*service.consumes, *service.retry_topics) for name, service in self.services.items()}
         if self.parts.sagas:
             read = {topic for cls in self.parts.sagas for topic in cls.definition().consumed_topics}
             topics[self.kit.settings.group] = tuple(sorted(read))
