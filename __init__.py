@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .events.failures import HandlerFailed
     from .events.foreign import Foreign, header, value
     from .events.publisher import BlockingPublisher, Publisher
+    from .events.secret import Secret
     from .events.settings import Settings, load_settings
     from .events.source import Dated, in_time_order, publish_file
     from .saga.approval import approval
@@ -65,6 +66,7 @@ _HOME = {
     "Delivery": "events.envelope",
     "Envelope": "events.envelope",
     "HandlerFailed": "events.failures",
+    "Secret": "events.secret",
     "Publisher": "events.publisher",
     "BlockingPublisher": "events.publisher",
     "Dated": "events.source",
@@ -100,6 +102,7 @@ __all__ = [  # noqa: RUF022 - by use, errors last
     "value",
     "Delivery",
     "Envelope",
+    "Secret",
     "Publisher",
     "BlockingPublisher",
     "Dated",

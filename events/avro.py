@@ -32,11 +32,12 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from .errors import DefinitionError
+from .secret import Secret, is_secret
 
 Schema: TypeAlias = dict[str, Any]
 Kind = Literal[
     "null", "boolean", "long", "double", "string", "bytes", "decimal", "date", "time", "timestamp", "uuid",
-    "enum", "array", "map", "union", "record",
+    "enum", "array", "map", "union", "record", "secret",
 ]  # fmt: skip
 
 DECIMAL_PRECISION = 38
@@ -91,7 +92,7 @@ class Shape:
         where: the class and field, for messages.
         python: the class of the values (the model, the Enum, the container).
         avro: the schema of a leaf.
-        items: of an array or a map.
+        items: of an array or a map; what a secret holds.
         branches: of a union.
         fields: of a record.
         bare: a `Decimal` without `decimal_places`: zeros at its end mean nothing.
@@ -107,12 +108,13 @@ class Shape:
     bare: bool = False
 
 
-def derive(model: type[BaseModel], type_name: str) -> Schema:
+def derive(model: type[BaseModel], type_name: str, *, sealed: bool = False) -> Schema:
     """Derive the Avro schema of an event class.
 
     Args:
         model: the class.
         type_name: the event's public type; with what Avro forbids replaced by `_` it names the record.
+        sealed: secrets travel encrypted, as bytes.
 
     Raises:
         DefinitionError: naming the field without a mapping, and the remedy.
@@ -120,7 +122,7 @@ def derive(model: type[BaseModel], type_name: str) -> Schema:
     name = type_name if _FULL_NAME.fullmatch(type_name) else re.sub(r"[^A-Za-z0-9_]", "_", type_name)
     if name[0].isdigit():
         name = f"_{name}"
-    schema: Schema = _write(shape_of(model), {}, name)
+    schema: Schema = _write(shape_of(model), {}, name, sealed=sealed)
     return schema
 
 
@@ -188,6 +190,10 @@ def _shape(annotation: Any, metadata: Sequence[Any], where: str, within: tuple[t
             return _shape(getattr(annotation, alias), metadata, where, within)
     if origin in (Union, types.UnionType):
         return _union(arguments, metadata, where, within)
+    if is_secret(annotation):
+        if not arguments:
+            raise DefinitionError(f"{where}: a secret of what? write Secret[str]")
+        return Shape("secret", where, Secret, items=_shape(arguments[0], metadata, where, within))
     if origin is Literal:
         return _literal(arguments, where)
     if origin in _ARRAYS or (origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis):
@@ -242,6 +248,10 @@ def _union(arguments: Sequence[Any], metadata: Sequence[Any], where: str, within
         shape = _shape(argument, metadata, where, within)
         branches.extend(shape.branches if shape.kind == "union" else [shape])
     seen: dict[str, Shape] = {}
+    if len({branch.kind for branch in branches} - {"null"}) > 1 and any(branch.kind == "secret" for branch in branches):
+        raise DefinitionError(f"{where}: a secret may only stand beside None; write Secret[X | Y]")
+    if any(branch.kind == "secret" and _inner(branch).kind == "union" for branch in branches):
+        raise DefinitionError(f"{where}: a union within a secret within a union; write Secret[X | Y | None]")
     for branch in branches:
         # Avro tells an enum from a string; Python, after reading, does not.
         wire = "string" if branch.kind == "enum" else wire_name(branch)
@@ -260,6 +270,8 @@ def wire_name(shape: Shape) -> str:
     """Name a branch of a union as Avro tells them apart: by the unnamed type, or by the record's or enum's name."""
     if shape.kind in ("array", "map"):
         return shape.kind
+    if shape.kind == "secret":
+        return f"secret {shape.where}"
     if shape.kind in ("record", "enum"):
         return record_name(shape.python)
     return str(shape.avro["type"] if isinstance(shape.avro, dict) else shape.avro)
@@ -357,7 +369,7 @@ def _inner(shape: Shape) -> Shape:
     return shape.items
 
 
-def _write(shape: Shape, named: dict[str, type], name: str | None = None) -> Any:
+def _write(shape: Shape, named: dict[str, type], name: str | None = None, *, sealed: bool = False) -> Any:
     if shape.kind in ("record", "enum"):
         name = name or record_name(shape.python)
         if not _FULL_NAME.fullmatch(name):
@@ -371,15 +383,19 @@ def _write(shape: Shape, named: dict[str, type], name: str | None = None) -> Any
         named[name] = shape.python
     match shape.kind:
         case "array":
-            return {"type": "array", "items": _write(_inner(shape), named)}
+            return {"type": "array", "items": _write(_inner(shape), named, sealed=sealed)}
         case "map":
-            return {"type": "map", "values": _write(_inner(shape), named)}
+            return {"type": "map", "values": _write(_inner(shape), named, sealed=sealed)}
         case "union":
-            return [_write(branch, named) for branch in shape.branches]
+            return [_write(branch, named, sealed=sealed) for branch in shape.branches]
+        case "secret" if sealed:  # what is within stands alone: it is written and read by itself
+            return {"type": "bytes", "encrypted": _write(_inner(shape), {})}
+        case "secret":
+            return _write(_inner(shape), named)
         case "record":
             fields = []
             for field in shape.fields:
-                entry = {"name": field.name, "type": _write(field.shape, named)}
+                entry = {"name": field.name, "type": _write(field.shape, named, sealed=sealed)}
                 if field.default is not None:
                     entry["default"] = field.default[0]
                 fields.append(entry)

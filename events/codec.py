@@ -16,22 +16,26 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from pydantic import BaseModel, ValidationError, create_model
 from pydantic_core import from_json, to_json
 
-from .avro import Schema, canonical, shape_of
+from .avro import Schema, shape_of
 from .clock import from_rfc3339
 from .envelope import AVRO, CLOUDEVENTS_JSON, JSON, Envelope, Record, write_headers
 from .errors import DecodeError, EncodeError, LimitExceeded
 from .event import Event, EventSpec
+from .keys import Keys, open_keys
 from .layout import Layout, Unwritable, bind
 from .registry import SchemaRegistry
-from .scan import MOST_VALUE_BYTES, PRIMITIVES, Scanner, compile_scanner
+from .scan import MOST_VALUE_BYTES
+from .sealed import find_places, mask_json, open_json, open_tree, seal_json
+from .secret import Showing
+from .settings import Settings
+from .writer import HEAD, WriterSchema
 
 E = TypeVar("E", bound=Event)
 
-MOST_SCHEMA_CHARACTERS = 262_144
-MOST_SCHEMA_DEPTH = 64
+SECRET_FIELDS = "secret-fields"  # noqa: S105 - a header's name
+"""Header of JSON events: where they hold secrets, joined by commas."""
 
 _MAGIC = b"\x00"
-_HEAD = 5  # magic byte and schema id
 # CloudEvents extensions "partitioning" and "distributed tracing".
 _EXTENSIONS = ("partitionkey", "traceparent", "tracestate")
 # As other clients call it: Microsoft's and Confluent's conventions, and IANA's registration.
@@ -51,13 +55,15 @@ class Codec:
 
     Args:
         registry: where schemas are registered and found.
+        keys: of what is encrypted; none by default.
     """
 
-    def __init__(self, registry: SchemaRegistry) -> None:
+    def __init__(self, registry: SchemaRegistry, keys: Keys | None = None) -> None:
         self._registry = registry
-        self._writers: dict[type[Event], Callable[[Event], bytes]] = {}
-        self._known: dict[int, _WriterSchema] = {}
-        self._readers: dict[tuple[type[Event], int], Callable[[bytes, str], Any]] = {}
+        self.keys = keys or Keys({})
+        self._writers: dict[type[Event], Callable[[Event, str], bytes]] = {}
+        self._known: dict[int, WriterSchema] = {}
+        self._readers: dict[tuple[type[Event], int], Callable[[bytes, str, str], Any]] = {}
         self._layouts: dict[type[Event], Layout] = {}
         self._structured: dict[type[Event], type[BaseModel]] = {}
 
@@ -67,20 +73,27 @@ class Codec:
         Raises:
             SchemaRefused: a schema would break readers; the text names field and rule.
             RegistryUnreachable: ask again later.
+            ConfigurationError: a class is encrypted, and there is no key.
         """
         for cls in classes:
             if cls in self._writers:
                 continue
             spec = cls.spec()
-            if spec.schema is None:
-                self._writers[cls] = _json_writer(spec)
+            if spec.encrypted:
+                self.keys.check(spec.type)
+            if spec.schema is None or spec.content is None:
+                self._writers[cls] = _json_writer(spec, self.keys)
                 continue
             schema_id = await self._registry.register(subject_of(spec.topic, spec.type), spec.schema)
             self._learned(schema_id, spec.schema)
-            self._writers[cls] = _avro_writer(spec, self._layout(cls, spec.schema), schema_id)
+            self._writers[cls] = _avro_writer(spec, self._layout(cls, spec.content), schema_id, self.keys)
 
-    def encode(self, event: Event) -> bytes:
+    def encode(self, event: Event, id_: str = "") -> bytes:
         """Encode an event of a prepared class.
+
+        Args:
+            event: which.
+            id_: its `ce_id`; what is encrypted is bound to it.
 
         Raises:
             EncodeError: a value does not fit its schema, or the class was not prepared.
@@ -89,9 +102,9 @@ class Codec:
             write = self._writers[type(event)]
         except KeyError:
             raise EncodeError(f"{type(event).__name__} was not prepared; await codec.prepare([...]) first") from None
-        return write(event)
+        return write(event, id_)
 
-    def decode(self, cls: type[E], value: bytes, content_type: str, key: str = "") -> E:
+    def decode(self, cls: type[E], value: bytes, content_type: str, key: str = "", id_: str = "") -> E:
         """Decode a value to an event of `cls`.
 
         Args:
@@ -99,28 +112,36 @@ class Codec:
             value: the record's value.
             content_type: the header; an empty one is guessed from the first byte.
             key: the business key; a foreign event (`Foreign`) whose value lacks its key field gets it.
+            id_: the event's `ce_id`, to which what is encrypted is bound.
 
         Raises:
             UnknownSchema: `learn` the writer's schema, then call again.
             LimitExceeded: it is too large, or holds too much.
-            DecodeError: the bytes are not what they say, or do not make an event of `cls`.
+            DecodeError: the bytes are not what they say, do not make an event of `cls`, or cannot be decrypted here.
         """
         if len(value) > MOST_VALUE_BYTES:
             raise LimitExceeded(f"a value of {len(value)} bytes, at most {MOST_VALUE_BYTES} are read")
         kind = AVRO if content_type == AVRO else _kind(content_type, value)
         if kind != AVRO:
-            return self._decode_json(cls, value, kind, key)
-        schema_id = int.from_bytes(value[1:_HEAD], "big")
+            return self._decode_json(cls, value, kind, key, id_)
+        schema_id = int.from_bytes(value[1:HEAD], "big")
         read = self._readers.get((cls, schema_id))
         if read is None:
             read = self._readers[cls, schema_id] = self._reader(cls, self._schema_of(value))
-        elif value[:1] != _MAGIC or len(value) < _HEAD:
+        elif value[:1] != _MAGIC or len(value) < HEAD:
             raise _no_magic()
-        event: E = read(value, key)
+        event: E = read(value, key, id_)
         return event
 
-    def decode_any(self, value: bytes, content_type: str) -> dict[str, object]:
+    def decode_any(
+        self, value: bytes, content_type: str, type_: str = "", id_: str = "", *, mask: bool = False
+    ) -> dict[str, object]:
         """Decode a value without a class, to plain Python values.
+
+        Args:
+            value, content_type: of the record.
+            type_, id_: of the event, to which what is encrypted is bound.
+            mask: show what is encrypted, and what the writer's schema calls secret, as `**********`; needs no keys.
 
         Raises:
             UnknownSchema, LimitExceeded, DecodeError: as `decode`.
@@ -129,11 +150,14 @@ class Codec:
             raise LimitExceeded(f"a value of {len(value)} bytes, at most {MOST_VALUE_BYTES} are read")
         kind = _kind(content_type, value)
         if kind == AVRO:
-            found = self._schema_of(value).read(value)
+            found = self._schema_of(value).read(value, None if mask else self.keys, type_, id_)
         else:
             found = _from_json(value)
             if kind == CLOUDEVENTS_JSON and isinstance(found, dict):
                 found = found.get("data")
+            found = mask_json(found) if mask else open_tree(found, self.keys, type_, id_)
+            if mask and not isinstance(found, dict):
+                found = {"sealed": found}
         if not isinstance(found, dict):
             raise DecodeError("the value is not a record")
         return found
@@ -150,12 +174,12 @@ class Codec:
 
     def _learned(self, schema_id: int, schema: Schema) -> None:
         if schema_id not in self._known:
-            self._known[schema_id] = _WriterSchema(schema)
+            self._known[schema_id] = WriterSchema(schema)
 
-    def _schema_of(self, value: bytes) -> _WriterSchema:
-        if value[:1] != _MAGIC or len(value) < _HEAD:
+    def _schema_of(self, value: bytes) -> WriterSchema:
+        if value[:1] != _MAGIC or len(value) < HEAD:
             raise _no_magic()
-        schema_id = int.from_bytes(value[1:_HEAD], "big")
+        schema_id = int.from_bytes(value[1:HEAD], "big")
         try:
             return self._known[schema_id]
         except KeyError:
@@ -166,24 +190,29 @@ class Codec:
             self._layouts[cls] = bind(shape_of(cls), schema)
         return self._layouts[cls]
 
-    def _reader(self, cls: type[Event], writer: _WriterSchema) -> Callable[[bytes, str], Any]:
+    def _reader(self, cls: type[Event], writer: WriterSchema) -> Callable[[bytes, str, str], Any]:
         spec = cls.spec()
         lent = None if spec.foreign is None else spec.key
-        layout = None if spec.schema is None else self._layout(cls, spec.schema)
+        layout = None if spec.content is None else self._layout(cls, spec.content)
         convert = None if layout is None else layout.read
         options: dict[str, Any] = {"by_alias": False, "by_name": True} if layout is not None and layout.aliased else {}
-        scan, parsed, tagged = writer.scan, writer.parsed, writer.tagged
-        validate, name = cls.model_validate, cls.__name__
+        scan, parsed, tagged, places = writer.scan, writer.parsed, writer.tagged, writer.places
+        validate, name, type_, keys = cls.model_validate, cls.__name__, spec.type, self.keys
 
-        def read(value: bytes, key: str) -> Any:
-            scan(value, _HEAD)
+        def read(value: bytes, key: str, id_: str) -> Any:
+            scan(value, HEAD)
             stream = BytesIO(value)
-            stream.seek(_HEAD)
+            stream.seek(HEAD)
             try:
+                record: Any
                 if tagged:
-                    record = _untag(schemaless_reader(stream, parsed, None, True, True), layout)
+                    record = schemaless_reader(stream, parsed, None, True, True)
                 else:
                     record = schemaless_reader(stream, parsed, None)
+                if places is not None:
+                    record = places.open(record, keys, type_, id_, tagged=tagged)
+                if tagged:
+                    record = _untag(record, layout)
                 if convert is not None:
                     record = convert(record)
                 if lent is not None and key:
@@ -191,7 +220,7 @@ class Codec:
                 return validate(record, **options)
             except ValidationError as error:
                 raise _invalid(cls, error) from None
-            except DecodeError:
+            except (DecodeError, LimitExceeded):
                 raise
             except Exception:
                 raise DecodeError(f"{name}: the value is not what its schema says, or the class fails on it") from None
@@ -208,7 +237,8 @@ class Codec:
         parsed = self._schema_of(value).parsed
         return str(parsed.get("name", "")) if isinstance(parsed, dict) else ""
 
-    def _decode_json(self, cls: type[E], value: bytes, kind: str, key: str) -> E:
+    def _decode_json(self, cls: type[E], value: bytes, kind: str, key: str, id_: str) -> E:
+        value = open_json(value, self.keys, cls.spec().type, id_, within=() if kind == JSON else ("data",))
         try:
             if key and cls.spec().foreign is not None:
                 value = _lend(cls, value, kind, key)
@@ -248,7 +278,16 @@ def write_json(event: Event) -> bytes:
     Raises:
         EncodeError: it cannot be written so.
     """
-    return _json_writer(event.spec())(event)
+    return _json_writer(event.spec(), Keys({}))(event, "")
+
+
+def open_codec(registry: SchemaRegistry, settings: Settings) -> Codec:
+    """Make a codec with the keys of the settings.
+
+    Raises:
+        ConfigurationError: the keys are malformed, or a library is missing.
+    """
+    return Codec(registry, open_keys(settings))
 
 
 def subject_of(topic: str, type_name: str) -> str:
@@ -271,7 +310,10 @@ def to_record(event: Event, envelope: Envelope, codec: Codec, *, topic: str | No
     spec = event.spec()
     key = event.key_text()
     envelope.content_type = AVRO if spec.format == "avro" else JSON
-    return Record(topic or spec.topic, key.encode(), codec.encode(event), write_headers(envelope))
+    if spec.secrets and spec.format == "json" and not spec.encrypted:
+        # A reader without the class, such as the command line, has no schema that would tell what to hide.
+        envelope.extra = (*envelope.extra, (SECRET_FIELDS, ",".join(spec.secrets).encode()))
+    return Record(topic or spec.topic, key.encode(), codec.encode(event, envelope.id), write_headers(envelope))
 
 
 def read_structured(envelope: Envelope, value: bytes) -> Envelope:
@@ -307,54 +349,6 @@ def read_structured(envelope: Envelope, value: bytes) -> Envelope:
     )
 
 
-class _WriterSchema:
-    """A writer's schema, checked, parsed and with its scanner."""
-
-    def __init__(self, schema: Schema) -> None:
-        _check_schema(schema)
-        try:
-            self.parsed: Any = parse_schema(schema)
-        except Exception:
-            raise DecodeError("the writer's schema is not an Avro schema") from None
-        self.scan: Scanner = compile_scanner(self.parsed)
-        self.tagged = _has_record_union(self.parsed)
-
-    def read(self, value: bytes) -> Any:
-        self.scan(value, _HEAD)
-        stream = BytesIO(value)
-        stream.seek(_HEAD)
-        try:
-            return schemaless_reader(stream, self.parsed, None)
-        except Exception:
-            raise DecodeError("the value is not what its schema says") from None
-
-
-def _check_schema(schema: Any) -> None:
-    level, depth = [schema], 0
-    while level:
-        depth += 1
-        if depth > MOST_SCHEMA_DEPTH:
-            raise DecodeError(f"the writer's schema nests deeper than {MOST_SCHEMA_DEPTH}")
-        inner: list[Any] = []
-        for part in level:
-            inner.extend(part.values() if isinstance(part, dict) else part if isinstance(part, list) else ())
-        level = inner
-    if len(canonical(schema)) > MOST_SCHEMA_CHARACTERS:
-        raise DecodeError(f"the writer's schema is longer than {MOST_SCHEMA_CHARACTERS} characters")
-
-
-def _has_record_union(schema: Any) -> bool:
-    if isinstance(schema, list):
-        # A name stands for a record or an enum: fastavro tags only where two records meet, so extra ones are harmless.
-        named = [branch for branch in schema if not isinstance(branch, str) or branch not in PRIMITIVES]
-        return len(named) > 1 or any(_has_record_union(branch) for branch in schema)
-    if isinstance(schema, dict):
-        inner = [field["type"] for field in schema.get("fields", ())]
-        inner.extend(schema[name] for name in ("items", "values", "type") if isinstance(schema.get(name), (dict, list)))
-        return any(_has_record_union(part) for part in inner)
-    return False
-
-
 def _untag(value: Any, layout: Layout | None) -> Any:
     """Turn fastavro's (record name, record) into an instance of the class of that name."""
     if type(value) is dict:
@@ -374,16 +368,19 @@ def _untag(value: Any, layout: Layout | None) -> Any:
     return model.model_validate(record, by_alias=False, by_name=True)
 
 
-def _avro_writer(spec: EventSpec, layout: Layout, schema_id: int) -> Callable[[Event], bytes]:
+def _avro_writer(spec: EventSpec, layout: Layout, schema_id: int, keys: Keys) -> Callable[[Event, str], bytes]:
     head = _MAGIC + schema_id.to_bytes(4, "big")
-    parsed = parse_schema(spec.schema or {})
-    to_datum = layout.write
+    parsed: Any = parse_schema(spec.schema or {})
+    to_datum, places, type_ = layout.write, find_places(parsed), spec.type
 
-    def write(event: Event) -> bytes:
+    def write(event: Event, id_: str) -> bytes:
         stream = BytesIO()
         stream.write(head)
         try:
-            schemaless_writer(stream, parsed, to_datum(event))
+            datum = to_datum(event)
+            if places is not None:
+                datum = places.seal(datum, keys, type_, id_)
+            schemaless_writer(stream, parsed, datum)
         except Exception:
             raise _unwritable(spec, event, layout) from None
         return stream.getvalue()
@@ -393,13 +390,15 @@ def _avro_writer(spec: EventSpec, layout: Layout, schema_id: int) -> Callable[[E
 
 def _unwritable(spec: EventSpec, event: Event, layout: Layout) -> EncodeError:
     """Find the field that cannot be written, by writing one more each time."""
-    schema = spec.schema or {}
+    schema = spec.content or {}
+    places = find_places(parse_schema(schema))
     datum: dict[str, Any] = {}
     for count, field in enumerate(schema["fields"], start=1):
         name, problem = field["name"], "does not fit its Avro type"
         try:
             if name in layout.fields:
                 datum[name] = layout.fields[name](event)
+                datum[name] = datum[name] if places is None else places.try_field(name, datum[name])
             schemaless_writer(BytesIO(), parse_schema({**schema, "fields": schema["fields"][:count]}), datum)
             continue
         except Unwritable as error:
@@ -412,10 +411,13 @@ def _unwritable(spec: EventSpec, event: Event, layout: Layout) -> EncodeError:
     return EncodeError(f"{spec.type} does not fit its Avro schema", event_type=spec.type)
 
 
-def _json_writer(spec: EventSpec) -> Callable[[Event], bytes]:
-    def write(event: Event) -> bytes:
+def _json_writer(spec: EventSpec, keys: Keys) -> Callable[[Event, str], bytes]:
+    def write(event: Event, id_: str) -> bytes:
         try:
-            return event.model_dump_json(by_alias=True).encode()
+            if not spec.encrypted:
+                return event.model_dump_json(by_alias=True, context=Showing.VALUE).encode()
+            data = event.model_dump(mode="json", by_alias=True, context=Showing.MARKED)
+            return seal_json(data, keys, spec.type, id_, whole=spec.encrypted is True)
         except Exception:
             raise EncodeError(f"{spec.type} cannot be written as JSON", event_type=spec.type) from None
 

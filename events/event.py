@@ -16,8 +16,11 @@ from .avro import Schema, Shape, derive, load_schema, shape_of, shape_of_field
 from .errors import DefinitionError, MissingKey
 from .foreign import Foreign
 from .layout import bind
+from .sealed import wrapped
+from .secret import Secret, secret_paths
 
 Format = Literal["avro", "json"]
+Encrypted = Literal["secrets"] | bool
 
 LONGEST_TOPIC = 245
 """Kafka allows 249 characters (`Topic.MAX_NAME_LENGTH`); four are left for the dead letters' `.dlq`."""
@@ -39,6 +42,9 @@ class EventSpec:
         schema: its Avro schema as plain JSON values; None with `format="json"`.
         name: the class, for messages.
         foreign: how others write it; None for events of choreo.
+        content: the schema of what it holds; another than `schema` where all of it is encrypted.
+        encrypted: what of it travels encrypted: its `"secrets"`, all (True), or nothing.
+        secrets: where it holds secrets, e.g. `card` or `items.pin`; in JSON by their aliases.
     """
 
     type: str
@@ -48,6 +54,9 @@ class EventSpec:
     schema: Schema | None
     name: str
     foreign: Foreign | None = None
+    content: Schema | None = None
+    encrypted: Encrypted = False
+    secrets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,7 @@ class _Options:
     type: str | None = None
     schema: Mapping[str, Any] | str | None = None
     foreign: Foreign | None = None
+    encrypted: Encrypted | None = None
 
 
 class Event(BaseModel):
@@ -77,6 +87,7 @@ class Event(BaseModel):
         format: `"avro"` (default) or `"json"`; inherited.
         schema: an Avro schema (a dict, or JSON text) instead of the derived one; it is checked against the fields.
         foreign: how its topic is read, where another system writes it as it pleases; inherited.
+        encrypted: what travels encrypted: `"secrets"` (its `Secret[...]` fields) or True (everything); inherited.
 
     Raises:
         DefinitionError: where the class is defined, naming the field and the remedy.
@@ -89,6 +100,7 @@ class Event(BaseModel):
         ser_json_bytes="base64",
         val_json_bytes="base64",
         ser_json_inf_nan="strings",
+        hide_input_in_errors=True,
     )
 
     __choreo_options__: ClassVar[_Options] = _Options()
@@ -103,6 +115,7 @@ class Event(BaseModel):
         format: Format | None = None,  # noqa: A002
         schema: Mapping[str, Any] | str | None = None,
         foreign: Foreign | None = None,
+        encrypted: Encrypted | None = None,
         **kwargs: Unpack[ConfigDict],
     ) -> None:
         # Seen before pydantic has built the fields; the work is done in the hook below, which gets the same arguments.
@@ -118,6 +131,7 @@ class Event(BaseModel):
         format: Format | None = None,  # noqa: A002
         schema: Mapping[str, Any] | str | None = None,
         foreign: Foreign | None = None,
+        encrypted: Encrypted | None = None,
         **kwargs: Any,
     ) -> None:
         super().__pydantic_init_subclass__(**kwargs)
@@ -128,6 +142,7 @@ class Event(BaseModel):
         parent = cls.__choreo_options__
         if foreign is not None and not isinstance(foreign, Foreign):
             raise DefinitionError(f"{name}: foreign={foreign!r}; write foreign=Foreign(...)")
+        encrypted = parent.encrypted if encrypted is None else encrypted
         options = _Options(
             topic or parent.topic,
             key or parent.key,
@@ -135,6 +150,7 @@ class Event(BaseModel):
             type,
             schema,
             foreign or parent.foreign,
+            encrypted,
         )
         cls.__choreo_options__ = options
         cls.__choreo_spec__ = None
@@ -203,6 +219,18 @@ def _check_names(name: str, options: _Options) -> None:
         )
     if options.format not in (None, "avro", "json"):
         raise DefinitionError(f'{name}: format={options.format!r} is unknown; use format="avro" or format="json"')
+    if options.encrypted not in (None, False, True, "secrets"):
+        raise DefinitionError(
+            f'{name}: encrypted={options.encrypted!r} is unknown; use encrypted="secrets", or True for everything'
+        )
+    if options.encrypted and options.foreign is not None:
+        raise DefinitionError(
+            f"{name}: foreign= says that others write it as they please, so nobody encrypts it; leave out encrypted="
+        )
+    if options.encrypted == "secrets" and options.schema is not None:
+        raise DefinitionError(
+            f'{name}: encrypted="secrets" goes with the derived schema; leave schema= out, or say encrypted=True'
+        )
     if options.format == "json" and options.schema is not None:
         raise DefinitionError(f'{name}: schema= is for Avro; leave it out or say format="avro"')
     if options.key is None:
@@ -212,15 +240,44 @@ def _check_names(name: str, options: _Options) -> None:
 def _specify(cls: type[Event], options: _Options) -> EventSpec:
     name, key, type_ = cls.__name__, str(options.key), options.type or cls.__name__
     _check_key(cls, key)
-    schema: Schema | None = None
+    secrets = secret_paths(cls, aliases=options.format == "json")
+    encrypted = options.encrypted or False
+    if encrypted == "secrets" and not secrets:
+        encrypted = False  # inherited from a base that means all events of a team
+    _check_secrets(cls)
+    content: Schema | None = None
     if options.format == "json":
         _check_json(cls)
     elif options.schema is None:
-        schema = derive(cls, type_)
+        content = derive(cls, type_, sealed=encrypted == "secrets")
     else:
-        schema = load_schema(options.schema, name)
-        bind(shape_of(cls), schema)
-    return EventSpec(type_, str(options.topic), key, options.format or "avro", schema, name, options.foreign)
+        content = load_schema(options.schema, name)
+        bind(shape_of(cls), content)
+    schema = wrapped(content) if content is not None and encrypted is True else content
+    if schema is not None and secrets:
+        # Whoever shows an event by its schema alone must know what to hide.
+        schema["secret"] = list(secrets)
+    return EventSpec(
+        type_,
+        str(options.topic),
+        key,
+        options.format or "avro",
+        schema,
+        name,
+        options.foreign,
+        content,
+        encrypted,
+        secrets,
+    )
+
+
+def _check_secrets(cls: type[Event]) -> None:
+    for name, field in cls.model_fields.items():
+        if isinstance(field.default, Secret):
+            raise DefinitionError(
+                f"{cls.__name__}.{name}: a secret that stands in the code is none; leave the default out, or write "
+                "Secret[...] | None = None"
+            )
 
 
 def _check_key(cls: type[Event], key: str) -> None:
@@ -232,6 +289,10 @@ def _check_key(cls: type[Event], key: str) -> None:
             f"{name}: the key {key!r} is not one of its fields ({known}); correct key= or add the field"
         )
     shape = shape_of_field(cls, key)
+    if any(branch.kind == "secret" for branch in (shape, *shape.branches)):
+        raise DefinitionError(
+            f"{name}.{key}: the key travels in the clear, beside the payload and in names of sagas; take another field"
+        )
     if any(branch.kind == "null" for branch in shape.branches):
         raise DefinitionError(f"{name}.{key}: the key may be None, but every event needs one; make it required")
     if not _has_text(field.annotation, shape):

@@ -109,6 +109,8 @@ class _Binder:
             self.named[schema["name"]] = schema
         if shape.kind == "union":
             return self.union(shape.branches, schema if isinstance(schema, list) else [schema], shape)
+        if shape.kind == "secret" and (not isinstance(schema, list) or _inner(shape).kind == "union"):
+            return self.secret(shape, schema)
         if isinstance(schema, list):
             return self.union((shape,), schema, shape)
         avro = schema["type"] if isinstance(schema, dict) else schema
@@ -118,6 +120,10 @@ class _Binder:
             write, read = self.value(shape.items, schema["items" if avro == "array" else "values"])
             return (_write_map if avro == "map" else _write_array)(shape, write), _read_items(read)
         return self.leaf(shape, avro, schema if isinstance(schema, dict) else {})
+
+    def secret(self, shape: Shape, schema: Any) -> tuple[Converter, Converter | None]:
+        write, read = self.value(_inner(shape), _within(schema))
+        return (_reveal if write is None else lambda secret: write(secret.reveal())), read
 
     def leaf(self, shape: Shape, avro: str, schema: Mapping[str, Any]) -> tuple[Converter | None, Converter | None]:
         enum = attrgetter("value") if issubclass(shape.python, Enum) else None
@@ -158,7 +164,7 @@ class _Binder:
             if read is not None:
                 readers.append(read)
         plain = [entry for entry in tagged if entry[0].kind != "null"]
-        nested = any(shape.kind in ("record", "array", "map") for shape, _, _ in plain)
+        nested = any(_kind(shape, tag) in ("record", "array", "map") for shape, tag, _ in plain)
         # One plain type beside null is what fastavro tells apart by itself; a tag names the branch in all other cases.
         if len(plain) == 1 and len(schemas) <= 2 and not nested:
             write = plain[0][2]
@@ -166,7 +172,7 @@ class _Binder:
         return _choose(plain), _first_read(readers) if readers else None
 
     def branch(self, shape: Shape, schemas: list[Any]) -> Any:
-        for schema in schemas:
+        for schema in schemas if shape.kind != "secret" else ():
             named = self.named.get(schema, schema) if isinstance(schema, str) else schema
             avro = named["type"] if isinstance(named, dict) else named
             name = named["name"].rpartition(".")[2] if isinstance(named, dict) and "name" in named else avro
@@ -191,6 +197,25 @@ def _tag(schema: Any) -> str:
     if isinstance(schema, str):
         return schema
     return str(schema["name"] if schema["type"] in ("record", "enum", "fixed", "error") else schema["type"])
+
+
+def _inner(shape: Shape) -> Shape:
+    assert shape.items is not None
+    return shape.items
+
+
+def _kind(shape: Shape, tag: str) -> str:
+    if shape.kind != "secret":
+        return shape.kind
+    return tag if tag == "bytes" else _inner(shape).kind  # encrypted, or as what it holds
+
+
+def _within(schema: Any) -> Any:
+    return schema["encrypted"] if isinstance(schema, dict) and "encrypted" in schema else schema
+
+
+def _reveal(secret: Any) -> Any:
+    return secret.reveal()
 
 
 def _write_fields(writers: list[tuple[str, Converter]]) -> Converter:

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 from opentelemetry.trace import get_current_span
 
 from .clock import Clock, from_datetime, system_clock
-from .codec import Codec, to_record
+from .codec import Codec, open_codec, to_record
 from .envelope import Envelope, Record
 from .errors import ConfigurationError, DefinitionError, TopicMissing
 from .event import Event
@@ -70,7 +70,7 @@ class Publisher:
         if self._owned:
             await self._transport.__aenter__()
         self._registry = open_registry(self._settings, self._transport)
-        self._codec = Codec(self._registry)
+        self._codec = open_codec(self._registry, self._settings)
         return self
 
     async def __aexit__(

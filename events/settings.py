@@ -69,6 +69,13 @@ class Settings(BaseSettings):
     compatibility: Level = Field(
         default="BACKWARD", description="What a new schema must keep: BACKWARD, FORWARD, FULL, ..._TRANSITIVE, or NONE."
     )
+    keys: SecretStr = Field(
+        default=SecretStr(""),
+        description="Keys of encrypted events, id=base64[,id=base64]: 32 bytes each; the first one encrypts.",
+    )
+    key_provider: str = Field(
+        default="", description="module:function that gives the keys by id instead, e.g. from a key service."
+    )
     kafka_security: str = Field(
         default="PLAINTEXT", description="PLAINTEXT (loopback only unless allowed), SSL, SASL_SSL or SASL_PLAINTEXT."
     )

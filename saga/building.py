@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from ..events.clock import from_datetime
 from ..events.errors import ChoreoError, DecodeError, EncodeError
 from ..events.event import Event
+from ..events.secret import scrub
 from .declaration import Declaration
 from .instance import Fact, Instance, Question
 from .occurrence import base_of, members
@@ -36,6 +37,11 @@ class SagaFacts:
     def key(self) -> str:
         """The saga's business key."""
         return self._instance.key
+
+    @property
+    def seen(self) -> tuple[Event, ...]:
+        """The events that were decoded so far."""
+        return tuple(self._known.values())
 
     def start(self) -> Event:
         """Give the event that started it."""
@@ -210,7 +216,7 @@ def _ask(function: Callable[[Any], Any], declaration: Declaration, facts: SagaFa
     except (DecodeError, EncodeError):
         raise
     except ChoreoError as error:
-        raise EncodeError(f"{what} says: {error.message}") from error
+        raise EncodeError(f"{what} says: {scrub(error.message, *facts.seen)}") from error
     except Exception as error:
         raise EncodeError(f"{what} raised {type(error).__name__}") from error
 

@@ -11,6 +11,7 @@ from ..events.errors import ConfigurationError, DecodeError
 from ..events.event import Event
 from ..events.intake import Intake
 from ..events.registry import RegisteredSchema
+from ..events.secret import Showing
 from ..events.source import MOST_SORTED
 from ..events.transport import Transport
 from .definition import Definition
@@ -62,7 +63,7 @@ def from_rows(events: Iterable[tuple[str, int, Event]], source: str) -> Iterator
     for place, (id_, time, event) in enumerate(events):
         spec, key = event.spec(), event.key_text()
         envelope = Envelope(id_, spec.type, source, time, key, JSON)
-        value = event.model_dump_json().encode()
+        value = event.model_dump_json(context=Showing.VALUE).encode()
         delivery = Delivery(spec.topic, 0, place, time // 1_000, key.encode(), value, write_headers(envelope))
         yield PastEvent(delivery, envelope)
 

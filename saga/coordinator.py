@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ..events.catalog import announce, read_catalog
 from ..events.clock import SECOND, Clock, system_clock
-from ..events.codec import Codec, UnknownSchema
+from ..events.codec import UnknownSchema, open_codec
 from ..events.database import Database
 from ..events.envelope import Delivery, Envelope, Record, TopicPartition
 from ..events.errors import (
@@ -125,7 +125,7 @@ class Coordinator:
         self._tracing = tracing if tracing is not None else Tracing(namespace=settings.namespace)
         self._options = options if options is not None else Options()
         self._registry = registry or open_registry(settings, transport)
-        self._codec = Codec(self._registry)
+        self._codec = open_codec(self._registry, settings)
         self._intake = Intake(consumed_classes(self._loaded.values()), self._codec)
         self._asked = asked_of(definitions.newest(self._loaded))
         self._relay = Relay(database, transport, clock=clock, owner=owner)
@@ -375,7 +375,7 @@ class Coordinator:
         batch = Batch(connection, self._knowledge, now)
         work(batch)
         for refused in batch.refused:
-            batch.records.append(set_aside(refused, now))
+            batch.records.append(set_aside(refused, now, self._knowledge.secrets(refused.arrival.delivery.topic)))
         moves = batch.write()
         records = [*self._released(connection, batch), *ends.told(self._knowledge.sender, self._codec, moves)]
         rows = self._relay.put(connection, records)

@@ -57,13 +57,16 @@ def reader(codec: Codec, asked: Asked) -> FieldReader:
         found: object
         if where in asked:
             cls, function = asked[where]
-            event = codec.decode(cls, value, envelope.content_type, envelope.key)
+            event = codec.decode(cls, value, envelope.content_type, envelope.key, envelope.id)
             found = _called(function, event, envelope.type)
             what = "no key by the function of correlate="
         elif kind == "header":
             found, what = header_text(delivery, name), f"no header {name!r}"
         else:
-            found, what = at_path(codec.decode_any(value, envelope.content_type), where), f"no {where!r}"
+            found, what = (
+                at_path(codec.decode_any(value, envelope.content_type, envelope.type, envelope.id), where),
+                f"no {where!r}",
+            )
         if found is None or found == "":
             raise DecodeError(f"an event of type {envelope.type} has {what}, so it belongs to no saga")
         return str(found)

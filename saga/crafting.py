@@ -128,7 +128,7 @@ class Crafting:
         if question.kind != "each":
             return decide(declaration, question.step, question.kind, facts), None
         found = find_elements(declaration, question.step, facts)
-        return tuple(found), declaration.fans[question.step].dump(found)
+        return tuple(found), declaration.fans[question.step].dump(found, self._knowledge.codec.keys, work.instance.id)
 
     def _facts(self, work: Work, declaration: Declaration) -> SagaFacts:
         return SagaFacts(work.instance, lambda fact: self._decoded(work, declaration, fact))
@@ -150,7 +150,7 @@ class Crafting:
         try:
             where = declaration.definition.correlate.get(fact.type, "key:")
             key = work.instance.key if where.startswith("key:") else ""
-            event = self._knowledge.codec.decode(declaration.events[fact.type], value, content_type, key)
+            event = self._knowledge.codec.decode(declaration.events[fact.type], value, content_type, key, fact.id)
             work.events[fact.id] = event
             return event
         except UnknownSchema as error:
@@ -176,7 +176,7 @@ class Crafting:
         decided = work.instance.steps[base].decided
         if decided is not None and decided not in work.elements:
             value, _ = self._value(work, decided)
-            work.elements[decided] = fan.load(value or b"[]")
+            work.elements[decided] = fan.load(value or b"[]", self._knowledge.codec.keys, work.instance.id)
         elements = work.elements[decided] if decided is not None else find_elements(declaration, base, facts, {})
         return Element(step, fan.key_value(key), elements.get(key), fan.by)
 

@@ -15,6 +15,7 @@ from ..events.clock import SECOND, duration
 from ..events.errors import DefinitionError
 from ..events.event import Event
 from ..events.foreign import Field, Header
+from ..events.secret import holds_secret, is_secret
 from ..services.retry import Retry
 from .certain import Told, told_at_the_end, told_before
 from .child import fitted
@@ -302,6 +303,11 @@ class _Declaring:
                 f"{self.name}, {role}: {cls.__name__} has no field {field!r} to tell which saga it belongs to; "
                 f'add the field, or say correlate={{{cls.__name__}: "its_key_field"}}'
             )
+        if isinstance(field, str) and holds_secret(cls, field):
+            raise DefinitionError(
+                f"{self.name}, {role}: {cls.__name__}.{field} is secret, and the saga's name would show it; "
+                "take another field"
+            )
         return type_
 
     def _register(self, cls: type[Event], role: str) -> str:
@@ -441,7 +447,7 @@ def _fits(given: Any, wanted: Any) -> bool:
 
 
 def _options(annotation: Any) -> tuple[Any, ...]:
-    return typing.get_args(annotation) or (annotation,)
+    return (annotation,) if is_secret(annotation) else typing.get_args(annotation) or (annotation,)
 
 
 def _type_name(annotation: Any) -> str:

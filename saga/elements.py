@@ -17,6 +17,9 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ..events.errors import ChoreoError, DecodeError, EncodeError
 from ..events.event import Event
+from ..events.keys import Keys
+from ..events.sealed import open_json, seal_json
+from ..events.secret import Showing, secret_paths
 from .hints import returned
 from .occurrence import LONGEST_ELEMENT, MOST_ELEMENTS
 from .step import Each
@@ -53,6 +56,10 @@ class Fan:
         return TypeAdapter(list[self.item])  # type: ignore[name-defined]
 
     @cached_property
+    def _secret(self) -> bool:
+        return not self.plain and bool(secret_paths(self.item))
+
+    @cached_property
     def _key_type(self) -> Any:
         return self.item if self.plain else self.item.model_fields[self.by].annotation
 
@@ -69,16 +76,27 @@ class Fan:
         """
         return self._by_key(self._listed(before, view))
 
-    def dump(self, elements: Mapping[str, Any]) -> bytes:
-        """Write elements as JSON."""
-        return self._list.dump_json(list(elements.values()))
+    def dump(self, elements: Mapping[str, Any], keys: Keys, saga: str) -> bytes:
+        """Write elements as JSON; their secrets encrypted, where there are keys.
 
-    def load(self, data: bytes) -> dict[str, Any]:
+        Args:
+            elements: by key.
+            keys: that encrypt.
+            saga: its name with the run, to which what is encrypted is bound.
+        """
+        listed = list(elements.values())
+        if not keys or not self._secret:
+            return self._list.dump_json(listed, context=Showing.VALUE)
+        marked = self._list.dump_python(listed, mode="json", context=Showing.MARKED)
+        return seal_json(marked, keys, self.step, saga, whole=False)
+
+    def load(self, data: bytes, keys: Keys, saga: str) -> dict[str, Any]:
         """Read what `dump` wrote; the list is as it was checked then.
 
         Raises:
-            DecodeError: the class of the elements has changed.
+            DecodeError: the class of the elements has changed, or a key is missing.
         """
+        data = open_json(data, keys, self.step, saga)
         try:
             return {self._key_of(element): element for element in self._list.validate_json(data)}
         except ValidationError:

@@ -52,6 +52,11 @@ class Knowledge:
         """Tell whether the code that an instance runs under is loaded here."""
         return (instance.type, instance.version) in self.declarations
 
+    def secrets(self, topic: str) -> tuple[str, ...]:
+        """List where events of a topic may hold secrets, by the classes that are loaded."""
+        specs = [cls.spec() for each in self.declarations.values() for cls in each.events.values()]
+        return tuple(sorted({path for spec in specs if spec.topic == topic for path in spec.secrets}))
+
     def newest_of(self, type_: str) -> Definition | None:
         """Give the definition that new instances of a type get; None where no version of it is loaded here."""
         found = self.newest.get(type_)

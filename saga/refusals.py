@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from sqlalchemy.exc import DBAPIError
@@ -29,11 +30,11 @@ def unreadable(delivery: Delivery, error: EventError, envelope: Envelope | None 
     return Refused(Arrival(delivery, envelope, observed, ()), error.message)
 
 
-def set_aside(refused: Refused, now: int) -> Record:
-    """Make the dead letter of a record that the coordinator could not apply."""
+def set_aside(refused: Refused, now: int, secrets: Iterable[str] = ()) -> Record:
+    """Make the dead letter of a record that the coordinator could not apply; `secrets` are where it may hold some."""
     error = DecodeError(refused.reason)
     failure = Failure(service="choreo.coordinator", handler="", error=error, attempts=0, dead=True, now=now)
-    return dead_letter(refused.arrival.delivery, failure)
+    return dead_letter(refused.arrival.delivery, failure, secrets)
 
 
 def blames_input(error: DBAPIError) -> bool:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from ..events.errors import DefinitionError
 from ..events.event import Event
+from ..events.secret import holds_secret
 from .definition import Definition
 from .lock import LockPlan
 from .names import is_saga_type
@@ -84,6 +85,11 @@ class Terms:
             )
         for cls in start:
             info = cls.model_fields.get(lock.field)
+            if holds_secret(cls, lock.field):
+                raise DefinitionError(
+                    f"{name}: lock({lock.field!r}): {cls.__name__}.{lock.field} is secret, and `saga locks` would show "
+                    "it; lock on another field"
+                )
             if info is None:
                 raise DefinitionError(
                     f"{name}: lock({lock.field!r}): the start event {cls.__name__} has no such field; "

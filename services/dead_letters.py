@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..events.clock import to_rfc3339
-from ..events.codec import Codec, to_record
+from ..events.codec import SECRET_FIELDS, Codec, to_record
 from ..events.envelope import Delivery, Envelope, Record
+from ..events.event import Event
 from ..events.failures import HandlerFailed
 from ..events.ids import derived_id
 from ..events.outbox import MOST_RECORD_BYTES
+from ..events.secret import scrub
 
 PREFIX = "dlq-"
 REPLAY = "replay-id"
@@ -30,6 +33,7 @@ class Failure:
         attempts: how often it was tried; 0 for what could not be read.
         dead: True for a dead letter, False for a parked event.
         now: microseconds.
+        event: what was handled: its secrets are taken out of the error's text, which a library may have written.
     """
 
     service: str
@@ -38,6 +42,7 @@ class Failure:
     attempts: int
     dead: bool
     now: int
+    event: Event | None = None
 
     @property
     def error_class(self) -> str:
@@ -47,14 +52,20 @@ class Failure:
     @property
     def message(self) -> str:
         """The first line of the error's text: where a library quotes values, it does so further down."""
-        lines = str(self.error).splitlines()
+        text = str(self.error)
+        lines = (text if self.event is None else scrub(text, self.event)).splitlines()
         return lines[0][:_MOST_MESSAGE] if lines else ""
 
 
-def dead_letter(delivery: Delivery, failure: Failure) -> Record:
+def dead_letter(delivery: Delivery, failure: Failure, secrets: Iterable[str] = ()) -> Record:
     """Build the record for the dead-letter topic: key, value and headers as they came, and `dlq-*` headers.
 
     A value that does not fit beside the new headers is left out (`dlq-value: omitted`); the place it came from is told.
+
+    Args:
+        delivery: the record.
+        failure: why it is given up.
+        secrets: where it holds secrets, for those who show it and know no classes.
     """
     reasons = {
         "service": failure.service,
@@ -68,6 +79,8 @@ def dead_letter(delivery: Delivery, failure: Failure) -> Record:
         "time": to_rfc3339(failure.now),
     }
     kept = tuple((name, value) for name, value in delivery.headers if not name.startswith(PREFIX) and name != REPLAY)
+    if hidden := dict.fromkeys([*_told_secrets(delivery), *secrets]):
+        kept = (*(each for each in kept if each[0] != SECRET_FIELDS), (SECRET_FIELDS, ",".join(hidden).encode()))
     headers = (*kept, *((PREFIX + name, text.encode()) for name, text in reasons.items()))
     record = Record(f"{delivery.topic}.dlq", delivery.key, delivery.value, headers, delivery.timestamp)
     if record.size() <= MOST_RECORD_BYTES and (delivery.key is not None or delivery.value is not None):
@@ -75,6 +88,11 @@ def dead_letter(delivery: Delivery, failure: Failure) -> Record:
     key = delivery.key if delivery.key is not None and len(delivery.key) < MOST_RECORD_BYTES // 2 else b""
     few = tuple(header for header in headers if header[0].startswith(PREFIX))
     return Record(record.topic, key, None, (*few, (f"{PREFIX}value", b"omitted")), delivery.timestamp)
+
+
+def _told_secrets(delivery: Delivery) -> list[str]:
+    told = next((value for name, value in delivery.headers if name == SECRET_FIELDS), None) or b""
+    return [each for each in told.decode(errors="replace").split(",") if each]
 
 
 def handler_failed(delivery: Delivery, envelope: Envelope, failure: Failure, codec: Codec) -> Record:

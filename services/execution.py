@@ -96,7 +96,7 @@ class Execution:
         cls = self._classes.get((job.route.name, job.envelope.type))
         if cls is None:  # parked before the handler was changed
             raise DecodeError(f"{job.route.name} does not take {job.envelope.type} any more")
-        job.event = self._codec.decode(cls, value, job.envelope.content_type, job.envelope.key)
+        job.event = self._codec.decode(cls, value, job.envelope.content_type, job.envelope.key, job.envelope.id)
 
     async def learn(self, schema_id: int) -> None:
         """Fetch a writer's schema.
@@ -177,7 +177,7 @@ class Execution:
         now = self._clock()
         job.failed_at = job.failed_at or now
         decision = handler.retry.after(error, job.attempt, self._randomness(), now - job.failed_at)
-        failure = Failure(handler.service, handler.name, error, job.attempt, True, now)
+        failure = Failure(handler.service, handler.name, error, job.attempt, True, now, job.event)
         ids = {"service": handler.service, "handler": handler.name, "event_id": job.envelope.id}
         if job.envelope.saga_id is not None:
             ids["saga_id"] = job.envelope.saga_id
@@ -193,7 +193,7 @@ class Execution:
     def dead(self, job: Job, error: Exception) -> Result:
         """Give an event to the dead letters, with the news for sagas."""
         handler = job.route.handler
-        failure = Failure(handler.service, handler.name, error, job.attempt, True, self._clock())
+        failure = Failure(handler.service, handler.name, error, job.attempt, True, self._clock(), job.event)
         log.error(
             "event goes to the dead letters",
             service=handler.service,
@@ -204,13 +204,23 @@ class Execution:
             reason=failure.message,
             attempts=job.attempt,
         )
-        records = [dead_letter(job.delivery, failure), handler_failed(job.delivery, job.envelope, failure, self._codec)]
+        records = [
+            dead_letter(job.delivery, failure, self._secrets(job)),
+            handler_failed(job.delivery, job.envelope, failure, self._codec),
+        ]
         return Result("dead", "failed", records)
+
+    def _secrets(self, job: Job) -> tuple[str, ...]:
+        """Say where a record may hold secrets; what could not be read may be any event of its topic."""
+        topic, name = job.delivery.topic, job.route.name
+        classes = [cls for (taker, _), cls in self._classes.items() if taker == name or cls.spec().topic == topic]
+        found = {path for cls in classes for path in cls.spec().secrets}
+        return tuple(sorted(found))
 
     def _park(self, job: Job, error: Exception) -> Result:
         handler = job.route.handler
         now = self._clock()
-        failure = Failure(handler.service, handler.name, error, job.attempt, False, now)
+        failure = Failure(handler.service, handler.name, error, job.attempt, False, now, job.event)
         log.error(
             "event is parked, what follows of its key waits behind it",
             service=handler.service,

@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy import Connection, MetaData
 
 from ..events.clock import SECOND, Clock, system_clock
-from ..events.codec import Codec
+from ..events.codec import open_codec
 from ..events.database import Database, first_line, lock_schema
 from ..events.envelope import Delivery, TopicPartition
 from ..events.errors import ChoreoError, CommitRefused, StoreError, TransportError
@@ -103,7 +103,7 @@ class Worker:
         self._registry = registry or open_registry(self._settings, transport)
         self._tracing = tracing or Tracing(namespace=self._settings.namespace)
         self._clock = clock
-        self._codec = Codec(self._registry)
+        self._codec = open_codec(self._registry, self._settings)
         self._execution = Execution(service, self._codec, self._tracing, clock, randomness, self._provided)
         self._reader = Reader(service, self._codec)
         self._parking = [route.name for route in self._reader.routes if route.parks]

@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,28 +22,38 @@ if TYPE_CHECKING:
 _HEAD = 5  # magic byte and schema id of the Confluent wire format
 
 
-async def read_body(settings: Settings, transport: Transport, letter: Letter) -> tuple[Any, str | None]:
-    """Decode a letter's body; give it, or None and why it cannot be read.
+async def read_body(
+    settings: Settings, transport: Transport, letter: Letter, *, reveal: bool = False
+) -> tuple[Any, str | None]:
+    """Decode a letter's body, secrets masked; give it, or None and why it cannot be read.
 
     Args:
-        settings: where the schema registry is.
+        settings: where the schema registry is, and the keys.
         transport: an open broker.
         letter: whose.
+        reveal: show secrets, and decrypt what is encrypted.
     """
     from ...events.codec import Codec, UnknownSchema
+    from ...events.keys import open_keys
     from ...events.registry import open_registry
+    from ...events.secret import masked
 
     value = letter.delivery.value
     if value is None:
         return None, "the letter has no value" if letter.complete else "the letter was too large to keep its value"
     registry = open_registry(settings, transport)
-    codec = Codec(registry)
+    codec = Codec(registry, open_keys(settings) if reveal else None)
+
+    def read() -> Any:
+        found = codec.decode_any(value, _content_type(letter), letter.type, letter.event_id, mask=not reveal)
+        return found if reveal else masked(found, _secret_paths(letter))
+
     try:
         try:
-            return codec.decode_any(value, _content_type(letter)), None
+            return read(), None
         except UnknownSchema as unknown:
             await codec.learn(unknown.schema_id)
-            return codec.decode_any(value, _content_type(letter)), None
+            return read(), None
     except ChoreoError as error:
         return None, f"it cannot be read: {error.message}"
     finally:
@@ -66,14 +77,14 @@ async def mend(settings: Settings, transport: Transport, letter: Letter, data: s
     from fastavro.validation import validate
 
     from ...events.registry import open_registry
+    from ...events.sealed import find_places
+    from ...events.writer import secrets_of
 
     value = letter.delivery.value
     if value is None:
         raise DecodeError(f"{letter.id} has no value to edit; give it one with --data")
     if value[:1] != b"\0":
-        text = data or await _edited(value.decode(errors="replace"))
-        changed = json.dumps(_parsed(text), ensure_ascii=False).encode()
-        return None if _parsed(text) == _same(value) else changed
+        return await _mend_json(letter, value, data)
     _, problem = await read_body(settings, transport, letter)  # with its strict scan, before fastavro sees the bytes
     if problem is not None:
         raise DecodeError(f"{letter.id}: {problem}")
@@ -85,8 +96,8 @@ async def mend(settings: Settings, transport: Transport, letter: Letter, data: s
     before = schemaless_reader(io.BytesIO(value[_HEAD:]), schema, None)
     spelled = io.StringIO()
     json_writer(spelled, schema, [before])
-    shown = json.dumps(json.loads(spelled.getvalue()), indent=2, ensure_ascii=False)
-    text = json.dumps(_parsed(data or await _edited(shown)), ensure_ascii=False)
+    edited = await _changed(json.loads(spelled.getvalue()), [*secrets_of(schema), *_secret_paths(letter)], data)
+    text = json.dumps(edited, ensure_ascii=False)
     try:
         after = next(iter(json_reader(io.StringIO(text), schema)))
         validate(after, schema)
@@ -96,10 +107,47 @@ async def mend(settings: Settings, transport: Transport, letter: Letter, data: s
         ) from None
     if after == before:
         return None
+    places = find_places(schema)
+    if places is not None and not set(places.sealed(after)) <= set(places.sealed(before)):
+        raise ConfigurationError("what is encrypted cannot be edited; edit other fields, or publish a new event")
     out = io.BytesIO()
     out.write(value[:_HEAD])
     schemaless_writer(out, schema, after)
     return out.getvalue()
+
+
+async def _mend_json(letter: Letter, value: bytes, data: str) -> bytes | None:
+    secrets, before = _secret_paths(letter), _same(value)
+    if before is None and secrets and not data:
+        raise ConfigurationError(f"{letter.id} is not JSON and may hold secrets; give the new body with --data")
+    if before is None:
+        return json.dumps(_parsed(data or await _edited(value.decode(errors="replace"))), ensure_ascii=False).encode()
+    after = await _changed(before, secrets, data)
+    return None if after == before else json.dumps(after, ensure_ascii=False).encode()
+
+
+async def _changed(before: Any, secrets: Sequence[str], data: str) -> Any:
+    """Let a body be edited with its secrets masked; where a mask still stands afterwards, the secret does."""
+    from ...events.secret import masked
+
+    shown = json.dumps(masked(before, secrets), indent=2, ensure_ascii=False)
+    return _unmasked(_parsed(data or await _edited(shown)), before)
+
+
+def _unmasked(after: Any, before: Any) -> Any:
+    from ...events.secret import MASK
+
+    if after == MASK and before is None:
+        raise ConfigurationError(f"{MASK} stands for a secret, and there is none in its place; nothing was sent")
+    if after == MASK:
+        return before
+    if isinstance(after, dict):
+        known = before if isinstance(before, dict) else {}
+        return {name: _unmasked(each, known.get(name)) for name, each in after.items()}
+    if isinstance(after, list):
+        items = before if isinstance(before, list) else []
+        return [_unmasked(each, items[index] if index < len(items) else None) for index, each in enumerate(after)]
+    return after
 
 
 async def _edited(text: str) -> str:
@@ -128,6 +176,13 @@ def _same(value: bytes) -> Any:
         return json.loads(value)
     except ValueError:
         return None
+
+
+def _secret_paths(letter: Letter) -> list[str]:
+    from ...events.codec import SECRET_FIELDS
+
+    told = next((value for name, value in letter.delivery.headers if name == SECRET_FIELDS), None) or b""
+    return [path for path in told.decode(errors="replace").split(",") if path]
 
 
 def _content_type(letter: Letter) -> str:

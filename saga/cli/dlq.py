@@ -64,15 +64,22 @@ async def list_(
 
 
 @dlq.command
-async def show(id: str, /, *, shell: Annotated[Shell, Parameter(parse=False)]) -> None:  # noqa: A002
+async def show(
+    id: str,  # noqa: A002
+    /,
+    *,
+    reveal: Flag = False,
+    shell: Annotated[Shell, Parameter(parse=False)],
+) -> None:
     """Show one dead letter: who gave up and why, its headers, and its body decoded.
 
     Args:
         id: of the letter, or the beginning of it.
+        reveal: show secrets in the clear; what is encrypted needs its key (CHOREO_KEYS).
     """
     async with broker(shell) as transport:
         filed = pick(await read(transport, ()), id)
-        body, problem = await body_of(shell, transport, filed.letter)
+        body, problem = await body_of(shell, transport, filed.letter, reveal)
     shown = {**told(filed), "headers": headers_of(filed.letter), "body": body, "body_error": problem}
     if shell.machine:
         shell.json(shown)
@@ -109,6 +116,7 @@ async def export(
     error: Text = "",
     since: Text = "",
     settled: Flag = False,
+    reveal: Flag = False,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> None:
     """Write dead letters to a file as JSON lines, bodies decoded where they can be.
@@ -120,6 +128,7 @@ async def export(
         error: text in the error's class or message.
         since: 1h, a date or RFC 3339.
         settled: also those that were retried, skipped or discarded.
+        reveal: write secrets in the clear; what is encrypted needs its key (CHOREO_KEYS).
     """
     wanted = matching(service=service, error=error, since=since, settled=settled)
     async with broker(shell) as transport:
@@ -130,7 +139,7 @@ async def export(
             raise ConfigurationError(f"cannot write {file}: {failed.strerror or failed}") from None
         with out:
             for each in found:
-                body, problem = await body_of(shell, transport, each.letter)
+                body, problem = await body_of(shell, transport, each.letter, reveal)
                 line = {**told(each), "headers": headers_of(each.letter), "body": body, "body_error": problem}
                 out.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
     shell.hint(f"{len(found):,} dead letters written to {file}; they hold payloads")

@@ -113,11 +113,11 @@ async def choose(
     return sorted(unique.values(), key=lambda letter: (letter.at, letter.delivery.topic, letter.delivery.offset))
 
 
-async def body_of(shell: Shell, transport: Transport, letter: Letter) -> tuple[Any, str | None]:
-    """Decode a letter's body; give it, or None and why it cannot be read."""
+async def body_of(shell: Shell, transport: Transport, letter: Letter, reveal: bool) -> tuple[Any, str | None]:
+    """Decode a letter's body, secrets masked or shown; give it, or None and why it cannot be read."""
     from .bodies import read_body
 
-    return await read_body(shell.settings, transport, letter)
+    return await read_body(shell.settings, transport, letter, reveal=reveal)
 
 
 def question(what: str, letters: Sequence[Letter]) -> str:

@@ -40,6 +40,7 @@ def configure(shell: Shell) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+    logging.getLogger("aiosqlite").setLevel(logging.INFO)  # below it quotes statements with their values, secrets too
     # A broker that is away gives one line of ours; the client's own twenty come with -v.
     logging.basicConfig(level=logging.CRITICAL if shell.verbose == 0 else level, stream=sys.stderr)
 

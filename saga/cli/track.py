@@ -92,7 +92,7 @@ async def _track_file(
 
 
 async def _track_topics(shell: Shell, declaration: Declaration, dry_run: bool) -> int:
-    from ...events.codec import Codec
+    from ...events.codec import open_codec
     from ...events.intake import Intake
     from ...events.registry import open_registry
     from ...events.transports import connect
@@ -104,7 +104,7 @@ async def _track_topics(shell: Shell, declaration: Declaration, dry_run: bool) -
     async with _store(shell, dry_run) as database, connect(settings.broker_url, settings) as transport:
         registry = open_registry(settings, transport)
         try:
-            codec = Codec(registry)
+            codec = open_codec(registry, settings)
             backfill = Backfill(declaration, database, codec)
             await backfill.prepare()
             intake = Intake(consumed_classes([declaration]), codec)

@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 from ...events.clock import duration, format_duration, from_datetime, to_datetime
 from ...events.errors import ConfigurationError
 from ...events.event import Event
+from ...events.secret import Showing
 from ...services.provided import Overrides, check_overrides
 from ...services.service import Service
 from ..loading import Parts
@@ -180,7 +181,7 @@ class Harness:
         Raises:
             Refused: with the reason.
         """
-        data = event.model_dump(mode="json", by_alias=True)
+        data = event.model_dump(mode="json", by_alias=True, context=Showing.VALUE)
         await self._ask("start", None, type=saga.definition().type, event=event.spec().type, data=data)
 
     async def cancel(self, saga: str, *, reason: str = "") -> None:

@@ -15,7 +15,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, func, select
 
 from ...events.clock import SECOND, Clock, to_datetime
-from ...events.codec import Codec, UnknownSchema
+from ...events.codec import UnknownSchema, open_codec
 from ...events.database import Database
 from ...events.envelope import Delivery, Envelope, Record, read_envelope
 from ...events.errors import Refused
@@ -34,6 +34,7 @@ from ..coordinator import Coordinator, Options
 from ..loading import Parts
 from ..tables import HEAD, metadata, parked, saga, sent
 from ..words import Condition, Phase, StepState
+from .keys import TEST_KEYS
 from .loop import VirtualLoop, earliest
 from .stores import open_memory
 from .views import DeadLetter, Published, SagaView, read_dead_letter, saga_view
@@ -61,7 +62,7 @@ class World:
         self._loop = loop
         self._ids = Random(f"{seed}/ids")
         self._jitter = Random(f"{seed}/jitter")
-        self._settings = Settings.model_construct(broker="memory:")  # of no environment and no file
+        self._settings = Settings.model_construct(broker="memory:", keys=TEST_KEYS)  # of no environment and no file
         self._broker = _Recorder(loop.clock)
         self._classes = {cls.spec().type: cls for cls in event_classes(parts)}
         self._stack = AsyncExitStack()
@@ -83,7 +84,7 @@ class World:
         broker, stack = self._broker, self._stack
         await stack.enter_async_context(broker)
         await broker.create_topics(self._parts.topics())
-        self._codec = Codec(open_registry(self._settings, broker))
+        self._codec = open_codec(open_registry(self._settings, broker), self._settings)
         self._publisher = await stack.enter_async_context(
             Publisher(broker, source="test", settings=self._settings, clock=self._loop.clock)
         )
@@ -289,7 +290,7 @@ class World:
     async def _decode(self, cls: type[E], delivery: Delivery, envelope: Envelope) -> E:
         while True:
             try:
-                return self._codec.decode(cls, delivery.value or b"", envelope.content_type)
+                return self._codec.decode(cls, delivery.value or b"", envelope.content_type, id_=envelope.id)
             except UnknownSchema as error:
                 await self._codec.learn(error.schema_id)
 

@@ -13,11 +13,13 @@ from typing import Any
 from ....events.codec import Codec
 from ....events.errors import ConfigurationError
 from ....events.event import Event
+from ....events.keys import Keys, read_keys
 from ....events.settings import Settings
 from ....services.provided import Overrides, Provided, check_overrides, of_service
 from ....services.service import Service
 from ...loading import Parts
 from ...saga import Saga
+from ..keys import TEST_KEYS
 from ..standins import StandIn, standin_services
 from ..world import event_classes
 from .faults import KINDS, Plan, Survey, make_plan
@@ -80,7 +82,7 @@ class Explorer:
         with quiet():
             self._kit.prepare()
         self._classes = {cls.spec().type: cls for cls in event_classes(self._everything())}
-        self._codec = Codec(self._kit.schemas)
+        self._codec = Codec(self._kit.schemas, Keys(read_keys(TEST_KEYS)))
         _now(self._codec.prepare(self._classes.values()))
 
     def _everything(self) -> Parts:

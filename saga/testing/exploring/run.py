@@ -135,7 +135,7 @@ class Run:
             cls = self._classes.get(envelope.type)
             if cls is None or delivery.topic != cls.spec().topic:
                 continue
-            event = self._codec.decode(cls, delivery.value or b"", envelope.content_type)
+            event = self._codec.decode(cls, delivery.value or b"", envelope.content_type, id_=envelope.id)
             name = saga_of(envelope)
             at = to_datetime(delivery.timestamp * 1_000)
             self._published.append(Published(event, envelope.id, envelope.source, at, name))

@@ -30,6 +30,7 @@ from ...coordinator import Coordinator, Options
 from ...loading import Parts
 from ...timers import Breaker
 from ..harness import BEGIN
+from ..keys import TEST_KEYS
 from ..loop import NeverSettles, earliest
 from ..world import all_at_rest, parked_due, saga_due
 from .broker import Broker, Link
@@ -81,7 +82,9 @@ class Kit:
     schemas: KnownSchemas = field(default_factory=KnownSchemas)
     disks: dict[str, Disk] = field(default_factory=dict)
     # The rules are judged on whole histories, however long a run is.
-    settings: Settings = field(default_factory=lambda: Settings.model_construct(broker="memory:", retention="forever"))
+    settings: Settings = field(
+        default_factory=lambda: Settings.model_construct(broker="memory:", retention="forever", keys=TEST_KEYS)
+    )
 
     def disk(self, name: str) -> Disk:
         """Give a store's disk, as new."""
