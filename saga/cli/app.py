@@ -52,6 +52,7 @@ def _make() -> App:
     )
     commands = (
         (run, "demo", "demo:demo", "A shop of five services, with orders that succeed, fail and are undone."),
+        (run, "new", "new:new", "Write a small project that runs."),
         (run, "run", "run:run", "Run services and sagas."),
         (run, "publish", "publish:publish", "Publish a file's rows, or one event."),
         (run, "track", "track:track", "Feed past events through a saga that only watches."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +13,7 @@ from cyclopts import Parameter
 
 from ...events.errors import ConfigurationError
 from . import exits
+from .reloading import when_told
 from .shell import Shell
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ def run(
     create_topics: bool | None = None,
     on_gap: Literal["stop", "continue"] = "stop",
     health: Annotated[str, Parameter(show_default=False)] = "",
+    reload: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
     """Run services and sagas in this process.
@@ -42,6 +45,7 @@ def run(
         create_topics: make missing topics; by default on the embedded brokers, not on Kafka.
         on_gap: what to do about events that were deleted before they were read.
         health: answer /healthz and /readyz at HOST:PORT, or at PORT on 127.0.0.1.
+        reload: for development: start again when the code changes.
     """
     from ..coordinator import Options
     from ..loading import load_parts
@@ -50,6 +54,11 @@ def run(
         raise ConfigurationError(
             "what shall run? name services and sagas, as in saga run shop.py:orders shop.py:Fulfilment"
         )
+    if reload:
+        from .reloading import watch
+
+        arguments = [each for each in sys.argv[1:] if each != "--reload"]
+        return watch(arguments, targets, lambda text: print(text, file=sys.stderr, flush=True))
     parts = load_parts(targets)  # before there is a loop: a module may do at its import what it likes
     return asyncio.run(_run(shell, parts, until_idle, create_topics, Options(gap=on_gap), health))
 
@@ -108,6 +117,7 @@ def _stop_on_signal() -> asyncio.Event:
 
     for number in _SIGNALS:
         loop.add_signal_handler(number, stop)
+    when_told(stopping.set)
     return stopping
 
 

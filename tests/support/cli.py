@@ -39,12 +39,16 @@ class Program:
         env: its environment.
         folder: where its output goes.
         name: of the output file.
+        cwd: where it runs; here by default.
     """
 
-    def __init__(self, command: Sequence[object], *, env: Mapping[str, str], folder: Path, name: str) -> None:
+    def __init__(
+        self, command: Sequence[object], *, env: Mapping[str, str], folder: Path, name: str, cwd: Path | None = None
+    ) -> None:
         self.name = name
         self._command = [str(SAGA.parent / str(command[0])), *map(str, command[1:])]
         self._env = dict(env)
+        self._cwd = cwd
         self._log = folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: Watchdog | None = None
@@ -67,7 +71,7 @@ class Program:
         self.lives += 1
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env, cwd=self._cwd
             )
         self._watchdog = Watchdog(self._process.pid, self._log.with_suffix(".gone"))
 
