@@ -1,7 +1,7 @@
 """`saga run --reload`: run in a process of its own, and start it again whenever the user's files change.
 
-The one that watches loads none of the user's code. It tells the one that runs to stop by closing a pipe: so a Ctrl-C, which
-the terminal gives to both, counts once, and the runner never outlives its watcher.
+The one that watches loads none of the user's code. It tells the one that runs to stop by closing a pipe: so a Ctrl-C,
+which the terminal gives to both, counts once, and the runner never outlives its watcher.
 """
 
 from __future__ import annotations
