@@ -189,7 +189,7 @@ def test_status_says_where_why_and_what_comes_next(saga: Console) -> None:
     lines = done.out.splitlines()
     assert lines[0].split() == ["●", COMPENSATING, "COMPENSATING"]
     assert "charge failed: Declined (test)" in done.out
-    assert re.search(r"waiting +release: Released, sent again in .*, given up in", done.out)
+    assert re.search(r"waiting +release: Released, sent again .*, given up in", done.out)
     assert re.search(r"├─✖ charge +FAILED +test +1 ", done.out)
     assert re.search(r"└─● release +COMPENSATING", done.out)
     assert re.search(r"▏ *●━+▏", done.out)
