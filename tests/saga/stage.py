@@ -223,6 +223,8 @@ class Stage:
                 return {}
             found = {}
             for each in recorded.page(connection, recorded.Which(), most=10_000):
+                if each.forgotten:
+                    continue
                 known = recorded.definitions_of(connection, each.instance.type)
                 if (told := difference.recorded(each, known)) is not None:
                     found[each.instance.id] = told
