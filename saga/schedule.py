@@ -25,8 +25,9 @@ MOST_TICKS = 100
 """Ticks of one schedule that are caught up in one transaction."""
 
 # Where clocks are set back an hour comes twice: begun this much earlier, the ticks are the same wherever one begins.
-_BACK = 3 * 3_600 * SECOND
-_LOOKS = (3_600 * SECOND, 86_400 * SECOND, 32 * 86_400 * SECOND, 367 * 86_400 * SECOND, 9 * 366 * 86_400 * SECOND)
+_HOUR = 3_600 * SECOND
+_BACK = 3 * _HOUR
+_LOOKS = tuple(hours * _HOUR for hours in (1, 24, 800, 8_800, 80_000))
 
 
 @dataclass(frozen=True, slots=True)

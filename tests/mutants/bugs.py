@@ -112,8 +112,8 @@ BUGS = (
     Bug(
         "a late success is forgotten",
         "saga.answers",
-        "            self._enter(plan, StepState.DONE, reason)\n            if self.instance.phase is not",
-        "            self.changes.append(Change(plan.name, step.state, reason))\n            if self.instance.phase is not",
+        "            self._enter(plan, StepState.DONE, reason)\n            if self.instance.phase",
+        "            self.changes.append(Change(plan.name, step.state, reason))\n            if self.instance.phase",
         faults=("lag", "gives-up"),
     ),
     Bug(
