@@ -1,8 +1,8 @@
-"""`make soak`: explore the demo shop for as long as one wants.
+"""`make soak`: explore the demo shop for as long as one wants, then fuzz what strangers send.
 
-`make soak SOAK=60` explores for an hour, `make soak SEED=100000` goes on from that seed.
-It ends with what happened how often, Ctrl-C ends it sooner. A failure prints its story, and the seed that shows it
-again.
+`make soak SOAK=60` takes an hour, a fifth of it for the fuzzers; `make soak SEED=100000` goes on from that seed.
+It ends with what happened how often, Ctrl-C ends it sooner. A failure prints its story, and the seed or the file that
+shows it again.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ from choreo.saga.testing import Explored
 from choreo.saga.testing.exploring.jobs import in_jobs
 from choreo.saga.testing.exploring.quiet import quiet
 
+from .fuzz import run as fuzz
 from .saga.explored import explorer_of_the_demo
+
+FUZZING = 0.2
+"""The fuzzers' share of the time."""
 
 
 def main() -> int:
     """Run it; 1 when a run has failed."""
     minutes, first = float(os.environ.get("SOAK") or 1), int(os.environ.get("SEED") or 0)
     jobs = os.cpu_count() or 1
-    until = time.monotonic() + minutes * 60
+    until = time.monotonic() + minutes * 60 * (1 - FUZZING)
 
     def work(job: int) -> Explored:
         stopped: list[int] = []
@@ -39,8 +43,12 @@ def main() -> int:
             explorer.close()
         return explored
 
-    signal.signal(signal.SIGINT, lambda *_: None)  # the jobs hear it too, end their run, and tell what they have seen
-    print(f"exploring the demo shop for {minutes:g} minutes with {jobs} jobs, from seed {first}; Ctrl-C ends it")
+    ended: list[int] = []  # the jobs hear it too, end their run, and tell what they have seen
+    signal.signal(signal.SIGINT, lambda number, _: ended.append(number))
+    print(
+        f"exploring the demo shop for {minutes * (1 - FUZZING):g} of {minutes:g} minutes with {jobs} jobs, from seed "
+        f"{first}; Ctrl-C ends it"
+    )
     began = time.monotonic()
     whole = Explored()
     failures = []
@@ -52,7 +60,9 @@ def main() -> int:
     print(whole)
     for failure in failures:
         print(f"\n{failure}\n\nexplorer_of_the_demo().run({failure.seed!r}) in tests/saga/explored.py shows it again")
-    return 1 if failures else 0
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    broken = [] if ended else fuzz.fuzz_all(minutes * 60 * FUZZING)
+    return 1 if failures or broken else 0
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import uuid
 from pathlib import Path
@@ -262,3 +263,33 @@ def test_what_people_get_wrong_is_one_clear_line(
 
 def test_help_shows_examples(saga: Console) -> None:
     assert "saga schema check shop.py --registry schemas/" in saga("schema", "--help").out
+
+
+@pytest.mark.parametrize("part", ["packing", "Delivery"])
+@pytest.mark.parametrize("where", ["embedded", pytest.param("apicurio", marks=pytest.mark.registry)])
+def test_an_incompatible_change_is_refused_when_a_service_or_a_coordinator_starts(
+    saga: Console,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    part: str,
+    where: str,
+) -> None:
+    mark = uuid.uuid4().hex[:8]
+    if where == "apicurio":
+        monkeypatch.setenv("CHOREO_REGISTRY", request.getfixturevalue("apicurio").url)
+    ours = changed(tmp_path, 'topic="', f'topic="{mark}.')
+    assert saga("topics", "apply", ours).code == exits.OK
+    assert saga("schema", "register", ours).code == exits.OK
+    event = "Packed" if part == "packing" else "Ordered"
+    line = re.search(rf"class {event}\(.*\n", SHOP)
+    assert line is not None
+    worse = changed(tmp_path, line[0], f"{line[0]}    region: str\n")
+    (tmp_path / worse).write_text((tmp_path / worse).read_text().replace('topic="', f'topic="{mark}.'))
+    refused = saga("run", f"{worse}:{part}")
+    assert refused.code == exits.ERROR
+    assert (
+        f"{event}.region is new and has no default (rule: a new field needs one, to read older events)" in refused.err
+    )
+    assert "Traceback" not in refused.err
+    assert refused.err.splitlines()[-1].startswith("error: the schema of ")
