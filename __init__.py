@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .events.event import Event
     from .events.failures import HandlerFailed
     from .events.foreign import Foreign, header, value
+    from .events.outboxes.outbox import Outbox
     from .events.publisher import BlockingPublisher, Publisher
     from .events.secret import Secret
     from .events.settings import Settings, load_settings
@@ -69,6 +70,7 @@ _HOME = {
     "Secret": "events.secret",
     "Publisher": "events.publisher",
     "BlockingPublisher": "events.publisher",
+    "Outbox": "events.outboxes.outbox",
     "Dated": "events.source",
     "in_time_order": "events.source",
     "publish_file": "events.source",
@@ -105,6 +107,7 @@ __all__ = [  # noqa: RUF022 - by use, errors last
     "Secret",
     "Publisher",
     "BlockingPublisher",
+    "Outbox",
     "Dated",
     "in_time_order",
     "publish_file",

@@ -31,8 +31,11 @@ from .errors import ConfigurationError, StoreMismatch, StoreUnreachable
 T = TypeVar("T")
 Work = Callable[[Connection], T]
 
-_WRITE = "choreo_write"
+WRITE = "choreo_write"
+"""The execution option of transactions that will write."""
+
 _RETRIED_STATES = {"40001", "40P01"}  # serialization_failure, deadlock_detected (PostgreSQL, appendix A)
+_RETRIED_CODES = {1205, 1213}  # ER_LOCK_WAIT_TIMEOUT, ER_LOCK_DEADLOCK (MariaDB and MySQL, the first argument)
 # connection exception, insufficient resources, operator intervention, system error, read-only (a standby by now)
 _WAITED_STATES = ("08", "53", "57", "58", "25006")
 _ATTEMPTS = 6
@@ -156,7 +159,7 @@ class Database:
     @asynccontextmanager
     async def _begin(self) -> AsyncIterator[AsyncConnection]:
         async with self._connect() as connection:
-            connection = await connection.execution_options(**{_WRITE: True})
+            connection = await connection.execution_options(**{WRITE: True})
             async with connection.begin():
                 yield connection
 
@@ -315,7 +318,7 @@ def _sqlite_engine(url: URL, must_exist: bool) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "begin")
     def _begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get(_WRITE)
+        writes = connection.get_execution_options().get(WRITE)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
@@ -347,7 +350,12 @@ def _postgres_engine(url: URL) -> AsyncEngine:
 
 def conflicting(error: BaseException) -> bool:
     """Say whether transactions met, so that the same one may succeed when it runs again at once."""
-    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _RETRIED_STATES
+    if not isinstance(error, DBAPIError):
+        return False
+    code = next(iter(getattr(error.orig, "args", ())), None)
+    return getattr(error.orig, "sqlstate", None) in _RETRIED_STATES or (
+        isinstance(code, int) and code in _RETRIED_CODES
+    )
 
 
 def unreachable(error: DBAPIError) -> bool:

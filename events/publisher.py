@@ -115,7 +115,7 @@ class Publisher:
         events = (event, *more)
         if id is not None and more:
             raise ConfigurationError("id= names one event; publish events with ids of their own one by one")
-        moment = self._clock() if time is None else _microseconds(time)
+        moment = self._clock() if time is None else microseconds(time)
         await self.prepare({each.__class__ for each in events})
         ids = [id] if id is not None else [new_id() for _ in events]
         records = [
@@ -156,7 +156,7 @@ class Publisher:
         spec = event.spec()
         key = event.key_text()
         envelope = Envelope(
-            id, spec.type, self.source, time, key, causation_id=causation_id, traceparent=_current_traceparent()
+            id, spec.type, self.source, time, key, causation_id=causation_id, traceparent=current_traceparent()
         )
         return to_record(event, envelope, self._opened())
 
@@ -174,14 +174,7 @@ class Publisher:
         Raises:
             TransportError, LimitExceeded: as `Transport.send`.
         """
-        try:
-            await self._transport.send(records)
-        except TopicMissing:
-            if self._transport.url.startswith("kafka:"):
-                raise
-            topics = sorted({record.topic for record in records})
-            await self._transport.create_topics([TopicSpec(topic) for topic in topics])
-            await self._transport.send(records)
+        await send_making_topics(self._transport, records)
 
     def _opened(self) -> Codec:
         if self._codec is None:
@@ -189,7 +182,23 @@ class Publisher:
         return self._codec
 
 
-def _current_traceparent() -> str | None:
+async def send_making_topics(transport: Transport, records: Sequence[Record]) -> None:
+    """Send records; on the embedded brokers missing topics are made.
+
+    Raises:
+        TransportError, LimitExceeded: as `Transport.send`.
+    """
+    try:
+        await transport.send(records)
+    except TopicMissing:
+        if transport.url.startswith("kafka:"):
+            raise
+        topics = sorted({record.topic for record in records})
+        await transport.create_topics([TopicSpec(topic) for topic in topics])
+        await transport.send(records)
+
+
+def current_traceparent() -> str | None:
     """Spell the caller's current span, so that its trace and the saga's lead to each other (W3C Trace Context §3.2)."""
     context = get_current_span().get_span_context()
     if not context.is_valid:
@@ -261,7 +270,12 @@ def _transport(broker: str | Transport | None, settings: Settings) -> Transport:
     return connect(broker, settings) if isinstance(broker, str) else broker
 
 
-def _microseconds(time: datetime) -> int:
+def microseconds(time: datetime) -> int:
+    """Read the `time=` of an event that is published.
+
+    Raises:
+        ConfigurationError: it has no zone.
+    """
     try:
         return from_datetime(time)
     except ValueError as error:

@@ -36,6 +36,11 @@ class Settings(BaseSettings):
     service_store: str = Field(
         default="", description="Store of a service, {name} stands for its name (default: sqlite:HOME/{name}.db)."
     )
+    outbox: str = Field(
+        default="",
+        description="The database of an existing system whose outbox `saga relay` publishes: postgresql://..., "
+        "mysql://... (MariaDB too) or sqlite:PATH.",
+    )
     namespace: str = Field(default="", description="Keeps two deployments apart in one Jaeger; part of every trace id.")
     topic_prefix: str = Field(default="", description="Put before every topic and group name, one per environment.")
     group: str = Field(default="choreo.coordinator", description="Consumer group of the coordinators.")

@@ -17,6 +17,7 @@ from tests.support import parts
 from tests.support.apicurio import ApicurioServer, apicurio_home
 from tests.support.jaeger import JaegerServer, cached_jaeger
 from tests.support.kafka import KafkaServer, kafka_jars
+from tests.support.mariadb import MariaDBServer, mariadb_programs
 from tests.support.parts import Missing
 from tests.support.postgres import PostgresServer, postgres_programs
 
@@ -55,6 +56,28 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     url = postgres_server.create_database()
     yield url
     postgres_server.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[MariaDBServer]:
+    """A real MariaDB server, one for the whole run."""
+    try:
+        server = MariaDBServer(mariadb_programs())
+    except Missing as missing:
+        parts.missing("MariaDB", str(missing))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def mariadb_url(mariadb_server: MariaDBServer) -> Iterator[str]:
+    """The URL of a fresh, empty MariaDB database."""
+    url = mariadb_server.create_database()
+    yield url
+    mariadb_server.drop_database(url)
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,7 @@ def _make() -> App:
         (run, "new", "new:new", "Write a small project that runs."),
         (run, "run", "run:run", "Run services and sagas."),
         (run, "publish", "publish:publish", "Publish a file's rows, or one event."),
+        (run, "relay", "relay:relay", "Publish what an existing system's outbox holds."),
         (run, "track", "track:track", "Feed past events through a saga that only watches."),
         (look, "list", "listing:list_", "List sagas: the open and the failed ones first."),
         (look, "status", "status:status", "Where a saga is, and why."),

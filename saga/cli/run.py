@@ -71,7 +71,7 @@ async def _run(
 
     settings = shell.settings
     embedded = not settings.broker_url.startswith("kafka:")
-    stopping = _stop_on_signal()
+    stopping = stop_on_signal()
     async with connect(settings.broker_url, settings) as transport:
         process = Process(
             parts,
@@ -105,7 +105,7 @@ async def _for_ever() -> None:
     await asyncio.Event().wait()
 
 
-def _stop_on_signal() -> asyncio.Event:
+def stop_on_signal() -> asyncio.Event:
     """Set the event at the first signal; end the process at the second."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -18,12 +18,14 @@ from .apicurio import apicurio_home
 from .compose import compose_binary
 from .jaeger import jaeger_binary
 from .kafka import kafka_jars
+from .mariadb import mariadb_programs
 from .parts import Missing
 from .postgres import postgres_programs
 
 PARTS: dict[str, Callable[[], Path]] = {
     "Apache Kafka": kafka_jars,
     "PostgreSQL": postgres_programs,
+    "MariaDB": mariadb_programs,
     "Docker Compose": compose_binary,
     "Jaeger": jaeger_binary,
     "Apicurio Registry": apicurio_home,

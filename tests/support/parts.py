@@ -1,4 +1,4 @@
-"""The real parts of the suite (Kafka, PostgreSQL, Compose, Jaeger, Apicurio) and what happens when one is missing.
+"""The real parts of the suite (Kafka, PostgreSQL, MariaDB, Apicurio ...) and what happens when one is missing.
 
 In CI (the variable `CI` is set) that is a failure. For a person the tests are skipped, each part is explained in one
 line, and the last lines of the run count them.

@@ -1,0 +1,120 @@
+"""The door to a database that is not ours: PostgreSQL, SQLite, MariaDB or MySQL, left as it is found.
+
+Nothing of the database is changed (no journal mode, no tables but our own two), and no table is made unless asked for.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from ..clock import Clock, system_clock
+from ..database import WRITE, Database, first_line, parse_store_url, redacted
+from ..errors import ConfigurationError, StoreUnreachable
+
+_FORMS = "write postgresql://user:password@host/database, mysql://... (MariaDB too) or sqlite:PATH"
+_EXTRAS = {"postgresql": "postgres", "mysql": "mysql", "mariadb": "mysql"}
+_NOW = {
+    "postgresql": "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+    "mysql": "SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)",
+    "mariadb": "SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)",
+}
+
+
+class SystemDatabase(Database):
+    """An existing system's database; make it with `SystemDatabase.open`."""
+
+    @classmethod
+    async def open(cls, url: str, *, clock: Clock = system_clock, must_exist: bool = True) -> SystemDatabase:
+        """Open it.
+
+        Args:
+            url: `postgresql://...`, `mysql://...`, `mariadb://...` or `sqlite:PATH`; a driver in it
+                (`+psycopg`) is of no consequence.
+            clock: used for SQLite, which has no clock of its own.
+            must_exist: refuse to create a SQLite file.
+
+        Raises:
+            ConfigurationError: the URL is none of those, its driver is not installed, or the file does not exist.
+            StoreUnreachable: nothing answers there.
+        """
+        parsed = _parse(url)
+        if must_exist:
+            _check_file(parsed)
+        try:
+            engine = _engine(parsed)
+        except (ModuleNotFoundError, NoSuchModuleError):
+            extra = _EXTRAS[parsed.get_backend_name()]
+            raise ConfigurationError(f"{redacted(url)} needs the extra: pip install 'choreo[{extra}]'") from None
+        try:
+            async with engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+        except (DBAPIError, sqlite3.Error, OSError) as error:
+            await engine.dispose()
+            raise StoreUnreachable(f"cannot open the database {redacted(url)}: {first_line(error)}") from error
+        except TypeError as error:  # an option in the URL's query goes to the driver as a keyword
+            await engine.dispose()
+            raise ConfigurationError(f"cannot open the database {redacted(url)}: {first_line(error)}") from error
+        return cls(engine, clock)
+
+    @property
+    def url(self) -> str:
+        """The address as one writes it, with the password masked."""
+        url = self._engine.url
+        if self.dialect == "sqlite" and url.get_backend_name() == "sqlite":
+            return f"sqlite:{url.database}"
+        return redacted(url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True))
+
+    def now(self, connection: Connection) -> int:
+        """Read the database's clock, in microseconds; SQLite has none, there it is the injected one."""
+        statement = _NOW.get(connection.dialect.name)
+        return self._clock() if statement is None else int(connection.execute(text(statement)).scalar_one())
+
+
+def _parse(url: str) -> URL:
+    if url.startswith("sqlite:") and not url.startswith("sqlite://"):
+        return parse_store_url(url)
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # ValueError: a port that is not a number
+        parsed = None
+    backend = "" if parsed is None else parsed.get_backend_name()
+    if parsed is None or backend not in ("sqlite", *_EXTRAS):
+        raise ConfigurationError(f"{redacted(url)!r} is no database of an outbox; {_FORMS}")
+    if backend in ("mysql", "mariadb"):
+        return parsed.set(drivername=f"{backend}+asyncmy")
+    return parse_store_url(url)
+
+
+def _check_file(url: URL) -> None:
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
+        raise ConfigurationError(f"there is no database at {url.database}")
+
+
+def _engine(url: URL) -> AsyncEngine:
+    if url.get_backend_name() != "sqlite":
+        # Each SELECT must see what has been committed by then, whatever the server's default is.
+        return create_async_engine(
+            url, pool_size=2, max_overflow=2, pool_pre_ping=True, hide_parameters=True, isolation_level="READ COMMITTED"
+        )
+    engine = create_async_engine(url, hide_parameters=True)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _connect(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # SQLAlchemy's documented way to take BEGIN into our own hands
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA busy_timeout=10000")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get(WRITE)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
