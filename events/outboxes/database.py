@@ -6,13 +6,15 @@ Nothing of the database is changed (no journal mode, no tables but our own two),
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, event, text
+from sqlalchemy import ColumnElement, Connection, Delete, Update, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ..clock import Clock, system_clock
 from ..database import WRITE, Database, first_line, parse_store_url, redacted
@@ -20,6 +22,7 @@ from ..errors import ConfigurationError, StoreUnreachable
 
 _FORMS = "write postgresql://user:password@host/database, mysql://... (MariaDB too) or sqlite:PATH"
 _EXTRAS = {"postgresql": "postgres", "mysql": "mysql", "mariadb": "mysql"}
+_CHUNK = 500
 _NOW = {
     "postgresql": "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
     "mysql": "SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)",
@@ -71,10 +74,36 @@ class SystemDatabase(Database):
             return f"sqlite:{url.database}"
         return redacted(url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True))
 
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """Open one write transaction; only SQLite has one writer at a time."""
+        if self._engine.dialect.name == "sqlite":
+            async with super().transaction() as connection:
+                yield connection
+        else:
+            async with self._begin() as connection:
+                yield connection
+
     def now(self, connection: Connection) -> int:
         """Read the database's clock, in microseconds; SQLite has none, there it is the injected one."""
         statement = _NOW.get(connection.dialect.name)
         return self._clock() if statement is None else int(connection.execute(text(statement)).scalar_one())
+
+
+def change_rows(
+    connection: Connection, change: Delete | Update, by: ColumnElement[Any], values: Sequence[object]
+) -> None:
+    """Change the rows that a key names, and wait for nobody who has locked others.
+
+    InnoDB locks every row that it looks at. Given a list it may look at a whole small table, and so wait for the rows
+    of a transaction that is still open; given one key it looks at one row.
+    """
+    if connection.dialect.name in ("mysql", "mariadb"):
+        for value in values:
+            connection.execute(change.where(by == value))
+        return
+    for start in range(0, len(values), _CHUNK):
+        connection.execute(change.where(by.in_(values[start : start + _CHUNK])))
 
 
 def _parse(url: str) -> URL:

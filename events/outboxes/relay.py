@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import structlog
 from opentelemetry import metrics
-from sqlalchemy import Connection, delete, inspect, select, update
+from sqlalchemy import Connection, delete, inspect, select, text, update
 
 from ..database import lock_schema
 from ..envelope import Record
@@ -24,7 +24,7 @@ from ..errors import ChoreoError, ConfigurationError
 from ..failpoints import failpoint
 from ..publisher import send_making_topics
 from ..transport import Transport
-from .database import SystemDatabase
+from .database import SystemDatabase, change_rows
 from .lag import Lag, read_lag
 from .leases import Leases
 from .table import Tables, outbox_tables, to_record
@@ -107,7 +107,7 @@ class OutboxRelay:
         Raises:
             ChoreoError: with `until_empty`, a broker or database that does not do what is asked; else it is waited for.
         """
-        await self._leases.prepare()
+        await self.start()
         pause = _SHORTEST_PAUSE
         try:
             while not stop.is_set():
@@ -128,10 +128,18 @@ class OutboxRelay:
                 else:
                     pause = _SHORTEST_PAUSE
         finally:
-            try:
-                await self._leases.release()
-            except ChoreoError:
-                pass  # they expire by themselves
+            await self.close()
+
+    async def start(self) -> None:
+        """Make ready for `step`."""
+        await self._leases.prepare()
+
+    async def close(self) -> None:
+        """Let go of the leases, so that others need not wait."""
+        try:
+            await self._leases.release()
+        except ChoreoError:
+            pass  # they expire by themselves
 
     async def step(self) -> int:
         """Publish one batch and do what is due beside it; give how many events the broker has acknowledged.
@@ -230,11 +238,8 @@ class OutboxRelay:
 
         def settle(connection: Connection) -> None:
             now = self._database.now(connection)
-            for chunk in _chunks(seqs):
-                if self._keep:
-                    connection.execute(update(outbox).where(outbox.c.seq.in_(chunk)).values(published_at=now))
-                else:
-                    self._delete(connection, chunk)
+            change = update(outbox).values(published_at=now) if self._keep else delete(outbox)
+            change_rows(connection, change, outbox.c.seq, seqs)
 
         await self._database.write(settle)
 
@@ -245,12 +250,10 @@ class OutboxRelay:
             step = await self._database.read(self._old)
             if not step:
                 break
-            await self._database.write(partial(self._delete, seqs=step))
+            outbox = self._tables.outbox
+            await self._database.write(partial(change_rows, change=delete(outbox), by=outbox.c.seq, values=step))
             pruned += len(step)
         return pruned
-
-    def _delete(self, connection: Connection, seqs: Sequence[int]) -> None:
-        connection.execute(delete(self._tables.outbox).where(self._tables.outbox.c.seq.in_(seqs)))
 
     def _old(self, connection: Connection) -> Sequence[int]:
         outbox = self._tables.outbox
@@ -308,7 +311,14 @@ async def open_tables(database: SystemDatabase, name: str, *, create: bool = Fal
 
 def _create(connection: Connection, tables: Tables) -> None:
     lock_schema(connection)
-    tables.outbox.metadata.create_all(connection)
+    if connection.dialect.name not in ("mysql", "mariadb"):
+        tables.outbox.metadata.create_all(connection)
+        return
+    connection.execute(text("SELECT GET_LOCK('choreo-schema', 60)"))  # two relays may start at once here, too
+    try:
+        tables.outbox.metadata.create_all(connection)
+    finally:
+        connection.execute(text("SELECT RELEASE_LOCK('choreo-schema')"))
 
 
 def _missing(connection: Connection, tables: Tables) -> str:
@@ -329,7 +339,3 @@ async def _pause(stop: asyncio.Event, seconds: float) -> None:
         await asyncio.wait_for(stop.wait(), seconds)
     except TimeoutError:
         pass
-
-
-def _chunks(seqs: Sequence[int]) -> Iterable[Sequence[int]]:
-    return (seqs[start : start + _CHUNK] for start in range(0, len(seqs), _CHUNK))

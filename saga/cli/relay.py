@@ -185,7 +185,8 @@ def _told(url: str, tables: Tables, lag: Any, *, relays: int, published: int | N
 def _words(told: dict[str, Any]) -> str:
     published = "" if told["published"] is None else f"{told['published']:,} published · "
     late = f", the oldest for {_ago(told['lag_ms'])}" if told["waiting"] else ""
-    return f"{published}{told['waiting']:,} waiting{late} · {told['relays']} relays"
+    relays = "1 relay" if told["relays"] == 1 else f"{told['relays']} relays"
+    return f"{published}{told['waiting']:,} waiting{late} · {relays}"
 
 
 def _ago(milliseconds: int) -> str:

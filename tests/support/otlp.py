@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -29,6 +30,7 @@ class OtlpSink:
 
     Attributes:
         received: every span, duplicates included, in the order of arrival.
+        metrics: names of the metrics that came.
         requests: how many requests came.
         answer: the HTTP status to answer with; spans are kept only with 200.
         delay: seconds to wait before answering.
@@ -36,6 +38,7 @@ class OtlpSink:
 
     def __init__(self) -> None:
         self.received: list[SpanRow] = []
+        self.metrics: set[str] = set()
         self.encodings: list[str] = []
         self.requests = 0
         self.answer = 200
@@ -98,13 +101,15 @@ class OtlpSink:
                 encoding = self.headers.get("Content-Encoding", "")
                 if sink.delay:
                     time.sleep(sink.delay)
-                status = sink.answer if self.path == "/v1/traces" else 404
-                rows = []
-                if status == 200:
-                    request = ExportTraceServiceRequest()
-                    request.ParseFromString(gzip.decompress(body) if encoding == "gzip" else body)
-                    rows = list(read_request(request))
+                status = sink.answer if self.path in ("/v1/traces", "/v1/metrics") else 404
+                rows, metrics = [], set()
+                body = gzip.decompress(body) if encoding == "gzip" else body
+                if status == 200 and self.path == "/v1/traces":
+                    rows = list(read_request(ExportTraceServiceRequest.FromString(body)))
+                elif status == 200:
+                    metrics = set(read_metrics(ExportMetricsServiceRequest.FromString(body)))
                 with sink._changed:
+                    sink.metrics |= metrics
                     sink.requests += 1
                     sink.encodings.append(encoding)
                     sink.received.extend(rows)
@@ -127,6 +132,13 @@ def read_request(request: ExportTraceServiceRequest) -> Iterable[SpanRow]:
         for scope_spans in resource_spans.scope_spans:
             for span in scope_spans.spans:
                 yield _row(span, service)
+
+
+def read_metrics(request: ExportMetricsServiceRequest) -> Iterable[str]:
+    """Give the names of the metrics in an export request."""
+    for resource_metrics in request.resource_metrics:
+        for scope_metrics in resource_metrics.scope_metrics:
+            yield from (metric.name for metric in scope_metrics.metrics)
 
 
 def outline(nodes: Iterable[Node]) -> list[str]:
