@@ -23,13 +23,19 @@ from .gates import Gate
 from .inbox import Key
 from .job import Job, Kind, Later, Route, Stage
 from .lanes import Lanes
+from .priorities import SHARE, Ranked
 
 log = structlog.get_logger("choreo.services")
 
 FAREWELL = 5.0
 """Seconds that a cancelled handler has for its clean-up."""
 
+MOST_UNIMPORTANT = 1_000
+"""Jobs that may be in flight before topics that are less important than others are not read any more."""
+
 _MOST_COMMITTED = 1_000
+_MOST_RANKED = 50  # where priorities are used: what is more important waits for one such transaction at most
+_FIRST = -(2**63)
 _REGISTRY_PAUSE = SECOND // 2
 _NONE: frozenset[str] = frozenset()
 
@@ -66,7 +72,11 @@ class Dispatcher:
                 route.gate = self._gates[route] = Gate(route.name, route.handler.limits, self._go)
         self._finished = finished
         self._lanes: Lanes[Job] = Lanes()
-        self._ready: deque[Job] = deque()
+        ranks = {rank for route in routes for rank in route.ranks.values()}
+        self._least = {topic for route in routes for topic, rank in route.ranks.items() if rank < max(ranks)}
+        """Topics that are less important than others."""
+        self._ready: deque[Job] | Ranked[Job] = deque() if len(ranks) < 2 else Ranked(_rank)
+        self._rounds = 0
         self._timers: dict[Job, asyncio.TimerHandle] = {}
         self._submitted: list[Job] = []
         self._wake = asyncio.Event()
@@ -89,10 +99,12 @@ class Dispatcher:
 
     def held(self) -> frozenset[str]:
         """Name the topics of which nothing more should be read, since too much of a handler waits at its gate."""
-        if not self._gates:
+        if not self._gates and not self._least:
             return _NONE
         full = [route.handler for route, gate in self._gates.items() if gate.full]
-        return frozenset(event.spec().topic for handler in full for event in handler.events)
+        held = frozenset(event.spec().topic for handler in full for event in handler.events)
+        # There is always room for what is more important.
+        return held | self._least if len(self.jobs) >= MOST_UNIMPORTANT else held
 
     def admit(self, job: Job) -> None:
         """Take a job in."""
@@ -115,8 +127,18 @@ class Dispatcher:
             await asyncio.sleep(0)
             self._wake.clear()
             while self._submitted:
-                jobs, self._submitted = self._submitted[:_MOST_COMMITTED], self._submitted[_MOST_COMMITTED:]
+                most = _MOST_COMMITTED
+                if self._least and len(self._submitted) > _MOST_RANKED:
+                    most = self._rank_submitted()
+                jobs, self._submitted = self._submitted[:most], self._submitted[most:]
                 await self._commit(jobs)
+
+    def _rank_submitted(self) -> int:
+        """Put the more important of what waits for a transaction first; give how many may go into the next one."""
+        self._rounds += 1
+        if self._rounds % SHARE:
+            self._submitted.sort(key=lambda job: _FIRST if job.stage is Stage.RECORD else -_rank(job))
+        return _MOST_RANKED
 
     def use(self, commit: Callable[[Sequence[Job]], Awaitable[list[Outcome]]]) -> None:
         """Set what makes results durable."""
@@ -329,6 +351,10 @@ class Dispatcher:
             following.holds = True
         else:
             self._turn(following)
+
+
+def _rank(job: Job) -> int:
+    return job.route.ranks.get(job.delivery.topic, 0)
 
 
 async def farewell(tasks: Collection[asyncio.Task[None]]) -> None:

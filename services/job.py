@@ -11,6 +11,7 @@ from ..events.envelope import Delivery, Envelope, Record
 from ..events.event import Event
 from .inbox import Key, State, reference
 from .ladder import RetryTopic
+from .priorities import ranks_of
 from .service import Handler, Service
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Stage(Enum):
 class Route:
     """What the worker needs to know of a handler, worked out once."""
 
-    __slots__ = ("claims", "forward", "gate", "guarded", "handler", "name", "parks", "rungs", "stage", "tx")
+    __slots__ = ("claims", "forward", "gate", "guarded", "handler", "name", "parks", "ranks", "rungs", "stage", "tx")
 
     def __init__(self, service: Service, handler: Handler) -> None:
         self.handler = handler
@@ -47,6 +48,8 @@ class Route:
         self.forward = handler.undoes.full_name if handler.undoes is not None else None
         self.gate: Gate | None = None
         """Where its jobs wait for their turn; set by whoever runs them, None where there is nothing to wait for."""
+        topics = [event.spec().topic for event in handler.events]
+        self.ranks = ranks_of(topics, handler.limits.priority, service.priorities)
         self.rungs = len(handler.exhausted.delays) if isinstance(handler.exhausted, RetryTopic) else 0
         self.parks = handler.exhausted == "park"
         self.stage = Stage.UNDO if self.forward else Stage.TX if self.tx else Stage.CLAIM if self.claims else Stage.RUN
@@ -163,6 +166,11 @@ class Job:
 
     def __post_init__(self) -> None:
         self.step = reference(self.envelope) if self.envelope.saga_attempt is not None else None
+
+    def climb(self, rung: int) -> None:
+        """Note that it comes from a retry topic, and which one: from 1."""
+        self.retried = self.told = True
+        self.rung, self.attempt = rung, self.route.handler.retry.attempts + rung - 1
 
     @property
     def key(self) -> Key:

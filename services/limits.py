@@ -23,12 +23,14 @@ class Limits:
         concurrency: how many calls at once; None for as many as the service allows.
         rate: calls per second; None for no limit.
         breaker: when it is left alone for a while; None for never.
+        priority: how important its events are, whatever their topic; None for what the service says.
     """
 
     timeout: int | None = None
     concurrency: int | None = None
     rate: float | None = None
     breaker: Breaker | None = None
+    priority: int | None = None
 
     @property
     def gated(self) -> bool:
@@ -45,12 +47,13 @@ def limits_of(
     concurrency: int | None,
     rate: str | None,
     breaker: Breaker | None,
+    priority: int | None = None,
 ) -> Limits:
     """Check what was written.
 
     Args:
         where: service and handler, for messages.
-        timeout, concurrency, rate, breaker: as written in `Service.on`.
+        timeout, concurrency, rate, breaker, priority: as written in `Service.on`.
 
     Raises:
         DefinitionError: naming the handler, the argument and the remedy.
@@ -66,7 +69,19 @@ def limits_of(
         raise DefinitionError(f"{where}: concurrency={concurrency!r}; give a whole number of at least 1")
     if breaker is not None and not isinstance(breaker, Breaker):
         raise DefinitionError(f'{where}: breaker={breaker!r}; write breaker=Breaker(failures=0.5, pause="10s")')
-    return Limits(timeout, concurrency, None if rate is None else _per_second(where, rate), breaker)
+    if priority is not None:
+        check_priority(priority, f"{where}: priority={priority!r}")
+    return Limits(timeout, concurrency, None if rate is None else _per_second(where, rate), breaker, priority)
+
+
+def check_priority(priority: object, where: str) -> None:
+    """Check that something is a priority.
+
+    Raises:
+        DefinitionError: it is not.
+    """
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise DefinitionError(f"{where}; give a whole number: higher is served first, 0 is usual")
 
 
 def _per_second(where: str, rate: str) -> float:

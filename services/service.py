@@ -25,7 +25,7 @@ from .breaker import Breaker
 from .calls import in_threads
 from .dependencies import Lifespan, Wiring
 from .ladder import RetryTopic, rungs_of
-from .limits import NO_LIMITS, Limits, limits_of
+from .limits import NO_LIMITS, Limits, check_priority, limits_of
 from .middleware import Answer, Middleware, check_middleware
 from .retry import Retry
 from .signature import Signature, read_signature
@@ -111,6 +111,8 @@ class Service:
         drain: how long a stop or a rebalance waits for handlers that run.
         middleware: functions around each call of a handler, the first one outermost; see `Service.middleware`.
         threads: how many blocking handlers (plain `def`) may run at once, each in a thread.
+        priorities: how important the events of a topic are, by topic: higher is served first when much waits; 0 where
+            nothing is said.
 
     Raises:
         DefinitionError: a name that cannot be a group's, a store that is none, or a limit that is none.
@@ -127,6 +129,7 @@ class Service:
         drain: str | float | timedelta = "10s",
         middleware: Sequence[Middleware] = (),
         threads: int = 16,
+        priorities: Mapping[str, int] | None = None,
     ) -> None:
         if not _NAME.fullmatch(name):
             raise DefinitionError(
@@ -159,6 +162,9 @@ class Service:
         self.wiring = Wiring(name)
         self._middleware: list[Middleware] = []
         self.threads = Threads(threads, name)
+        self.priorities = dict(priorities or {})
+        for topic, priority in self.priorities.items():
+            check_priority(priority, f"Service({name!r}): priorities[{topic!r}]={priority!r}")
         self._handlers: dict[str, Handler] = {}
         self._by_function: dict[int, Handler] = {}
         for each in middleware:
@@ -224,6 +230,7 @@ class Service:
         concurrency: int | None = None,
         rate: str | None = None,
         breaker: Breaker | None = None,
+        priority: int | None = None,
     ) -> Callable[[F], F]:
         """Declare a handler; the function itself stays as it is, to be called and tested like any other.
 
@@ -243,6 +250,7 @@ class Service:
             concurrency: how many calls at once, within the service's limit.
             rate: how many calls begin in a second, minute or hour at most: `"50/s"`, `"600/m"`, `"1000/h"`.
             breaker: leaves the handler alone for a while when too many of its calls fail.
+            priority: how important its events are, whatever their topic (see `Service`'s `priorities`).
 
         Raises:
             DefinitionError: naming the handler, the parameter and the remedy.
@@ -254,7 +262,7 @@ class Service:
 
         def declare(function: F) -> F:
             where = f"{self.name}.{name or getattr(function, '__name__', '')}"
-            limits = limits_of(where, timeout, concurrency, rate, breaker)
+            limits = limits_of(where, timeout, concurrency, rate, breaker, priority)
             handler = self._declare(function, events, retry, exhausted, undoes, empty, name, limits, scope)
             self._handlers[handler.name] = handler
             self._by_function[id(function)] = handler

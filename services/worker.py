@@ -46,6 +46,7 @@ from .partitions import Partitions
 from .provided import Overrides, Provided
 from .reading import Reader, Reading
 from .service import Default, Service
+from .watchdog import Watchdog, watch
 
 log = structlog.get_logger("choreo.services")
 
@@ -120,6 +121,7 @@ class Worker:
         self._consumer: Consumer | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._polling: asyncio.Task[None] | None = None
+        self._watchdog: Watchdog | None = None
         self._stopping = False
         self._assigned = False
         self._admitting = False
@@ -168,6 +170,7 @@ class Worker:
         loops = {"commit": self._dispatcher.commit_forever, "offsets": self._commit_offsets, "tick": self._keep_house}
         self._tasks = [self._watch(run(), f"{service.name} {name}") for name, run in loops.items()]
         self._polling = self._watch(self._poll(), f"{service.name} poll")
+        self._watchdog = watch(service) if self._clock is system_clock else None  # virtual time is never blocked
         log.info("service runs", service=service.name, topics=list(service.consumes), store=self._store_name())
         blocking = [handler.name for handler in service.handlers if handler.signature.blocking]
         if blocking:
@@ -183,6 +186,8 @@ class Worker:
         self._dispatcher.drop(lambda _: True)  # at once: what has not begun shall not begin while the last poll ends
         await asyncio.gather(self._polling, return_exceptions=True)
         self._polling = None
+        if self._watchdog is not None:
+            self._watchdog.remove(self.service)
         if not await self._dispatcher.drain(lambda _: True, self.service.drain / SECOND):
             log.warning(
                 "handlers did not end in time; their events will come again",
@@ -319,8 +324,7 @@ class Worker:
                     raise
                 await self._reconnect(error)
                 continue
-            records = self._delays.sift(consumer, records)
-            if not records:
+            if not (records := self._delays.sift(consumer, records)):
                 self._partitions.pass_over(consumer)
             else:
                 self._admitting = True
@@ -344,8 +348,7 @@ class Worker:
             for route in reading.routes:
                 job = Job(route, reading.envelope, reading.delivery or receipt.delivery, receipt, route.stage)
                 if reading.rung:
-                    job.retried = job.told = True
-                    job.rung, job.attempt = reading.rung, route.handler.retry.attempts + reading.rung - 1
+                    job.climb(reading.rung)
                 if job.key in flying and job.stage is Stage.RUN:
                     job.stage = Stage.LOOK
                 self._admit_job(job, reading, known.get(job.key))

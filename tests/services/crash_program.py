@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from pathlib import Path
 
 from sqlalchemy import Column, Integer, MetaData, String, Table, insert, update
@@ -46,7 +47,7 @@ def service(store: str, kind: str) -> Service:
     if kind == "none":
         found = Service("inventory", store=None)
     else:
-        found = Service("inventory", store=store, tables=tables if kind == "tx" else None)
+        found = Service("inventory", store=store, tables=tables if kind in ("tx", "blocked") else None)
 
     if kind == "tx":
 
@@ -56,6 +57,19 @@ def service(store: str, kind: str) -> Service:
                 await tx.execute(insert(stock).values(item="book", taken=0))
             await tx.execute(update(stock).values(taken=stock.c.taken + 1))
             return StockReserved(order_id=order.order_id, number=order.number)
+    elif kind == "blocked":
+
+        @found.on(OrderPlaced)
+        async def reserve(order: OrderPlaced) -> StockReserved:
+            path = sys.argv[2].removeprefix("sqlite:")
+            Path(path + ".stuck").touch()
+            while not Path(path + ".go").exists():
+                time.sleep(0.05)
+            return StockReserved(order_id=order.order_id, number=order.number)
+
+        @found.on(ReleaseStock, undoes=reserve)
+        async def release(command: ReleaseStock) -> StockReleased:
+            return StockReleased(order_id=command.order_id)
     else:
 
         @found.on(OrderPlaced)
