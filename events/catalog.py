@@ -97,7 +97,8 @@ class DefinitionAnnouncement(_Wire):
     Args:
         type, version, hash: which definition this is.
         namespace: part of its trace ids.
-        start: event types that start it.
+        start, cancel: event types that start it, and that cancel it.
+        completed, compensated: event types that it publishes at its end, or None.
         key: the field that holds the business key.
         correlate: the key's field where an event calls it otherwise, by event type.
         topics: the topic of every event type that it names.
@@ -111,6 +112,9 @@ class DefinitionAnnouncement(_Wire):
     hash: str
     namespace: str = ""
     start: list[str] = []
+    cancel: list[str] = []
+    completed: str | None = None
+    compensated: str | None = None
     key: str = ""
     correlate: dict[str, str] = {}
     topics: dict[str, str] = {}

@@ -127,11 +127,11 @@ def text(graph: Graph) -> list[str]:
 def mermaid(graph: Graph) -> list[str]:
     """Write it as a Mermaid flowchart."""
     ids = {node.name: f"s{number}" for number, node in enumerate(graph.nodes)}
-    lines = ["flowchart LR", f'  start(["{_label(" or ".join(graph.start))}"])']
+    lines = ["flowchart LR", f'  start(["{label(" or ".join(graph.start))}"])']
     for node in graph.nodes:
         words = [node.name, *([node.state.value] if node.state is not None else []), *node.lines]
         left, right = ("{{", "}}") if "pivot" in node.lines else ("[", "]")
-        lines.append(f'  {ids[node.name]}{left}"{"<br>".join(map(_label, words))}"{right}')
+        lines.append(f'  {ids[node.name]}{left}"{"<br>".join(map(label, words))}"{right}')
     lines += [f"  start --> {ids[name]}" for name in graph.roots]
     for edge in graph.edges:
         arrow = "-->" if edge.kind == "after" else f"-. {edge.kind} .->"
@@ -221,7 +221,7 @@ def _state(instance: Instance | None, plan: StepPlan) -> StepState | None:
     return instance.steps[plan.name].state if instance is not None and plan.name in instance.steps else None
 
 
-def _label(words: str) -> str:
+def label(words: str) -> str:
     """Make text safe within a quoted Mermaid label (its own entity codes)."""
     return words.replace("#", "#35;").replace('"', "#quot;").replace("<", "#lt;").replace(">", "#gt;")
 
