@@ -24,6 +24,7 @@ from .event import Event, EventSpec
 from .keys import Keys, open_keys
 from .layout import Layout, Unwritable, bind
 from .registry import SchemaRegistry
+from .resolution import renames, require_units
 from .scan import MOST_VALUE_BYTES
 from .sealed import find_places, mask_json, open_json, open_tree, seal_json
 from .secret import Showing
@@ -197,6 +198,11 @@ class Codec:
         convert = None if layout is None else layout.read
         options: dict[str, Any] = {"by_alias": False, "by_name": True} if layout is not None and layout.aliased else {}
         scan, parsed, tagged, places = writer.scan, writer.parsed, writer.tagged, writer.places
+        own: Any = None
+        if spec.content is not None:
+            require_units(shape_of(cls), parsed)
+            # What is closed lies there as bytes, whatever its name: no other schema would find it.
+            own = parse_schema(spec.content) if places is None and renames(spec.content) else None
         validate, name, type_, keys = cls.model_validate, cls.__name__, spec.type, self.keys
 
         def read(value: bytes, key: str, id_: str) -> Any:
@@ -206,9 +212,9 @@ class Codec:
             try:
                 record: Any
                 if tagged:
-                    record = schemaless_reader(stream, parsed, None, True, True)
+                    record = schemaless_reader(stream, parsed, own, True, True)
                 else:
-                    record = schemaless_reader(stream, parsed, None)
+                    record = schemaless_reader(stream, parsed, own)
                 if places is not None:
                     record = places.open(record, keys, type_, id_, tagged=tagged)
                 if tagged:
