@@ -1,4 +1,4 @@
-"""Rows of a file, one after another with their line numbers: CSV or JSON lines, gzip too."""
+"""Rows one after another, with their numbers: of a file of CSV or JSON lines, gzip too, or of another source."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from pydantic_core import from_json
 
 from .errors import ConfigurationError
 
 Row: TypeAlias = dict[str, Any]
-"""A row by column name: text from CSV, JSON values from JSON lines."""
+"""A row by column name: text from CSV, JSON values from JSON lines, Python values from Parquet and SQL."""
 
 MOST_LINE_BYTES = 1_000_000
 _GZIP = b"\x1f\x8b"
@@ -38,6 +38,40 @@ class Malformed:
         return f"line {self.line}: {self.reason}"
 
 
+class RowSource(Protocol):
+    """Where rows come from; iterate once, then close. It is iterated in threads, one after another."""
+
+    @property
+    def done(self) -> int:
+        """How much has been read, in the unit of `total`."""
+
+    @property
+    def total(self) -> int | None:
+        """How much there is: bytes of a file as it lies on disk, or rows; None where nobody knows."""
+
+    def __iter__(self) -> Iterator[tuple[int, Row] | Malformed]:
+        """Give rows with their numbers, from 1 on, or why one is none."""
+
+    def close(self) -> None:
+        """Let go of the source."""
+
+
+def open_rows(path: Path) -> RowSource:
+    """Open a file, whichever kind it is: Parquet is known by its first bytes.
+
+    Raises:
+        ConfigurationError: it cannot be opened or read.
+    """
+    from .parquet import MAGIC, ParquetRows
+
+    try:
+        with path.open("rb") as file:
+            parquet = file.read(len(MAGIC)) == MAGIC
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror or error}") from None
+    return ParquetRows(path) if parquet else RowReader(path)
+
+
 class RowReader:
     """Reads a file row by row; iterate once.
 
@@ -51,7 +85,7 @@ class RowReader:
     def __init__(self, path: Path) -> None:
         try:
             self._raw = path.open("rb")
-            self.total_bytes = path.stat().st_size
+            self.total: int | None = path.stat().st_size
         except OSError as error:
             raise ConfigurationError(f"cannot read {path}: {error.strerror or error}") from None
         self._path = path
@@ -61,9 +95,10 @@ class RowReader:
         self._stream = gzip.GzipFile(fileobj=self._raw) if zipped else self._raw
 
     @property
-    def bytes_done(self) -> int:
+    def done(self) -> int:
         """How much of the file has been read, in bytes as it lies on disk."""
-        return 0 if self._raw.closed else min(self._raw.tell(), self.total_bytes)
+        total = self.total or 0
+        return total if self._raw.closed else min(self._raw.tell(), total)
 
     def close(self) -> None:
         """Close the file."""

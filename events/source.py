@@ -1,4 +1,4 @@
-"""Publishing the rows of a file as events, once: an interrupted run goes on, a second run sends nothing.
+"""Publishing the rows of a file or a query as events, once: an interrupted run goes on, a second run sends nothing.
 
 An event's id is derived from the source's name, the row's content and its index among the row's events (ruling R18),
 and a ledger keeps the ids that the broker acknowledged. A crash between the acknowledgement and the ledger sends those
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import to_jsonable_python
 
 from .avro import canonical
 from .clock import from_datetime, system_clock
@@ -27,7 +28,7 @@ from .ids import derived_id
 from .ledger import Ledger
 from .outbox import MOST_RECORD_BYTES
 from .publisher import Publisher
-from .rows import Malformed, Row, RowReader
+from .rows import Malformed, Row, RowSource, open_rows
 
 MOST_SORTED = 1_000_000
 """How many events of one file are sorted by time, in memory; a larger file must be in order already, or be split."""
@@ -59,11 +60,11 @@ def in_time_order(function: F) -> F:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a file has been read (`bytes_done` of `bytes_total` as it lies on disk) and published."""
+    """How far a source has been read (`done` of `total`: bytes of a file, rows of others) and published."""
 
     rows: int
-    bytes_done: int
-    bytes_total: int
+    done: int
+    total: int | None
     published: int
     already: int
 
@@ -103,51 +104,90 @@ async def publish_file(
     *,
     name: str,
     home: Path,
+    rate: float | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
     most_malformed: int = 100,
 ) -> PublishReport:
-    """Publish the rows of a CSV or JSON-lines file as events, each once.
+    """Publish the rows of a file of CSV, JSON lines or Parquet as events, each once.
+
+    Args:
+        path: the file.
+        publisher, mapping, name, home, rate, on_progress, most_malformed: as for `publish_rows`.
+
+    Raises:
+        ConfigurationError: the file cannot be read at all.
+        TransportError, RegistryUnreachable, SchemaRefused: as `publish_rows`.
+    """
+    rows = open_rows(path)
+    return await publish_rows(
+        publisher,
+        mapping,
+        rows,
+        name=name,
+        home=home,
+        rate=rate,
+        on_progress=on_progress,
+        most_malformed=most_malformed,
+    )
+
+
+async def publish_rows(
+    publisher: Publisher,
+    mapping: Mapping,
+    rows: RowSource,
+    *,
+    name: str,
+    home: Path,
+    rate: float | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    most_malformed: int = 100,
+) -> PublishReport:
+    """Publish rows as events, each once.
 
     Args:
         publisher: open.
         mapping: what a row becomes; a function marked `in_time_order` has its events sorted first.
-        path: the file.
+        rows: where they come from; closed at the end.
         name: the source's name, part of every id: the same rows under another name are other events.
         home: the folder of the ledger, `publish.db`; with a `memory:` broker it is forgotten with the broker.
+        rate: events per second at most; what was published before costs none of it.
         on_progress: told after each batch.
         most_malformed: how many malformed rows are listed; all are counted.
 
     Raises:
-        ConfigurationError: the file cannot be read at all.
+        ConfigurationError: the source cannot be read on.
         TransportError, RegistryUnreachable: start again; what was acknowledged is not sent again.
         SchemaRefused: an event class would break readers.
     """
-    run = _Run(publisher, mapping, name, most_malformed, on_progress, RowReader(path))
+    if rate is not None and rate <= 0:
+        rows.close()
+        raise ConfigurationError(f"rate {rate:g}: more than 0 events per second")
+    run = _Run(publisher, mapping, name, most_malformed, on_progress, rows, rate)
     ledger = await Ledger.open(None if publisher.target.startswith("memory:") else home, f"{publisher.target} {name}")
     try:
         await run.publish(ledger)
     finally:
-        run.reader.close()
+        await asyncio.to_thread(rows.close)
         await ledger.close()
     return run.report
 
 
-def preview(mapping: Mapping, path: Path, *, rows: int) -> Iterator[tuple[int, Event, int | None] | Malformed]:
-    """Say what the first rows of a file become; nothing is published.
+def preview(mapping: Mapping, source: RowSource, *, rows: int) -> Iterator[tuple[int, Event, int | None] | Malformed]:
+    """Say what the first rows of a source become; nothing is published.
 
     Args:
-        mapping, path: as for `publish_file`.
+        mapping: as for `publish_rows`.
+        source: closed at the end.
         rows: how many rows are read.
 
     Returns:
         Line, event, and its time (microseconds, None where the mapping gives none), or what is wrong with a row.
 
     Raises:
-        ConfigurationError: the file cannot be read at all.
+        ConfigurationError: the source cannot be read at all.
     """
-    reader = RowReader(path)
     try:
-        for found in islice(reader, rows):
+        for found in islice(source, rows):
             if isinstance(found, Malformed):
                 yield found
                 continue
@@ -164,13 +204,13 @@ def preview(mapping: Mapping, path: Path, *, rows: int) -> Iterator[tuple[int, E
             for each in made:
                 yield line, _event_of(mapping, each), from_datetime(each.at) if isinstance(each, Dated) else None
     finally:
-        reader.close()
+        source.close()
 
 
 class _Rows:
     """What the rows of a file become, one after another; malformed ones are told and left out."""
 
-    def __init__(self, mapping: Mapping, name: str, most_malformed: int, reader: RowReader) -> None:
+    def __init__(self, mapping: Mapping, name: str, most_malformed: int, reader: RowSource) -> None:
         self.mapping = mapping
         self.name = name
         self.most_malformed = most_malformed
@@ -192,7 +232,7 @@ class _Rows:
                 self.refuse(Malformed(line, _reason(error, row)))
 
     def mapped(self, line: int, row: Row) -> list[_Item]:
-        content, now = canonical(row), system_clock()
+        content, now = _content(row), system_clock()
         items = []
         for index, each in enumerate(_events(self.mapping, row)):
             event = _event_of(self.mapping, each)
@@ -224,10 +264,10 @@ class PastEvents(_Rows):
     """
 
     def __init__(self, mapping: Mapping, path: Path, *, name: str, most_malformed: int = 100) -> None:
-        super().__init__(mapping, name, most_malformed, RowReader(path))
+        super().__init__(mapping, name, most_malformed, open_rows(path))
 
     def events(self, on_progress: Callable[[int], None] = lambda done: None) -> list[tuple[str, int, Event]]:
-        """Give id, time and event of each, sorted by time; `on_progress` is told how many bytes were read."""
+        """Give id, time and event of each, sorted by time; `on_progress` is told how much was read."""
         try:
             return [(item.id, item.time, item.event) for item in _sorted(self._telling(on_progress))]
         finally:
@@ -236,7 +276,7 @@ class PastEvents(_Rows):
     def _telling(self, on_progress: Callable[[int], None]) -> Iterator[_Item]:
         for number, item in enumerate(self.items()):
             if number % _BATCH == 0:
-                on_progress(self.reader.bytes_done)
+                on_progress(self.reader.done)
             yield item
 
     def undated(self, now: int) -> int:
@@ -252,9 +292,11 @@ class _Run(_Rows):
         name: str,
         most_malformed: int,
         on_progress: Callable[[Progress], None],
-        reader: RowReader,
+        reader: RowSource,
+        rate: float | None,
     ) -> None:
         super().__init__(mapping, name, most_malformed, reader)
+        self.rate = rate
         self.publisher = publisher
         self.on_progress = on_progress
 
@@ -262,23 +304,30 @@ class _Run(_Rows):
         items = self.items()
         if getattr(self.mapping, _IN_TIME_ORDER, False):
             items = iter(await asyncio.to_thread(_sorted, items))
-        while batch := await asyncio.to_thread(lambda: list(islice(items, _BATCH))):
+        # With a rate a few batches per second, so that it is kept at every moment.
+        most = _BATCH if self.rate is None else max(1, min(_BATCH, round(self.rate / 4)))
+        clock, ready = asyncio.get_running_loop().time, 0.0
+        while batch := await asyncio.to_thread(lambda: list(islice(items, most))):
             known = await ledger.known([item.id for item in batch])
             fresh = {item.id: item for item in batch if item.id not in known}
             self.report.already += len(batch) - len(fresh)
             await self.publisher.prepare({item.event.__class__ for item in fresh.values()})
             records = {item.id: record for item in fresh.values() if (record := self.record(item)) is not None}
             if records:
+                ready = max(ready, clock())
                 await self.publisher.send(list(records.values()))
                 await ledger.add(list(records))
             self.report.published += len(records)
             self.tell()
+            if self.rate is not None and records:
+                ready += len(records) / self.rate
+                await asyncio.sleep(ready - clock())
         self.tell()
 
     def tell(self) -> None:
         report = self.report
-        done = self.reader.bytes_done or self.reader.total_bytes
-        self.on_progress(Progress(report.rows, done, self.reader.total_bytes, report.published, report.already))
+        done, total = self.reader.done, self.reader.total
+        self.on_progress(Progress(report.rows, done, total, report.published, report.already))
 
     def record(self, item: _Item) -> Record | None:
         try:
@@ -324,6 +373,14 @@ def _event_of(mapping: Mapping, each: Event | Dated) -> Event:
             f"{_called(mapping)} gave {type(event).__name__}; it should give Event or Dated(event, at)"
         )
     return event
+
+
+def _content(row: Row) -> str:
+    """Write a row as text that is equal for equal rows: JSON, into which values of databases are brought first."""
+    try:
+        return canonical(row)
+    except TypeError:
+        return canonical(to_jsonable_python(row, bytes_mode="base64"))
 
 
 def _called(mapping: Mapping) -> str:

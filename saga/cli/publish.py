@@ -1,4 +1,4 @@
-"""`saga publish`: the rows of a file as events, each once; or one event."""
+"""`saga publish`: the rows of a file or of a query as events, each once; or one event."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ...events.event import Event
     from ...events.publisher import Publisher
+    from ...events.rows import RowSource
     from ...events.source import Progress, PublishReport
 
 _SHOWN = 10
@@ -28,20 +29,28 @@ def publish(
     /,
     *,
     data: str = "",
+    database: str = "",
+    query: str = "",
+    param: tuple[str, ...] = (),
+    rate: Annotated[float | None, Parameter(show_default=False)] = None,
     name: str = "",
     id: Annotated[str, Parameter(show_default=False)] = "",  # noqa: A002 - the word of the envelope
     dry_run: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
-    """Publish the rows of a file as events, or one event.
+    """Publish the rows of a file or of a SQL query as events, or one event.
 
-    Interrupted, it goes on where it was; publishing the same file again publishes nothing new. Malformed rows are told
+    Interrupted, it goes on where it was; publishing the same rows again publishes nothing new. Malformed rows are told
     with their line numbers, the rest goes on; the exit code is then 1.
 
     Args:
         mapping: module:object or path/file.py:object: an Event class, or a function from a row to events.
-        file: CSV with a header, or JSON lines; gzip too.
+        file: CSV with a header, JSON lines, gzip too; or Parquet (pip install 'choreo[parquet]').
         data: one event's fields as JSON, instead of a file; mapping is its Event class.
+        database: where the query goes, instead of a file: sqlite:PATH, postgresql://..., or any URL of SQLAlchemy.
+        query: a SELECT, with :name where a parameter stands; its rows are streamed.
+        param: name=value, once for each parameter of the query; a text: CAST it where another type is wanted.
+        rate: at most so many events per second.
         name: the source's name, part of every event's id; default: the mapping's module and name.
         id: of the one event; default: a fresh one.
         dry_run: only show the first rows as events.
@@ -54,13 +63,23 @@ def publish(
         raise ConfigurationError(
             f"{mapping} is of type {type(found).__name__}; write an Event class or a function of a row"
         )
-    if bool(data) == (file is not None):
-        raise ConfigurationError("name a file, or give one event's fields with --data" + (", not both" if data else ""))
-    if file is not None:
+    given = [bool(data), file is not None, bool(database)]
+    if sum(given) != 1:
+        many = ", only one of them" if any(given) else ""
+        raise ConfigurationError(
+            f"name a file, or a --database with its --query, or give one event's fields with --data{many}"
+        )
+    if bool(database) != bool(query) or (param and not query):
+        raise ConfigurationError("--database, --query and --param go together: where to ask, what, and its parameters")
+    if rate is not None and (rate <= 0 or data):
+        raise ConfigurationError(f"--rate {rate:g}: more than 0 events per second, of a file or a query")
+    if not data:
         if id:
             raise ConfigurationError("--id is for one event; the events of a file get theirs from its rows")
-        readable(file)
-        return _preview(shell, found, file) if dry_run else asyncio.run(_publish_file(shell, found, file, source))
+        rows, what = _rows(file, database, query, param)
+        if dry_run:
+            return _preview(shell, found, rows, what)
+        return asyncio.run(_publish_rows(shell, found, rows, what, source, rate))
     event = _event(found, mapping, data)
     return _show_one(shell, event) if dry_run else asyncio.run(_publish_one(shell, event, source, id))
 
@@ -133,30 +152,51 @@ async def _publish_one(shell: Shell, event: Event, source: str, id_: str) -> int
     return exits.OK
 
 
-# -- a file -----------------------------------------------------------------------------------------------------------
+# -- rows -------------------------------------------------------------------------------------------------------------
 
 
-async def _publish_file(shell: Shell, mapping: Any, file: Path, source: str) -> int:
+def _rows(file: Path | None, database: str, query: str, parameters: tuple[str, ...]) -> tuple[RowSource, str]:
+    """Open what rows come from, before the broker is, which an embedded one would make; and name it."""
+    if file is not None:
+        from ...events.rows import open_rows
+
+        return open_rows(file), str(file)
+    from ...events.query import QueryRows
+
+    values = {}
+    for each in parameters:
+        name, found, value = each.partition("=")
+        if not found or not name:
+            raise ConfigurationError(f"--param {each!r}: write it as name=value")
+        values[name] = value
+    rows = QueryRows(database, query, values)
+    return rows, rows.name
+
+
+async def _publish_rows(shell: Shell, mapping: Any, rows: RowSource, what: str, source: str, rate: float | None) -> int:
     from ...events.publisher import Publisher
-    from ...events.source import publish_file
+    from ...events.source import publish_rows
 
     settings = shell.settings
-    async with Publisher(source=source, settings=settings) as publisher:
-        with progress(shell) as bar:
-            task = bar.add_task(file.name, total=None, events="")
+    try:
+        async with Publisher(source=source, settings=settings) as publisher:
+            with progress(shell) as bar:
+                task = bar.add_task(what.rpartition("/")[2], total=rows.total, events="")
 
-            def on_progress(progress: Progress) -> None:
-                bar.update(task, total=progress.bytes_total, completed=progress.bytes_done, events=_count(progress))
+                def on_progress(progress: Progress) -> None:
+                    bar.update(task, total=progress.total, completed=progress.done, events=_count(progress))
 
-            report = await publish_file(
-                publisher, mapping, file, name=source, home=settings.home, on_progress=on_progress
-            )
-    _tell(shell, report, file, publisher)
+                report = await publish_rows(
+                    publisher, mapping, rows, name=source, home=settings.home, rate=rate, on_progress=on_progress
+                )
+    finally:
+        await asyncio.to_thread(rows.close)  # also where no broker answers
+    _tell(shell, report, what, publisher)
     return exits.ERROR if report.malformed_count else exits.OK
 
 
 def progress(shell: Shell) -> Bar:
-    """Make the bar of a file: bytes read, and what they became in `fields["events"]`."""
+    """Make the bar of a source: how much is read, and what it became in `fields["events"]`."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     return Progress(
@@ -175,7 +215,7 @@ def _count(progress: Progress) -> str:
     return f"{progress.published + progress.already:,} events"
 
 
-def _tell(shell: Shell, report: PublishReport, file: Path, publisher: Publisher) -> None:
+def _tell(shell: Shell, report: PublishReport, file: str, publisher: Publisher) -> None:
     for malformed in report.malformed:
         shell.err.print(f"{file}: {malformed}", soft_wrap=True)
     if (more := report.malformed_count - len(report.malformed)) > 0:
@@ -184,7 +224,7 @@ def _tell(shell: Shell, report: PublishReport, file: Path, publisher: Publisher)
         shell.json(
             {
                 "schema": "saga.published-file/v1",
-                "file": str(file),
+                "file": file,
                 "source": publisher.source,
                 "rows": report.rows,
                 "published": report.published,
@@ -205,14 +245,14 @@ def _tell(shell: Shell, report: PublishReport, file: Path, publisher: Publisher)
 # -- a dry run --------------------------------------------------------------------------------------------------------
 
 
-def _preview(shell: Shell, mapping: Any, file: Path) -> int:
+def _preview(shell: Shell, mapping: Any, rows: RowSource, file: str) -> int:
     """Show what the first rows become; nothing is sent, and no broker is needed."""
     from ...events.rows import Malformed
     from ...events.source import preview
 
     shown: list[dict[str, Any]] = []
     bad = 0
-    for found in preview(mapping, file, rows=_SHOWN):
+    for found in preview(mapping, rows, rows=_SHOWN):
         if isinstance(found, Malformed):
             bad += 1
             shell.err.print(f"{file}: {found}", soft_wrap=True)

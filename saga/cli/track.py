@@ -79,7 +79,7 @@ async def _track_file(
         await backfill.prepare()
         past = PastEvents(mapping, file, name=source)
         with progress(shell) as bar:
-            task = bar.add_task(file.name, total=past.reader.total_bytes, events="")
+            task = bar.add_task(file.name, total=past.reader.total, events="")
             ordered = await asyncio.to_thread(past.events, lambda done: bar.update(task, completed=done))
             bar.update(task, total=len(ordered), completed=0)
             await backfill.feed(

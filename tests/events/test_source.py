@@ -348,7 +348,7 @@ async def test_progress_is_told_in_rows_and_bytes(publish: Publish, monkeypatch:
     await publish(HEADER + ROWS, on_progress=told.append)
     total = len(HEADER + ROWS)
     assert [each.published for each in told] == [2, 4, 5, 5]
-    assert all(each.bytes_total == total for each in told)
+    assert all(each.total == total for each in told)
     assert told[-1] == Progress(3, total, total, 5, 0)
 
 

@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -178,7 +179,19 @@ def test_two_services_of_one_name_do_not_run_in_one_process(saga: Console) -> No
         (["publish", "shop.py:Ordered", "--data", "{}"], exits.USAGE, "Ordered.order_id: Field required"),
         (["publish", "shop.py:Ordered", "--data", "{"], exits.USAGE, "Ordered: Invalid JSON"),
         (["publish", "shop.py:Ordered", "--data", '{"order_id":""}'], exits.ERROR, "its key 'order_id' is empty"),
-        (["publish", "shop.py:Ordered", "x.csv", "--data", "{}"], exits.USAGE, "not both"),
+        (["publish", "shop.py:Ordered", "x.csv", "--data", "{}"], exits.USAGE, "only one of them"),
+        (["publish", "shop.py:rows", "--database", "sqlite:x.db"], exits.USAGE, "go together"),
+        (["publish", "shop.py:rows", "x.csv", "--rate", "0"], exits.USAGE, "more than 0 events per second"),
+        (
+            ["publish", "shop.py:rows", "--database", "sqlite:nosuch.db", "--query", "SELECT 1"],
+            exits.USAGE,
+            "sqlite:nosuch.db: unable to open database file",
+        ),
+        (
+            ["publish", "shop.py:rows", "--database", "sqlite:x.db", "--query", "SELECT :a", "--param", "b=1"],
+            exits.USAGE,
+            "the query needs :a; give it with --param a=...",
+        ),
         (["publish", "shop.py:Ordered", "x.csv", "--id", "1"], exits.USAGE, "--id is for one event"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -305,6 +318,23 @@ def test_the_same_file_named_otherwise_publishes_nothing_new(saga: Console) -> N
     absolute = Path("shop.py").resolve()
     assert "0 events published · 2 published before" in saga("publish", f"{absolute}:Ordered", "rows.jsonl.gz").out
     assert "2 events published" in saga("publish", "shop.py:Ordered", "rows.jsonl.gz", "--name", "another").out
+
+
+def test_a_query_is_published_once_and_shown_before(saga: Console) -> None:
+    with sqlite3.connect("shop.db") as connection:
+        connection.execute("CREATE TABLE sold (id TEXT, sum INTEGER)")
+        connection.execute("INSERT INTO sold VALUES ('a', 1), ('b', 2), ('c', 3)")
+    connection.close()
+    query = "SELECT id AS order_id, sum AS amount FROM sold WHERE sum >= CAST(:least AS integer) ORDER BY id"
+    ask = ["publish", "shop.py:Ordered", "--database", "sqlite:shop.db", "--query", query, "--param", "least=2"]
+    done = saga(*ask, "--dry-run")
+    assert done.out.splitlines() == [
+        'line 1: Ordered b to shop  {"order_id":"b","amount":2}',
+        'line 2: Ordered c to shop  {"order_id":"c","amount":3}',
+    ]
+    assert saga(*ask, "--rate", "1000").out == "2 rows · 2 events published\n"
+    told = validate(saga(*ask, "-o", "json").json, "saga.published-file/v1")
+    assert (told["file"], told["published"], told["already"]) == ("sqlite:shop.db", 0, 2)
 
 
 def test_a_dry_run_shows_events_and_needs_no_broker(saga: Console) -> None:
