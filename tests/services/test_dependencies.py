@@ -396,6 +396,44 @@ async def test_a_lifespan_is_overridden_by_another_one(rig: Rig, monkeypatch: py
     assert told == ["open session", "charge fake True", "close session", "close fake"]
 
 
+async def test_a_stand_in_may_stand_around_the_real_one_and_a_class_is_replaced_by_a_value(rig: Rig):
+    service = Service("payment", store=None)
+
+    class Ledger:
+        def __init__(self, order: OrderPlaced) -> None:
+            self.name = f"real {order.order_id}"
+
+    @service.on(OrderPlaced)
+    async def charge(
+        order: OrderPlaced, ledger: Annotated[Ledger, Depends(Ledger)], number: Annotated[int, Depends(count)]
+    ) -> None:
+        told.append(f"{ledger.name} {number}")
+
+    async def doubled(real: Annotated[int, Depends(count)]) -> int:
+        return real * 2
+
+    await rig.publish(OrderPlaced(order_id="1", number=4))
+    await rig.run(service)
+    fake = Ledger(OrderPlaced(order_id="fake"))
+    fake.name = "fake"
+    await rig.publish(OrderPlaced(order_id="2", number=4))
+    await rig.run(service, overrides={Ledger: fake, count: doubled})
+    assert [each for each in told if each[:4] in ("real", "fake")] == ["real 1 4", "fake 8"]
+
+
+def test_a_stand_in_may_not_write_where_its_handler_does_not(rig: Rig):
+    service = Service("payment")
+
+    @service.on(OrderPlaced)
+    async def charge(order: OrderPlaced, number: Annotated[int, Depends(count)]) -> None: ...
+
+    def writes(tx: Transaction) -> int:
+        return 1
+
+    with pytest.raises(ConfigurationError, match=r"payment.charge takes no Transaction"):
+        rig.worker(service, overrides={count: writes})
+
+
 def test_an_override_that_nobody_asks_for_is_refused(rig: Rig):
     service = _with_bank()
     settings = BankSettings(url="test", api_key=SecretStr(""))
