@@ -67,6 +67,7 @@ def _make() -> App:
         (look, "versions", "versions:versions", "Versions of each saga: how many run, who has the code, what may go."),
         (look, "graph", "graph:graph", "A saga's steps as a picture."),
         (look, "catalog", "catalog:catalog", "Who publishes and reads which event, and who is there."),
+        (look, "asyncapi", "asyncapi:asyncapi", "Services and sagas as an AsyncAPI 3.0 document."),
         (look, "ignored", "ignored:ignored", "What was read and changed no saga, counted by reason."),
         (look, "locks", "locks:locks", "Who holds which semantic lock, and who waits for it."),
         (look, "schedules", "schedules:schedules", "What starts by the clock: list, pause, resume."),

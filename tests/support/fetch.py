@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.wire.participants import go_participant
 
 from .apicurio import apicurio_home
+from .asyncapi import asyncapi_schemas
 from .compose import compose_binary
 from .jaeger import jaeger_binary
 from .kafka import kafka_jars
@@ -28,6 +29,7 @@ PARTS: dict[str, Callable[[], Path]] = {
     "MariaDB": mariadb_programs,
     "Docker Compose": compose_binary,
     "Jaeger": jaeger_binary,
+    "AsyncAPI's JSON schema": asyncapi_schemas,
     "Apicurio Registry": apicurio_home,
     "the participant in Go": go_participant,
 }
