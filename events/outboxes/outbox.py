@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, overload
 
 from ..clock import Clock, system_clock
-from ..codec import Codec, to_record
+from ..codec import Codec, open_codec, to_record
 from ..envelope import Envelope
 from ..errors import ConfigurationError, DefinitionError
 from ..event import Event
@@ -177,7 +177,7 @@ class Outbox:
                 await stack.enter_async_context(transport)
             registry = open_registry(settings, transport)
             stack.push_async_callback(registry.close)
-            codec = Codec(registry)
+            codec = open_codec(registry, settings)
             await codec.prepare(classes)
         self._codecs.update(dict.fromkeys(classes, codec))
 

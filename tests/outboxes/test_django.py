@@ -1,0 +1,47 @@
+"""The recipe for Django in docs/outbox.md, run by Django itself on each database."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from choreo.events.memory import MemoryBroker
+from choreo.events.outboxes.database import SystemDatabase
+from choreo.events.outboxes.relay import OutboxRelay, open_tables
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+async def test_djangos_transaction_is_the_events_too(system_url: str, end: str, tmp_path: Path) -> None:
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "tests.outboxes.django_shop", system_url, end],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    committed = end == "COMMIT"
+    assert done.stdout.split() == ["1" if committed else "0"]
+    database = await SystemDatabase.open(system_url)
+    try:
+        async with MemoryBroker() as broker:
+            relay = OutboxRelay(database, broker, await open_tables(database, "choreo_event_outbox"))
+            await relay.run(asyncio.Event(), until_empty=True)
+            assert relay.published == (2 if committed else 0)
+            if committed:
+                values = [delivery.value for delivery in await broker.snapshot("orders")]
+                assert values == [
+                    b'{"order_id":"4711","total_cents":1990}',
+                    b'{"order_id":"4711","total_cents":1}',
+                ]
+    finally:
+        await database.close()
