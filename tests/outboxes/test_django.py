@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +46,19 @@ async def test_djangos_transaction_is_the_events_too(system_url: str, end: str, 
                 ]
     finally:
         await database.close()
+
+
+def test_the_recipe_of_the_docs_is_the_one_that_runs() -> None:
+    """Line by line, but for the names of what is the shop's own."""
+    said = re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "outbox.md").read_text(), re.DOTALL)
+    done = (ROOT / "tests" / "outboxes" / "django_shop.py").read_text()
+    assert len(said) == 2
+    for line in (
+        "with transaction.atomic():",
+        "outbox.add(connection, ",
+        "for statement in ddl(schema_editor.connection.vendor):",
+        "schema_editor.execute(statement)",
+        "migrations.RunPython(make, atomic=False)",
+    ):
+        assert line in "".join(said)
+        assert line in done

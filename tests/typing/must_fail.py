@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
 from choreo import (
     Answer,
     Call,
@@ -37,6 +40,7 @@ from .must_pass import (
     SendReceipt,
     Shipped,
     inventory,
+    outbox,
     reserve,
 )
 
@@ -203,3 +207,11 @@ async def testing(harness: Harness) -> None:
     crashes("no", instead_of=Sent)  # E: arg-type
     async with Harness(reserve) as made:  # E: arg-type
         await made.settle(3)  # E: call-arg
+
+
+async def outboxes(session: Session, awaited: AsyncSession) -> None:
+    event = Placed(order_id="1", total=Decimal(1))
+    outbox.add({}, event)  # E: call-overload
+    ids: list[str] = outbox.add(awaited, event)  # E: assignment
+    await outbox.add(session, event)  # E: misc
+    outbox.add(session, "an event")  # E: call-overload

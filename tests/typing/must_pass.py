@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated
 
+import psycopg
 from pydantic_settings import BaseSettings
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import Session, scoped_session
 
 from choreo import (
     Answer,
@@ -18,6 +23,7 @@ from choreo import (
     Event,
     Next,
     NotYet,
+    Outbox,
     Publisher,
     Retry,
     Saga,
@@ -233,3 +239,33 @@ def look_at(saga: Lines) -> str:
     every: list[OneReserved] = saga.reserve
     one: OneReserved | None = saga.maybe(Lines.reserve, "sku-1")
     return f"{len(every)} {one} {saga.pack.saga} {saga.bill.parent}"
+
+
+outbox = Outbox(source="shop")
+
+
+def write_with_blocking(
+    session: Session,
+    scoped: scoped_session[Session],
+    connection: Connection,
+    plain: sqlite3.Connection,
+    modern: psycopg.Connection,
+) -> list[str]:
+    event = Placed(order_id="1", total=Decimal(1))
+    ids: list[str] = outbox.add(session, event, event)
+    return [
+        *ids,
+        *outbox.add(scoped, event),
+        *outbox.add(connection, event),
+        *outbox.add(plain, event),
+        *outbox.add(modern, event),
+    ]
+
+
+async def write_with_awaited(
+    session: AsyncSession, connection: AsyncConnection, modern: psycopg.AsyncConnection
+) -> list[str]:
+    event = Placed(order_id="1", total=Decimal(1))
+    await outbox.prepare_async(Placed)
+    ids: list[str] = await outbox.add(session, event, id="1", causation_id="0")
+    return [*ids, *await outbox.add(connection, event), *await outbox.add(modern, event)]
