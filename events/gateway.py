@@ -31,6 +31,7 @@ from .errors import (
     MissingKey,
 )
 from .event import Event
+from .failpoints import failpoint
 from .openapi import document
 from .outbox import MOST_RECORD_BYTES
 from .problems import Fault, Problem
@@ -86,6 +87,7 @@ class Gateway:
         tokens: one of these must come as `Authorization: Bearer`; None takes the settings' (`CHOREO_GATEWAY_TOKENS`),
             and where there are none everybody is let in.
         doors: what else it answers, e.g. `SagaDoor()`.
+        hosts: names under which it may be called (the header `Host`); None takes any.
         clock: the time of events that say none.
 
     Raises:
@@ -100,6 +102,7 @@ class Gateway:
         settings: Settings | None = None,
         tokens: Iterable[str] | None = None,
         doors: Sequence[Door] = (),
+        hosts: Iterable[str] | None = None,
         clock: Clock = system_clock,
     ) -> None:
         self._settings = load_settings() if settings is None else settings
@@ -107,6 +110,7 @@ class Gateway:
         self._classes = _by_type(events)
         self._bearer = Bearer(self._settings.gateway_token_list if tokens is None else tokens)
         self._doors = tuple(doors)
+        self._hosts = None if hosts is None else frozenset(hosts)
         self._clock = clock
         self._stack: AsyncExitStack | None = None
         self._publisher: Publisher | None = None
@@ -164,7 +168,7 @@ class Gateway:
             lifespan=self._lifespan,
             exception_handlers=HANDLERS,
         )
-        return _Guard(app, self._bearer)
+        return _Guard(app, self._bearer, self._hosts)
 
     # ---- publishing --------------------------------------------------------------------------------------------
 
@@ -262,6 +266,7 @@ class Gateway:
         fresh = [record for record, id_ in zip(records, ids, strict=True) if id_ not in self._accepted]
         if fresh:
             await publisher.send(fresh)
+            failpoint("gateway.after_send")
         for id_, own in zip(ids, digests, strict=True):
             self._accepted[id_] = own
             self._accepted.move_to_end(id_)
@@ -288,15 +293,17 @@ class Gateway:
 class _Guard:
     """Asks who it is before anything else is looked at; whether it lives may be asked by everybody."""
 
-    def __init__(self, app: ASGIApp, bearer: Bearer) -> None:
+    def __init__(self, app: ASGIApp, bearer: Bearer, hosts: frozenset[str] | None) -> None:
         self._app = app
         self._bearer = bearer
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not _path(scope).endswith("/health"):
             request = Request(scope)
             try:
                 self._bearer.check(request.headers.getlist("authorization"))
+                self._check_host(request.headers.get("host", ""))
             except Problem as problem:
                 await answer(problem)(scope, receive, send)
                 return
@@ -306,6 +313,15 @@ class _Guard:
             if scope["type"] != "http":
                 raise
             # It was answered and logged (`refusing`); Starlette raises it again for servers, which log the whole of it.
+
+    def _check_host(self, host: str) -> None:
+        """Refuse what a web page's script sends to a name that was made to lead here (DNS rebinding)."""
+        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+        if self._hosts is not None and name.lower() not in self._hosts:
+            told = f"this gateway is called {' or '.join(sorted(self._hosts))}"
+            raise Problem(
+                403, "wrong-host", told, "call it so, or set CHOREO_GATEWAY_TOKENS", [Fault("host", "is another")]
+            )
 
 
 def _path(scope: Scope) -> str:

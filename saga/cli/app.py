@@ -54,6 +54,7 @@ def _make() -> App:
         (run, "demo", "demo:demo", "A shop of five services, with orders that succeed, fail and are undone."),
         (run, "new", "new:new", "Write a small project that runs."),
         (run, "run", "run:run", "Run services and sagas."),
+        (run, "serve", "serve:serve", "Serve events and sagas over HTTP; post the ends of sagas to a URL."),
         (run, "publish", "publish:publish", "Publish a file's rows, or one event."),
         (run, "relay", "relay:relay", "Publish what an existing system's outbox holds."),
         (run, "track", "track:track", "Feed past events through a saga that only watches."),

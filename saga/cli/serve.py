@@ -1,0 +1,203 @@
+"""`saga serve`: the HTTP gateway, and the webhook beside it or alone."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from ...events.errors import ConfigurationError
+from . import exits
+from .shell import Shell
+
+if TYPE_CHECKING:
+    from ...events.event import Event
+    from ...events.transport import Transport
+    from ..serving import Serving
+    from ..webhook import Webhook
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""What a caller on this machine calls it."""
+
+_HIDDEN = Parameter(negative="", show_default=False)
+
+
+def serve(
+    *targets: str,
+    gateway: Annotated[bool, _HIDDEN] = False,
+    webhook: Annotated[str, Parameter(show_default=False)] = "",
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    certificate: Annotated[Path | None, Parameter(show_default=False)] = None,
+    key: Annotated[Path | None, Parameter(show_default=False)] = None,
+    shell: Annotated[Shell, Parameter(parse=False)],
+) -> int:
+    """Serve events and sagas over HTTP, and post the ends of sagas to a URL.
+
+    For example: saga serve --gateway shop.py:OrderPlaced
+
+    POST /events publishes CloudEvents; GET /sagas/TYPE/KEY?wait=30 tells how a saga stands, once it has ended. Beyond
+    loopback it asks for one of CHOREO_GATEWAY_TOKENS. Ctrl-C or SIGTERM ends it once what was asked is answered.
+
+    Args:
+        targets: what may be published, module:object or path/file.py:object: Event classes; a Service or a Saga stands
+            for the events that it takes, a module for the Event classes that it holds.
+        gateway: answer HTTP requests.
+        webhook: post every saga's end to this URL, signed with CHOREO_WEBHOOK_SECRET.
+        host: address to listen at.
+        port: 0 takes a free one.
+        certificate: PEM file, for https.
+        key: PEM file of its key.
+    """
+    from ..publishable import load_events
+
+    if not gateway and not webhook:
+        raise ConfigurationError(
+            "what shall be served? saga serve --gateway shop.py:OrderPlaced, or saga serve --webhook https://host/path"
+        )
+    if targets and not gateway:
+        raise ConfigurationError("targets say what the gateway takes; add --gateway")
+    if (certificate is None) != (key is None):
+        raise ConfigurationError("https needs both --certificate and --key")
+    events = load_events(targets)  # before there is a loop: a module may do at its import what it likes
+    settings = shell.settings
+    if gateway and not _is_loopback(host) and not settings.gateway_token_list:
+        raise ConfigurationError(
+            f"at {host} everybody could publish: set CHOREO_GATEWAY_TOKENS, or stay at the default, --host 127.0.0.1"
+        )
+    hook = None
+    if webhook:
+        from ..webhook import Webhook
+
+        hook = Webhook(webhook, settings.webhook_secret.get_secret_value())
+    listening = _listen(host, port) if gateway else None
+    try:
+        return asyncio.run(_serve(shell, events, hook, listening, certificate, key))
+    finally:
+        if listening is not None:
+            listening.close()
+
+
+async def _serve(
+    shell: Shell,
+    events: list[type[Event]],
+    hook: Webhook | None,
+    listening: socket.socket | None,
+    certificate: Path | None,
+    key: Path | None,
+) -> int:
+    from ...events.transports import connect
+    from .run import stop_on_signal
+
+    stopping = stop_on_signal()
+    settings = shell.settings
+    async with AsyncExitStack() as stack:
+        transport = await stack.enter_async_context(connect(settings.broker_url, settings))
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(stopping.wait())]
+        if hook is not None:
+            tasks.append(asyncio.create_task(await _post_ends(shell, hook, transport, stack)))
+        if listening is not None:
+            serving = await _answer(shell, events, transport, listening, certificate, key, stack)
+            tasks.append(asyncio.create_task(serving.wait()))
+        _announce(shell, events, hook, listening, certificate is not None, transport.url)
+        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        if stopping.is_set():
+            shell.hint("stopping: answering what was asked; once more to stop at once")
+        for task in done:
+            task.result()
+    return exits.OK
+
+
+async def _post_ends(
+    shell: Shell, hook: Webhook, transport: Transport, stack: AsyncExitStack
+) -> Coroutine[Any, Any, None]:
+    """Run the webhook's service; give what waits for its failure."""
+    from ..loading import Parts
+    from ..running import Process
+
+    settings = shell.settings
+    embedded = not settings.broker_url.startswith("kafka:")
+    await stack.enter_async_context(hook)
+    process = Process(Parts((hook.service,)), transport, settings, create_topics=embedded)
+    return (await stack.enter_async_context(process)).wait()
+
+
+async def _answer(
+    shell: Shell,
+    events: list[type[Event]],
+    transport: Transport,
+    listening: socket.socket,
+    certificate: Path | None,
+    key: Path | None,
+    stack: AsyncExitStack,
+) -> Serving:
+    """Serve the gateway."""
+    from ...events.gateway import Gateway
+    from ..door import SagaDoor
+    from ..serving import Serving
+
+    settings = shell.settings
+    door = SagaDoor(settings)
+    # Where no token is asked for, no web page that somebody looks at on this machine may speak to us either.
+    hosts = None if settings.gateway_token_list else {*LOOPBACK, listening.getsockname()[0]}
+    gateway = Gateway(events, broker=transport, settings=settings, doors=[door], hosts=hosts)
+    serving = Serving(gateway, door, listening, certificate=certificate, key=key)
+    return await stack.enter_async_context(serving)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigurationError(
+            f"cannot listen at {host}:{port}: {reason}; choose another --port (0 takes a free one) or --host"
+        ) from None
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _announce(
+    shell: Shell,
+    events: list[type[Event]],
+    hook: Webhook | None,
+    listening: socket.socket | None,
+    secure: bool,
+    broker: str,
+) -> None:
+    """Say in one line what is served, and where."""
+    from ...events.database import redacted
+    from .logs import as_json
+
+    told: dict[str, object] = {}
+    if listening is not None:
+        host, port = listening.getsockname()[:2]
+        told["gateway"] = f"{'https' if secure else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+        told["takes"] = ", ".join(event.spec().type for event in events) or "no events"
+        told["store"] = redacted(shell.settings.store_url)
+    if hook is not None:
+        told["webhook"] = hook.host
+    told["broker"] = broker
+    if as_json():
+        import structlog
+
+        structlog.get_logger("choreo.serve").warning("serving", **told)
+        return
+    shell.hint("serving  " + " · ".join(f"{name} {value}" for name, value in told.items()))
