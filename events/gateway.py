@@ -36,7 +36,7 @@ from .openapi import document
 from .outbox import MOST_RECORD_BYTES
 from .problems import Fault, Problem
 from .publisher import Publisher
-from .receiving import check_distinct, digest, event_id, idempotency_key, invalid, read_body
+from .receiving import check_distinct, digest, event_id, idempotency_key, invalid, read_body, reused
 from .refusing import HANDLERS, answer
 from .settings import Settings, load_settings
 from .transport import Transport
@@ -259,10 +259,7 @@ class Gateway:
             if self._accepted.get(id_, own) != own
         ]
         if faults:
-            told = "an id, or an idempotency key, was used before for an event with other content"
-            raise Problem(
-                422, "id-reused", told, "give each event an id of its own; a retry sends the same bytes", faults
-            )
+            raise reused(faults)
         fresh = [record for record, id_ in zip(records, ids, strict=True) if id_ not in self._accepted]
         if fresh:
             await publisher.send(fresh)

@@ -11,7 +11,8 @@ from .event import Event
 from .problems import PROBLEM_JSON, SCHEMA
 
 _SCHEMAS = "#/components/schemas/"
-_TEXT = {"type": "string", "minLength": 1, "maxLength": MOST_ATTRIBUTE}
+_PLAIN = "^[^\\u0000-\\u001f\\u007f-\\u009f]+$"
+_TEXT = {"type": "string", "minLength": 1, "maxLength": MOST_ATTRIBUTE, "pattern": _PLAIN}
 
 
 def document(
@@ -31,7 +32,7 @@ def document(
         type_ = cls.spec().type
         own = cls.model_json_schema(by_alias=True, ref_template=f"{_SCHEMAS}{{model}}", mode="validation")
         schemas.update(own.pop("$defs", {}))
-        schemas[type_] = own
+        schemas[type_] = _with_key(cls, own)
         schemas[f"{type_}.cloudevent"] = _cloudevent(type_)
         said.append(type_)
     paths: dict[str, Any] = {
@@ -82,6 +83,16 @@ def problem(description: str, headers: Sequence[str] = ()) -> dict[str, Any]:
     return told
 
 
+def _with_key(cls: type[Event], schema: dict[str, Any]) -> dict[str, Any]:
+    """Say that a key is not empty, which a class need not say."""
+    name = cls.spec().key
+    key = schema["properties"].get(cls.model_fields[name].alias or name, {})
+    if key.get("type") == "string" and "enum" not in key and "format" not in key:
+        key.setdefault("minLength", 1)
+        key.setdefault("pattern", "^[^\\u0000]+$")
+    return schema
+
+
 def _cloudevent(type_: str) -> dict[str, Any]:
     return {
         "type": "object",
@@ -95,6 +106,9 @@ def _cloudevent(type_: str) -> dict[str, Any]:
             "data": {"$ref": f"{_SCHEMAS}{type_}"},
         },
         "required": ["specversion", "id", "type", "source", "data"],
+        "propertyNames": {"pattern": "^[a-z0-9]{1,40}$"},
+        "additionalProperties": {"anyOf": [_TEXT, {"type": ["integer", "boolean"]}]},
+        "maxProperties": 20,
     }
 
 
@@ -153,7 +167,8 @@ def _publishing(types: Sequence[str]) -> dict[str, Any]:
                 "408": problem("The body did not come in time."),
                 "413": problem("Too large."),
                 "415": problem("A content type, charset or encoding that is not read."),
-                "422": problem("An event that does not fit its class, or an id that was used for another event."),
+                "409": problem("An id that was used for another event."),
+                "422": problem("An event that does not fit its class, or of a type that is not taken."),
                 "500": problem("A topic is missing, or a schema refused."),
                 "503": problem("The broker or the registry does not answer: send it again.", ["Retry-After"]),
             },

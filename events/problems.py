@@ -15,7 +15,7 @@ _TITLES = {
     404: "There is no such thing",
     405: "Not in this way",
     408: "The body did not come",
-    409: "It is otherwise already",
+    409: "It is something else already",
     413: "Too large",
     415: "Not in this form",
     422: "The event is not as it should be",

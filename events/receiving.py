@@ -56,6 +56,11 @@ async def read_body(request: Request, most: int) -> bytes:
 
 
 def idempotency_key(headers: Sequence[tuple[str, str]]) -> str | None:
+    """Read what names the task; None where nothing does.
+
+    Raises:
+        Problem: it is empty, too long, or stands twice.
+    """
     found = [value for name, value in headers if name == "idempotency-key"]
     if not found:
         return None
@@ -85,6 +90,11 @@ def event_id(said: Said, event: Event, key: str | None, place: int) -> str:
 
 
 def check_distinct(said: Sequence[Said], ids: Sequence[str]) -> None:
+    """Refuse a batch in which an id stands twice.
+
+    Raises:
+        Problem: naming them.
+    """
     seen: set[str] = set()
     faults = []
     for each, id_ in zip(said, ids, strict=True):
@@ -92,17 +102,26 @@ def check_distinct(said: Sequence[Said], ids: Sequence[str]) -> None:
             faults.append(Fault(f"{each.where}id", "stands twice in this batch"))
         seen.add(id_)
     if faults:
-        raise invalid(faults, "give each event an id of its own")
+        raise reused(faults)
 
 
 def digest(record: Record) -> bytes:
+    """Tell contents apart."""
     content = blake2b(digest_size=16)
     for part in (record.topic.encode(), record.key or b"", record.value or b""):
         content.update(len(part).to_bytes(4, "big") + part)
     return content.digest()
 
 
+def reused(faults: Sequence[Fault]) -> Problem:
+    """Refuse an id that stands for something else: whoever reads the event would drop it as a copy."""
+    detail = f"{faults[0].field} {faults[0].problem}; nothing was published"
+    remedy = "give each event an id of its own; a retry sends the same data"
+    return Problem(409, "id-reused", detail, remedy, faults[:100])
+
+
 def invalid(faults: Sequence[Fault], remedy: str) -> Problem:
+    """Refuse events that do not fit."""
     more = f" (and {len(faults) - 1} more, see errors)" if len(faults) > 1 else ""
     detail = f"{faults[0].field}: {faults[0].problem}{more}; nothing was published"
     return Problem(422, "invalid-event", detail, remedy, faults[:100])

@@ -32,7 +32,7 @@ from .tables import history, saga
 from .words import Condition
 
 MOST_WAIT = 60.0
-"""Seconds that one request waits at most: proxies between us and the caller lose patience soon after."""
+"""Seconds that one request waits at most, unless told otherwise: many proxies lose patience then."""
 
 MOST_WAITING = 500
 """Requests that may wait at once; each looks at the store now and then."""
@@ -60,9 +60,11 @@ class SagaDoor:
 
     Args:
         settings: where the store is; read from the environment when None.
+        most_wait: seconds that one request may wait; less than proxies on the way to the caller have patience for.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, *, most_wait: float = MOST_WAIT) -> None:
+        self._most_wait = most_wait
         self._settings = load_settings() if settings is None else settings
         self._transport: Transport | None = None
         self._stack = AsyncExitStack()
@@ -81,7 +83,7 @@ class SagaDoor:
 
     def paths(self) -> Mapping[str, Any]:
         """Describe them, as the `paths` of an OpenAPI document."""
-        return {"/sagas/{type}/{key}": _PATH}
+        return {"/sagas/{type}/{key}": _path(self._most_wait)}
 
     async def open(self, transport: Transport) -> None:
         """Begin; the store is opened when it is asked for, for it may come later than we do."""
@@ -115,7 +117,7 @@ class SagaDoor:
     # ---- asking ------------------------------------------------------------------------------------------------
 
     async def _status(self, request: Request) -> Response:
-        asked = _read(request)
+        asked = _read(request, self._most_wait)
         database = await self._store()
         id_ = await self._wait(database, asked)
         view = await look(database, self._settings, id_, await self._observe(database))
@@ -200,7 +202,7 @@ class SagaDoor:
         return self._observed
 
 
-def _read(request: Request) -> _Asked:
+def _read(request: Request, most_wait: float) -> _Asked:
     """Read what is asked for.
 
     Raises:
@@ -220,8 +222,8 @@ def _read(request: Request) -> _Asked:
             wait = float(text)
         except ValueError:
             wait = -1.0
-        if not 0 <= wait <= MOST_WAIT:
-            faults.append(Fault("wait", f"is no number of seconds from 0 to {MOST_WAIT:.0f}"))
+        if not 0 <= wait <= most_wait:
+            faults.append(Fault("wait", f"is no number of seconds from 0 to {most_wait:g}"))
     event = request.query_params.get("event")
     if event is not None and (not event or "\x00" in event):
         faults.append(Fault("event", "is no event's id"))
@@ -301,63 +303,64 @@ def _not_begun(asked: _Asked) -> Problem:
     )
 
 
-_PATH: dict[str, Any] = {
-    "get": {
-        "operationId": "status",
-        "summary": "How a saga stands; with `wait`, once it has ended or needs a person.",
-        "description": "The JSON of `saga status -o json`: `phase` and `ended_at` say whether it is over.",
-        "parameters": [
-            {
-                "name": "type",
-                "in": "path",
-                "required": True,
-                "schema": {"type": "string", "pattern": "^[a-z][a-z0-9]*(-[a-z0-9]+)*$"},
-            },
-            {
-                "name": "key",
-                "in": "path",
-                "required": True,
-                "schema": {"type": "string", "minLength": 1},
-                "description": "The business key; `~2` behind it means the second run.",
-            },
-            {
-                "name": "wait",
-                "in": "query",
-                "required": False,
-                "schema": {"type": "number", "minimum": 0, "maximum": MOST_WAIT},
-                "description": "Seconds to wait for its end.",
-            },
-            {
-                "name": "event",
-                "in": "query",
-                "required": False,
-                "schema": {"type": "string", "minLength": 1},
-                "description": "An event's id: the run that it belongs to is meant.",
-            },
-        ],
-        "responses": {
-            "200": {
-                "description": "How it stands (saga.status/v1).",
-                "content": {
-                    "application/json": {
-                        "schema": {
-                            "type": "object",
-                            "properties": {
-                                "schema": {"const": "saga.status/v1"},
-                                "id": {"type": "string"},
-                                "phase": {"type": "string"},
-                                "ended_at": {"type": ["string", "null"]},
-                            },
-                            "required": ["schema", "id", "phase", "ended_at", "steps"],
-                        }
-                    }
+def _path(most_wait: float) -> dict[str, Any]:
+    return {
+        "get": {
+            "operationId": "status",
+            "summary": "How a saga stands; with `wait`, once it has ended or needs a person.",
+            "description": "The JSON of `saga status -o json`: `phase` and `ended_at` say whether it is over.",
+            "parameters": [
+                {
+                    "name": "type",
+                    "in": "path",
+                    "required": True,
+                    "schema": {"type": "string", "pattern": "^[a-z][a-z0-9]*(-[a-z0-9]+)*$"},
                 },
+                {
+                    "name": "key",
+                    "in": "path",
+                    "required": True,
+                    "schema": {"type": "string", "minLength": 1},
+                    "description": "The business key; `~2` behind it means the second run.",
+                },
+                {
+                    "name": "wait",
+                    "in": "query",
+                    "required": False,
+                    "schema": {"type": "number", "minimum": 0, "maximum": most_wait},
+                    "description": "Seconds to wait for its end.",
+                },
+                {
+                    "name": "event",
+                    "in": "query",
+                    "required": False,
+                    "schema": {"type": "string", "minLength": 1},
+                    "description": "An event's id: the run that it belongs to is meant.",
+                },
+            ],
+            "responses": {
+                "200": {
+                    "description": "How it stands (saga.status/v1).",
+                    "content": {
+                        "application/json": {
+                            "schema": {
+                                "type": "object",
+                                "properties": {
+                                    "schema": {"const": "saga.status/v1"},
+                                    "id": {"type": "string"},
+                                    "phase": {"type": "string"},
+                                    "ended_at": {"type": ["string", "null"]},
+                                },
+                                "required": ["schema", "id", "phase", "ended_at", "steps"],
+                            }
+                        }
+                    },
+                },
+                "400": problem("No name of a saga, or a parameter that there is not."),
+                "404": problem("It has not begun."),
+                "409": problem("The event came to a saga that it did not begin."),
+                "500": problem("Something is set up wrongly."),
+                "503": problem("The store does not answer, or too many wait.", ["Retry-After"]),
             },
-            "400": problem("No name of a saga, or a parameter that there is not."),
-            "404": problem("It has not begun."),
-            "409": problem("The event came to a saga that it did not begin."),
-            "500": problem("Something is set up wrongly."),
-            "503": problem("The store does not answer, or too many wait.", ["Retry-After"]),
-        },
+        }
     }
-}

@@ -256,7 +256,7 @@ async def test_a_batch_is_taken_whole_or_not_at_all(stage: Stage) -> None:
 
 async def test_an_id_that_stands_twice_in_a_batch_is_refused(stage: Stage) -> None:
     answer = await stage.structured(event(), event(data={"order_id": "4712"}), batch=True)
-    assert (answer.status_code, fields(answer)) == (422, ["[1].id"])
+    assert (answer.status_code, fields(answer)) == (409, ["[1].id"])
 
 
 async def test_what_is_no_cloudevent_is_told_what_one_is(stage: Stage) -> None:
@@ -399,10 +399,10 @@ async def test_an_id_that_is_used_for_something_else_is_told(stage: Stage) -> No
     """Readers would drop it as a copy: that must not happen silently."""
     await stage.send({"order_id": "1"})
     answer = await stage.send({"order_id": "2"})
-    assert (answer.status_code, fields(answer)) == (422, ["id"])
+    assert (answer.status_code, fields(answer)) == (409, ["id"])
     await stage.send({"order_id": "1", "total": "1"}, idempotency_key="run-17")
     answer = await stage.send({"order_id": "1", "total": "2"}, idempotency_key="run-17")
-    assert (answer.status_code, answer.json()["type"]) == (422, "urn:choreo:problem:id-reused")
+    assert (answer.status_code, answer.json()["type"]) == (409, "urn:choreo:problem:id-reused")
 
 
 class Faulty(MemoryBroker):
