@@ -31,6 +31,8 @@ def document(
     for cls in events:
         type_ = cls.spec().type
         own = cls.model_json_schema(by_alias=True, ref_template=f"{_SCHEMAS}{{model}}", mode="validation")
+        if cls.spec().schema is not None:
+            _bound_integers(own)
         schemas.update(own.pop("$defs", {}))
         schemas[type_] = _with_key(cls, own)
         schemas[f"{type_}.cloudevent"] = _cloudevent(type_)
@@ -91,6 +93,19 @@ def _with_key(cls: type[Event], schema: dict[str, Any]) -> dict[str, Any]:
         key.setdefault("minLength", 1)
         key.setdefault("pattern", "^[^\\u0000]+$")
     return schema
+
+
+def _bound_integers(schema: Any) -> None:
+    """Say how large an Avro `long` is, everywhere in a schema."""
+    if isinstance(schema, list):
+        for each in schema:
+            _bound_integers(each)
+    elif isinstance(schema, dict):
+        if schema.get("type") == "integer":
+            schema.setdefault("minimum", -(2**63))
+            schema.setdefault("maximum", 2**63 - 1)
+        for each in schema.values():
+            _bound_integers(each)
 
 
 def _cloudevent(type_: str) -> dict[str, Any]:

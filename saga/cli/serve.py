@@ -155,11 +155,13 @@ async def _answer(
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= 65_535:
+        raise ConfigurationError(f"there is no port {port}; choose another --port (0 takes a free one)")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise ConfigurationError(
             f"cannot listen at {host}:{port}: {reason}; choose another --port (0 takes a free one) or --host"
         ) from None

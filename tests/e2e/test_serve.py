@@ -1,0 +1,164 @@
+"""`saga serve` as a user has it: published, waited for, killed between the broker's answer and its own, and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx
+import pytest
+
+from choreo.events.envelope import read_envelope
+from choreo.events.local import LocalBroker
+from tests.support.cli import Program, environment, saga
+from tests.support.ports import free_ports
+
+SHOP = """
+from choreo import Event, Saga, Service, step
+
+
+class OrderPlaced(Event, topic="orders", key="order_id"):
+    order_id: str
+    total: int = 1
+
+
+class StockReserved(Event, topic="inventory", key="order_id"):
+    order_id: str
+
+
+class Fulfilment(Saga, start=OrderPlaced, key="order_id"):
+    reserve = step(done=StockReserved, undo=None, within="60s")
+
+
+inventory = Service("inventory")
+
+
+@inventory.on(OrderPlaced)
+async def reserve(order: OrderPlaced) -> StockReserved:
+    return StockReserved(order_id=order.order_id)
+"""
+
+
+class Served:
+    """A shop, and a gateway that may be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        [self.port] = free_ports(1)
+        (folder / "shop.py").write_text(SHOP)
+        self.env = environment(home=folder / "home")
+        self.programs: list[Program] = []
+        self.run("saga", "run", folder / "shop.py", name="run").until("running")
+
+    def run(self, *command: object, name: str, **settings: object) -> Program:
+        more = {f"CHOREO_{each.upper()}": str(value) for each, value in settings.items()}
+        made = Program(command, env={**self.env, **more}, folder=self.folder, name=name)
+        self.programs.append(made)
+        made.start()
+        return made
+
+    def serve(self, *more: object, name: str = "serve", **settings: object) -> Program:
+        target = self.folder / "shop.py"
+        made = self.run(
+            "saga", "serve", "--gateway", f"{target}:OrderPlaced", "--port", self.port, *more, name=name, **settings
+        )
+        made.until("serving")
+        return made
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def place(self, order: str, run: str) -> httpx.Response:
+        headers = {
+            "ce-specversion": "1.0",
+            "ce-source": "/scheduler",
+            "ce-type": "OrderPlaced",
+            "content-type": "application/json",
+            "idempotency-key": run,
+        }
+        return httpx.post(self.url("/events"), content=json.dumps({"order_id": order}), headers=headers, timeout=30)
+
+    def outcome(self, accepted: httpx.Response) -> dict[str, Any]:
+        told: dict[str, Any] = httpx.get(self.url(f"{accepted.headers['location']}&wait=30"), timeout=60).json()
+        return told
+
+    def published(self, topic: str) -> list[str]:
+        async def read() -> list[str]:
+            async with LocalBroker(self.folder / "home" / "broker.db") as broker:
+                return [read_envelope(each).id for each in await broker.snapshot(topic)]
+
+        return asyncio.run(read())
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    made = Served(tmp_path)
+    yield made
+    for program in made.programs:
+        program.close()
+
+
+def test_a_task_of_a_scheduler_is_retried_whatever_happens_to_the_gateway(served: Served) -> None:
+    """Killed after the broker has acknowledged and before the caller has its answer: the retry finds the same saga."""
+    doomed = served.serve(name="doomed", crash_at="gateway.after_send:1")
+    with pytest.raises(httpx.TransportError):
+        served.place("4711", "run-17")
+    assert doomed.wait() == -signal.SIGKILL
+    assert len(served.published("orders")) == 1
+    gateway = served.serve()
+    accepted = served.place("4711", "run-17")
+    assert accepted.status_code == 202
+    assert served.published("orders") == [accepted.json()["id"]] * 2, "a copy, under the same id"
+    told = served.outcome(accepted)
+    assert (told["id"], told["phase"]) == ("fulfilment/4711", "COMPLETED")
+    listed = saga("list", "--all", "-o", "id", env=served.env)
+    assert listed.stdout.split() == ["fulfilment/4711"]
+    waited = saga("wait", "fulfilment/4711", env=served.env)
+    assert waited.returncode == 0, waited.stderr
+    assert gateway.stop() == 0
+
+
+def test_who_waits_is_answered_when_the_gateway_is_ended(served: Served) -> None:
+    gateway = served.serve()
+    answers: list[httpx.Response] = []
+    ask = Thread(target=lambda: answers.append(httpx.get(served.url("/sagas/fulfilment/none?wait=60"), timeout=90)))
+    ask.start()
+    time.sleep(1)
+    assert gateway.stop() == 0
+    ask.join(30)
+    assert [each.status_code for each in answers] == [404]
+
+
+def test_the_webhook_is_posted_the_ends_of_sagas(served: Served, tmp_path: Path) -> None:
+    posted: list[dict[str, Any]] = []
+    [port] = free_ports(1)
+
+    async def receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = int(head.partition("content-length:")[2].split()[0])
+        posted.append(json.loads(await reader.readexactly(length)))
+        writer.write(b"HTTP/1.1 204 x\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async def receiving() -> None:
+        async with await asyncio.start_server(receive, "127.0.0.1", port):
+            for _ in range(600):
+                if posted:
+                    return
+                await asyncio.sleep(0.05)
+
+    secret = "0123456789abcdef0123456789abcdef"
+    gateway = served.serve("--webhook", f"http://127.0.0.1:{port}/ends?token=hidden", webhook_secret=secret)
+    served.place("4711", "run-17")
+    asyncio.run(receiving())
+    assert [(each["subject"], each["data"]["phase"]) for each in posted] == [("fulfilment/4711", "COMPLETED")]
+    assert gateway.stop() == 0
+    assert secret not in gateway.output
+    assert "hidden" not in gateway.output
