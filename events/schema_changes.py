@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .avro import Schema
+from .compatibility import content
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ def spell(schema: Any) -> str:
     if not isinstance(schema, Mapping):
         return str(schema).rpartition(".")[2]
     logical, kind = schema.get("logicalType"), schema["type"]
+    if kind == "bytes" and "encrypted" in schema:
+        return f"encrypted {spell(schema['encrypted'])}"
     if logical == "decimal":
         return f"decimal({schema.get('precision')}, {schema.get('scale', 0)})"
     if logical is not None:
@@ -67,6 +70,7 @@ class _Comparison:
         after = self._after.get(after, after) if isinstance(after, str) else after
         if spell(before) != spell(after):
             yield Change(where, "changed", spell(before), spell(after))
+        before, after = content(before), content(after)
         if isinstance(before, list) and isinstance(after, list):
             yield from self._branches(before, after, where)
         elif isinstance(before, Mapping) and isinstance(after, Mapping):
@@ -118,7 +122,7 @@ def _collect(schema: Any, named: dict[str, Any]) -> None:
             named[_name(schema)] = named[str(schema["name"])] = schema
         for field in schema.get("fields", ()):
             _collect(field["type"], named)
-        for inner in ("items", "values", "type"):
+        for inner in ("items", "values", "type", "encrypted"):
             if not isinstance(schema.get(inner), str):
                 _collect(schema.get(inner), named)
 

@@ -154,3 +154,34 @@ def test_a_level_says_which_versions_are_looked_at_and_from_which_side() -> None
         assert check(level, third, [first, second])[0].startswith("R.a was string and is now long (rule: a type stays,")  # type: ignore[arg-type]
     assert len(check("FULL_TRANSITIVE", third, [first, first, second])) == 2  # each is told once
     assert check("FULL_TRANSITIVE", third, []) == []
+
+
+def test_what_travels_encrypted_is_compared_by_what_is_within() -> None:
+    """The bytes of a closed field are the same whatever is within; a reader opens them by the writer's inner schema."""
+
+    def closed(inner: Any) -> dict[str, Any]:
+        return {"type": "bytes", "encrypted": inner}
+
+    def whole(inner: dict[str, Any]) -> dict[str, Any]:
+        field = {"name": "sealed", "type": closed(inner), "default": ""}
+        return {"type": "record", "name": inner["name"], "fields": [field], "encrypted": "sealed"}
+
+    one, other = record(("a", "long"), ("b", "long")), record(("a", "long"), ("b", "string"))
+    assert check_backward(record(("a", closed("long"))), record(("a", closed("long")))) == []
+    assert check_backward(record(("a", closed("long"))), record(("a", "long"))) == []
+    for new, old in (
+        (record(("b", closed("string"))), record(("b", closed("long")))),
+        (record(("b", closed("string"))), record(("b", "long"))),
+        (whole(other), whole(one)),
+        (whole(other), one),
+    ):
+        (problem,) = check_backward(new, old)
+        assert problem.startswith("R.b was long and is now string (rule: a type stays")
+    assert (
+        check_backward(whole(one), one)
+        == check_backward(one, whole(one))
+        == check_backward(whole(one), whole(one))
+        == []
+    )
+    (problem,) = check_backward(whole(record(("a", "long"), ("c", LINE))), whole(record(("a", "long"))))
+    assert problem.startswith("R.c is new and has no default")

@@ -19,7 +19,7 @@ from uuid import UUID
 from fastavro import schemaless_reader
 from pydantic import BaseModel, Field
 
-from choreo import Event
+from choreo import Event, Secret
 from choreo.events.avro import Schema
 from choreo.events.codec import Codec, read_structured
 from choreo.events.envelope import (
@@ -33,6 +33,7 @@ from choreo.events.envelope import (
     write_headers,
 )
 from choreo.events.errors import DecodeError, EventError
+from choreo.events.keys import Keys
 from choreo.services.dead_letters import Failure, dead_letter
 from choreo.services.letters import read_letter, redrive
 from choreo.tracing.headers import (
@@ -77,6 +78,18 @@ class Everything(Event, topic="fuzz", key="id"):
     words: set[str] = set()
 
 
+class Closed(Event, topic="fuzz", key="id", encrypted="secrets"):
+    id: str
+    card: Secret[str]
+    parts: list[Secret[Part]] = []
+    codes: dict[str, Secret[int] | None] = {}
+
+
+class Whole(Event, topic="fuzz", key="id", encrypted=True):
+    id: str
+    parts: list[Part] = []
+
+
 TREE = {
     "type": "record",
     "name": "Tree",
@@ -96,12 +109,13 @@ TREE = {
 }
 
 _REGISTRY = DictRegistry()
-_CODEC = Codec(_REGISTRY)
+_CODEC = Codec(_REGISTRY, Keys({"k": b"k" * 32}))
 
 
 async def _prepare() -> None:
     await _CODEC.prepare([Everything])
     await _CODEC.learn(await _REGISTRY.register("tree", TREE))
+    await _CODEC.prepare([Closed, Whole])
 
 
 asyncio.run(_prepare())
@@ -153,6 +167,25 @@ def _agree(writer: Any, value: bytes) -> None:
     except (UnicodeDecodeError, OverflowError, ValueError, ArithmeticError):
         return  # a text that is no UTF-8, a day beyond the calendar
     assert stream.tell() == len(value)
+
+
+def encrypted(data: bytes) -> None:
+    """Decode what is said to be encrypted, in Avro and in JSON; the first byte says as what."""
+    if not data:
+        return
+    cls: type[Event] = (Closed, Whole)[data[0] & 1]
+    value, content_type = data[1:], JSON
+    if data[0] & 2:
+        value, content_type = b"\x00\x00\x00\x00" + bytes([3 + (data[0] & 1)]) + value, AVRO
+    for read in (
+        lambda: _CODEC.decode(cls, value, content_type, id_="1"),
+        lambda: _CODEC.decode_any(value, content_type, cls.__name__, "1"),
+        lambda: _CODEC.decode_any(value, content_type, cls.__name__, "1", mask=True),
+    ):
+        try:
+            read()
+        except EventError:
+            pass
 
 
 def schema(data: bytes) -> None:
@@ -284,7 +317,12 @@ def _trace(envelope: Envelope) -> None:
     usable_baggage(envelope.baggage)
 
 
-TARGETS: dict[str, Callable[[bytes], None]] = {"decode": decode, "schema": schema, "headers": headers}
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "decode": decode,
+    "encrypted": encrypted,
+    "schema": schema,
+    "headers": headers,
+}
 
 
 def seeds(target: str) -> list[bytes]:
@@ -309,6 +347,18 @@ def seeds(target: str) -> list[bytes]:
             *(b"\x02" + each for each in plain),
             *(b"\x03" + each for each in wrapped),
             b"\x01" + tree,
+        ]
+    if target == "encrypted":
+        closed = Closed(id="1", card=Secret("4"), parts=[Secret(part)], codes={"a": Secret(7), "b": None})
+        both: tuple[Event, ...] = (closed, Whole(id="1", parts=[part]))
+        plain = [
+            b'{"id":"1","card":"4","parts":[{"name":"a","price":"1"}],"codes":{"a":7}}',
+            b'{"id":"1","card":{"$encrypted":"a2V5"},"parts":[{"$encrypted":"AQFr"}]}',
+            b'{"$encrypted":"AQFrAAAA"}',
+        ]
+        return [
+            *(bytes([2 + number]) + _CODEC.encode(event, "1")[5:] for number, event in enumerate(both)),
+            *(bytes([number & 1]) + text for number, text in enumerate(plain)),
         ]
     if target == "schema":
         texts = [json.dumps(each).encode() for each in (Everything.spec().schema, TREE)]

@@ -30,3 +30,6 @@ def test_the_decoders_seeds_are_events() -> None:
             assert targets._CODEC.decode(targets.Everything, b"\x00\x00\x00\x00\x01" + seed[1:], AVRO)
         if seed[0] == 1:
             assert targets._CODEC.decode_any(b"\x00\x00\x00\x00\x02" + seed[1:], AVRO)
+    for number, cls in enumerate((targets.Closed, targets.Whole)):
+        value = b"\x00\x00\x00\x00" + bytes([3 + number]) + targets.seeds("encrypted")[number][1:]
+        assert targets._CODEC.decode(cls, value, AVRO, id_="1")

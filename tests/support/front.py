@@ -18,6 +18,7 @@ class Front:
 
     Attributes:
         passed, refused: requests.
+        away: every request is answered 503.
     """
 
     def __init__(self, port: int, *, authorization: str | None = None, context: ssl.SSLContext | None = None) -> None:
@@ -26,6 +27,7 @@ class Front:
         self._context = context
         self._tasks: list[asyncio.Task[Any]] = []
         self.passed = self.refused = 0
+        self.away = False
         self.port = 0
 
     async def __aenter__(self) -> Front:
@@ -52,6 +54,11 @@ class Front:
                     for name, _, value in (line.partition(":") for line in head.decode().split("\r\n")[1:])
                 }
                 body = await reader.readexactly(int(found.get("content-length", "0")))
+                if self.away:
+                    self.refused += 1
+                    writer.write(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\n{}")
+                    await writer.drain()
+                    continue
                 if self._authorization is not None and found.get("authorization") != self._authorization:
                     self.refused += 1
                     writer.write(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\n{}")
