@@ -6,16 +6,26 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
 from . import exits
 from .shell import Shell
 
+new = App(
+    name="new",
+    help="Write a small project that runs.",
+    help_format="plaintext",
+    help_epilogue="""Examples:
+  saga new my-shop
+  mkdir my-shop && cd my-shop && saga new .""",
+)
 
-def new(folder: Path, /, *, shell: Annotated[Shell, Parameter(parse=False)]) -> int:
+
+@new.default
+def write_new_project(folder: Path, /, *, shell: Annotated[Shell, Parameter(parse=False)]) -> int:
     """Write a small project that runs: events, a service, a saga, tests.
 
-    Nothing is overwritten. Example: saga new my-shop && cd my-shop && saga run my_shop
+    Nothing is overwritten.
 
     Args:
         folder: the project's folder, called like the project: letters, digits, - and _.

@@ -9,7 +9,7 @@ import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
 from ...events.errors import ConfigurationError
 from . import exits
@@ -22,10 +22,21 @@ if TYPE_CHECKING:
     from ..probes import Probes
     from ..running import Process
 
+run = App(
+    name="run",
+    help="Run services and sagas.",
+    help_format="plaintext",
+    help_epilogue="""Examples:
+  saga run shop.py --reload
+  saga run shop.py:inventory shop.py:Fulfilment --health 8086
+  saga run my_shop --until-idle""",
+)
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def run(
+@run.default
+def run_targets(
     *targets: str,
     until_idle: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     create_topics: bool | None = None,
