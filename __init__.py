@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from .services.context import Context, Transaction
     from .services.dependencies import Depends
     from .services.ladder import retry_topic
+    from .services.limits import Batch
     from .services.middleware import Answer, Call, Next
     from .services.retry import Retry
     from .services.service import Service
@@ -79,6 +80,7 @@ _HOME = {
     "Service": "services.service",
     "Retry": "services.retry",
     "Breaker": "services.breaker",
+    "Batch": "services.limits",
     "retry_topic": "services.ladder",
     "Context": "services.context",
     "Transaction": "services.context",
@@ -114,6 +116,7 @@ __all__ = [  # noqa: RUF022 - by use, errors last
     "Service",
     "Retry",
     "Breaker",
+    "Batch",
     "retry_topic",
     "Context",
     "Transaction",

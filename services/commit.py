@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncTransaction
 
 from ..events.database import Database, conflicting, first_line, unreachable
 from ..events.envelope import Record
@@ -24,10 +24,11 @@ from ..events.failpoints import failpoint
 from ..events.outbox import OutboxRow, Relay
 from ..events.transport import Transport
 from . import inbox, parking
+from .batches import halves
 from .board import Board, Finished, Go, Next
 from .context import Transaction
 from .execution import Execution
-from .job import Job, Later, Result, Stage
+from .job import Job, Later, Result, Route, Stage
 
 log = structlog.get_logger("choreo.services")
 
@@ -133,15 +134,21 @@ class StoreCommit:
             async with self._database.transaction() as connection:
                 board = await connection.run_sync(self._open, jobs, careful, with_followers)
                 outcomes: list[Outcome] = []
+                together: dict[Route, list[Job]] = {}
                 for job in jobs:
+                    if together and job.stage is Stage.UNDO:  # it must find what they did
+                        outcomes += await self._run_batches(connection, board, together)
                     following = board.decide(job)
-                    if following is Go.TRANSACT:
+                    if following is Go.TRANSACT and job.route.collector is not None:
+                        together.setdefault(job.route, []).append(job)
+                    elif following is Go.TRANSACT:
                         following = await self._run(connection, board, job)
                         outcomes.append((job, following))
                         if with_followers and _goes_on(following):
                             outcomes += await self._follow(connection, board, job, saved)
                     else:
                         outcomes.append((job, following))
+                outcomes += await self._run_batches(connection, board, together)
                 rows = await connection.run_sync(self._close, board)
                 failpoint("service.before_commit")
             return outcomes, rows
@@ -172,21 +179,47 @@ class StoreCommit:
                 break
         return outcomes
 
+    async def _run_batches(
+        self, connection: AsyncConnection, board: Board, together: dict[Route, list[Job]]
+    ) -> list[Outcome]:
+        """Run batch handlers, each call in a savepoint; one that fails is halved until the culprit stands alone."""
+        outcomes: list[Outcome] = []
+        for route, jobs in together.items():
+            batch = route.handler.limits.batch
+            assert batch is not None
+            waiting = [jobs[start : start + batch.most] for start in range(0, len(jobs), batch.most)][::-1]
+            while waiting:
+                chosen = waiting.pop()
+                tx = Transaction(connection, whole=route.handler.limits.timeout is not None)
+                savepoint = await connection.begin_nested()
+                results = await self._execution.run_batch(chosen, tx)
+                tx.end()
+                _check_whole(connection, savepoint, route)
+                done = results is not None and not isinstance(results[0], Later) and results[0].state == "done"
+                await (savepoint.commit() if done else savepoint.rollback())
+                if results is None:
+                    first, second = halves(chosen)
+                    waiting += [second, first]
+                    continue
+                for job, result in zip(chosen, results, strict=True):
+                    if isinstance(result, Later):
+                        outcomes.append((job, result))
+                    else:
+                        job.result, job.stage = result, Stage.RECORD
+                        outcomes.append((job, board.decide(job)))
+        together.clear()
+        return outcomes
+
     async def _run(self, connection: AsyncConnection, board: Board, job: Job) -> Next:
         tx = Transaction(connection, whole=job.route.handler.limits.timeout is not None)
         savepoint = await connection.begin_nested()
         result = await self._execution.run(job, tx)
         tx.end()
-        if connection.invalidated:
-            if job.route.handler.limits.timeout is not None and (isinstance(result, Later) or result.state != "done"):
-                raise _CutShort(job, result)
-            raise StoreUnreachable("the connection broke inside a handler")
-        if not savepoint.is_active:
-            raise RuntimeError(f"{job.route.name} ended the transaction that it is only a part of")
-        if isinstance(result, Later) or result.state != "done":
-            await savepoint.rollback()
-        else:
-            await savepoint.commit()
+        failed = isinstance(result, Later) or result.state != "done"
+        if failed and connection.invalidated and job.route.handler.limits.timeout is not None:
+            raise _CutShort(job, result)
+        _check_whole(connection, savepoint, job.route)
+        await (savepoint.rollback() if failed else savepoint.commit())
         if isinstance(result, Later):
             return result
         job.result = result
@@ -323,6 +356,14 @@ class _Saved:
 def _goes_on(following: Next) -> bool:
     """Say whether what is behind a job in its lane may follow in the same transaction."""
     return isinstance(following, Finished) and following.kind != "parked"
+
+
+def _check_whole(connection: AsyncConnection, savepoint: AsyncTransaction, route: Route) -> None:
+    """Make sure that a handler left the transaction as it must."""
+    if connection.invalidated:
+        raise StoreUnreachable("the connection broke inside a handler")
+    if not savepoint.is_active:
+        raise RuntimeError(f"{route.name} ended the transaction that it is only a part of")
 
 
 def _away(error: Exception) -> bool:

@@ -16,12 +16,13 @@ import structlog
 from ..events.clock import SECOND
 from ..events.codec import UnknownSchema
 from ..events.errors import ChoreoError, EventError
+from .batches import Collector, halves
 from .board import Finished, Go
 from .commit import Outcome
 from .execution import Execution
 from .gates import Gate
 from .inbox import Key
-from .job import Job, Kind, Later, Route, Stage
+from .job import Job, Kind, Later, Result, Route, Stage
 from .lanes import Lanes
 from .priorities import SHARE, Ranked
 
@@ -67,9 +68,16 @@ class Dispatcher:
         self._execution = execution
         self._concurrency = concurrency
         self._gates: dict[Route, Gate] = {}
+        self._collectors: dict[Route, Collector] = {}
         for route in routes:
-            if route.handler.limits.gated:
-                route.gate = self._gates[route] = Gate(route.name, route.handler.limits, self._go)
+            if not route.handler.limits.gated:
+                continue
+            limits, go = route.handler.limits, self._go
+            if limits.batch is not None:
+                collector = Collector(limits.batch, limits.concurrency or 1, self._submit, self._start_batch)
+                route.collector = self._collectors[route] = collector
+                go = collector.add
+            route.gate = self._gates[route] = Gate(route.name, limits, go)
         self._finished = finished
         self._lanes: Lanes[Job] = Lanes()
         ranks = {rank for route in routes for rank in route.ranks.values()}
@@ -152,6 +160,8 @@ class Dispatcher:
             gone.append(job)
         for gate in self._gates.values():
             gone += gate.drop(unwanted)
+        for collector in self._collectors.values():
+            gone += collector.drop(unwanted)
         for queue in (self._ready, self._submitted):
             taken = [job for job in queue if not job.active and job.stage is not Stage.RECORD and unwanted(job)]
             for job in taken:
@@ -190,6 +200,8 @@ class Dispatcher:
         tasks: list[asyncio.Task[None]] = [*self._runners, *self._learners]
         for gate in self._gates.values():
             tasks += gate.close()
+        for collector in self._collectors.values():
+            tasks += collector.close()
         if self._pumping is not None:
             tasks.append(self._pumping)
         await farewell(tasks)
@@ -274,17 +286,50 @@ class Dispatcher:
                 result = self._execution.failed(job, error)
             if job.route.gate is not None:
                 job.route.gate.leave(job)
-            if isinstance(result, Later):
-                self.retries += 1
-                job.stage = job.route.stage
-                self._pause(job, result.delay)
-                continue
-            job.result, job.stage = result, Stage.RECORD
-            if result.kind == "parked":
-                self.parked.add(job.lane)
-            self._submit(job)
-            if job.route.stage is Stage.RUN:
-                self._leave_lane(job)  # the next of its key need not wait for the commit
+            self._ran(job, result)
+
+    def _ran(self, job: Job, result: Result | Later) -> None:
+        if isinstance(result, Later):
+            self.retries += 1
+            job.stage = job.route.stage
+            self._pause(job, result.delay)
+            return
+        job.result, job.stage = result, Stage.RECORD
+        if result.kind == "parked":
+            self.parked.add(job.lane)
+        self._submit(job)
+        if job.route.stage is Stage.RUN:
+            self._leave_lane(job)  # the next of its key need not wait for the commit
+
+    def _start_batch(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            job.active = True
+        runner = asyncio.create_task(self._run_batch(jobs))
+        self._runners.add(runner)
+        runner.add_done_callback(self._runners.discard)
+
+    async def _run_batch(self, jobs: list[Job]) -> None:
+        """Run a batch; one that fails is halved, until the event that is at fault stands alone."""
+        collector = jobs[0].route.collector
+        assert collector is not None
+        waiting = [jobs]
+        try:
+            while waiting:
+                chosen = waiting.pop()
+                try:
+                    results = await self._execution.run_batch(chosen)
+                except Exception as error:  # of ours, around the handler: no other key may wait for it
+                    results = [self._execution.failed(job, error) for job in chosen]
+                if results is None:
+                    first, second = halves(chosen)
+                    waiting += [second, first]
+                    continue
+                for job, result in zip(chosen, results, strict=True):
+                    if job.route.gate is not None:
+                        job.route.gate.leave(job)
+                    self._ran(job, result)
+        finally:
+            collector.ended()
 
     def _submit(self, job: Job) -> None:
         self._submitted.append(job)
@@ -307,6 +352,8 @@ class Dispatcher:
                 job.stage, job.active = Stage.RUN, False
                 if job.dropped:
                     self._leave(job)
+                elif job.route.collector is not None:
+                    job.route.collector.start(job)
                 else:
                     self._start(job)
             elif isinstance(following, Later):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -152,6 +153,69 @@ class Execution:
             return self.failed(job, RuntimeError("the handler was cancelled from inside"))
         except Exception as error:
             return self.failed(job, error)
+
+    async def run_batch(self, jobs: Sequence[Job], tx: Transaction | None = None) -> list[Result | Later] | None:
+        """Run a batch handler once; None when it failed with several events, so that halves of them are to be tried.
+
+        Args:
+            jobs: of one handler; the `attempt` of each is counted up, unless None comes back.
+            tx: handed to a handler that takes one.
+        """
+        first = jobs[0]
+        handler, gate = first.route.handler, first.route.gate
+        for job in jobs:
+            job.attempt += 1
+        context = Context(handler.service, handler.name, first.envelope, first.attempt)
+        events = [job.event for job in jobs if job.event is not None]
+        began = self._clock()
+        try:
+            places = [self._place(job) for job in jobs]
+            spans: list[HandlerSpan | None] = [None] * len(jobs)
+            failpoint("service.before_effect", first.route.name, first.envelope.id)
+            with ExitStack() as stack:
+                if self._tracing.enabled:
+                    group = self._service.name
+                    for index, (job, place) in enumerate(zip(jobs, places, strict=True)):
+                        spans[index] = stack.enter_context(
+                            self._tracing.process(
+                                job.delivery, job.envelope, group=group, place=place, attempt=job.attempt
+                            )
+                        )
+                returned = await self._provided.call_batch(handler, events, context, tx)
+            if tx is not None:
+                tx.end()
+                self._warn_of_long(first, began)
+            failpoint("service.after_effect", first.route.name, first.envelope.id)
+            results: list[Result | Later] = []
+            for job, span, place, entry in zip(jobs, spans, places, _entries(jobs, returned), strict=True):
+                made = self._records(job, _events_of(job, entry), span, place) if entry is not _NOTHING else ()
+                results.append(Result("handled", "done", made, answered=job.command))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            failure: Exception = RuntimeError("the handler was cancelled from inside")
+        except Exception as error:
+            failure = error
+        else:
+            if gate is not None:
+                for job in jobs:
+                    gate.ended(job, None)
+            return results
+        if len(jobs) == 1:
+            return [self.failed(first, failure)]
+        for job in jobs:
+            job.attempt -= 1
+            for sent in job.sends:
+                sent.discard()
+            job.sends.clear()
+        return None
+
+    def _place(self, job: Job) -> Place | None:
+        placement = self._placements.get(job.route.name)
+        if placement is not None and (self._tracing.enabled or job.envelope.saga_id is not None):
+            return placement.place(job.envelope)
+        return None
 
     def empty(self, job: Job) -> Result:
         """Answer an undo that has nothing to undo, without its handler."""
@@ -315,6 +379,22 @@ class Execution:
                 handler=job.route.name,
                 seconds=round(took / SECOND, 1),
             )
+
+
+_NOTHING: Any = object()
+
+
+def _entries(jobs: Sequence[Job], returned: Any) -> Sequence[Any]:
+    """Give what a batch handler returned for each event."""
+    route = jobs[0].route
+    if returned is None and not route.handler.signature.produces:
+        return [_NOTHING] * len(jobs)
+    if not isinstance(returned, (list, tuple)) or len(returned) != len(jobs):
+        told = f"{len(returned)} entries" if isinstance(returned, (list, tuple)) else type(returned).__name__
+        raise DefinitionError(
+            f"{route.name} returned {told} for {len(jobs)} events; return a list with an entry for each, in their order"
+        )
+    return returned
 
 
 def _events_of(job: Job, returned: Any) -> list[Event]:

@@ -34,7 +34,7 @@ class Gate:
 
     def __init__(self, name: str, limits: Limits, go: Callable[[Job], None]) -> None:
         self._name = name
-        self._most = limits.concurrency
+        self._most = limits.concurrency if limits.batch is None else None  # of batches: see `Collector`
         self._rate = limits.rate
         self._bucket: Bucket | None = None  # its time begins with the loop's
         self._circuit = Circuit(limits.breaker) if limits.breaker is not None else None

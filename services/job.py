@@ -16,6 +16,7 @@ from .service import Handler, Service
 
 if TYPE_CHECKING:
     from ..tracing.sends import SendSpan
+    from .batches import Collector
     from .gates import Gate
 
 Kind = Literal["handled", "duplicates", "refused", "dead", "parked", "delayed"]
@@ -37,7 +38,20 @@ class Stage(Enum):
 class Route:
     """What the worker needs to know of a handler, worked out once."""
 
-    __slots__ = ("claims", "forward", "gate", "guarded", "handler", "name", "parks", "ranks", "rungs", "stage", "tx")
+    __slots__ = (
+        "claims",
+        "collector",
+        "forward",
+        "gate",
+        "guarded",
+        "handler",
+        "name",
+        "parks",
+        "ranks",
+        "rungs",
+        "stage",
+        "tx",
+    )
 
     def __init__(self, service: Service, handler: Handler) -> None:
         self.handler = handler
@@ -48,6 +62,8 @@ class Route:
         self.forward = handler.undoes.full_name if handler.undoes is not None else None
         self.gate: Gate | None = None
         """Where its jobs wait for their turn; set by whoever runs them, None where there is nothing to wait for."""
+        self.collector: Collector | None = None
+        """Where a batch handler's jobs are collected."""
         topics = [event.spec().topic for event in handler.events]
         self.ranks = ranks_of(topics, handler.limits.priority, service.priorities)
         self.rungs = len(handler.exhausted.delays) if isinstance(handler.exhausted, RetryTopic) else 0

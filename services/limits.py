@@ -15,6 +15,28 @@ _SECONDS = {"s": 1, "m": 60, "h": 3_600}
 
 
 @dataclass(frozen=True, slots=True)
+class Batch:
+    """How a batch handler's events are collected.
+
+    Args:
+        most: how many go into one call at most.
+        wait: how long the first of a batch waits for others, e.g. `"50ms"`; by default it takes what is at hand.
+
+    Raises:
+        DefinitionError: a number below 1, or something that is no duration.
+    """
+
+    most: int = 100
+    wait: str | float | timedelta | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.most, bool) or not isinstance(self.most, int) or self.most < 1:
+            raise DefinitionError(f"Batch(most={self.most!r}): give a whole number of at least 1")
+        if self.wait is not None:
+            duration(self.wait)
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """The limits of one handler.
 
@@ -24,6 +46,7 @@ class Limits:
         rate: calls per second; None for no limit.
         breaker: when it is left alone for a while; None for never.
         priority: how important its events are, whatever their topic; None for what the service says.
+        batch: how its batches are collected; None for a handler of single events.
     """
 
     timeout: int | None = None
@@ -31,11 +54,14 @@ class Limits:
     rate: float | None = None
     breaker: Breaker | None = None
     priority: int | None = None
+    batch: Batch | None = None
 
     @property
     def gated(self) -> bool:
         """Whether a call may have to wait for its turn."""
-        return self.concurrency is not None or self.rate is not None or self.breaker is not None
+        return (
+            self.concurrency is not None or self.rate is not None or self.breaker is not None or self.batch is not None
+        )
 
 
 NO_LIMITS = Limits()

@@ -13,6 +13,9 @@ from .context import Context, Transaction
 Answer = Event | Sequence[Event] | None
 """What a handler returns."""
 
+BatchAnswer = Sequence[Event | Sequence[Event] | None]
+"""What a batch handler returns: an entry for each event."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
@@ -24,6 +27,7 @@ class Call:
         event: the event.
         context: the circumstances, as for the handler.
         tx: the transaction that the call is part of; None for a handler that takes none.
+        batch: for a batch handler all events of the call, of which `event` is the first; what it answers is a list.
     """
 
     service: str
@@ -31,6 +35,7 @@ class Call:
     event: Event
     context: Context
     tx: Transaction | None = None
+    batch: Sequence[Event] | None = None
 
 
 Next = Callable[[Call], Awaitable[Answer]]

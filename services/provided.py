@@ -160,6 +160,16 @@ class Provided:
             return handler.target(**handler.arguments(event, context, tx))
         return call(Call(service=handler.service, handler=handler.name, event=event, context=context, tx=tx))
 
+    def call_batch(
+        self, handler: Handler, events: list[Event], context: Context, tx: Transaction | None
+    ) -> Awaitable[Any]:
+        """Call a batch handler with all that it asks for, inside the service's middleware."""
+        call = self._calls.get(handler.name)
+        if call is None:
+            return handler.target(**handler.arguments(events, context, tx))
+        name = handler.service
+        return call(Call(service=name, handler=handler.name, event=events[0], context=context, tx=tx, batch=events))
+
     def _wire(self) -> None:
         """Work out how each handler is called, once all values are there."""
         for handler in self._service.handlers:
@@ -174,7 +184,7 @@ class Provided:
         openers = [(each.function, _opener(each), _filler(each.parameters, self._values)) for each in in_order(sources)]
 
         def plain(call: Call) -> Awaitable[Answer]:
-            return handler.target(**handler.arguments(call.event, call.context, call.tx), **fill(call, {}))
+            return handler.target(**handler.arguments(_taken(call), call.context, call.tx), **fill(call, {}))
 
         async def within(call: Call) -> Answer:
             made: dict[Any, Any] = {}
@@ -184,7 +194,7 @@ class Provided:
             try:
                 for function, opener, arguments in openers:
                     made[function] = await opener(opened, arguments(call, made))
-                given = handler.arguments(call.event, call.context, call.tx)
+                given = handler.arguments(_taken(call), call.context, call.tx)
                 answer = await handler.target(**given, **fill(call, made))
             except BaseException as error:
                 failure = error
@@ -195,6 +205,10 @@ class Provided:
             return answer
 
         return within if openers else plain
+
+
+def _taken(call: Call) -> Event | list[Event]:
+    return call.event if call.batch is None else list(call.batch)
 
 
 def check_overrides(services: Iterable[Service], overrides: Overrides) -> None:

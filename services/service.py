@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum
 from typing import Any, Final, Literal, TypeVar
@@ -25,13 +25,13 @@ from .breaker import Breaker
 from .calls import in_threads
 from .dependencies import Lifespan, Wiring
 from .ladder import RetryTopic, rungs_of
-from .limits import NO_LIMITS, Limits, check_priority, limits_of
-from .middleware import Answer, Middleware, check_middleware
+from .limits import NO_LIMITS, Batch, Limits, check_priority, limits_of
+from .middleware import Answer, BatchAnswer, Middleware, check_middleware
 from .retry import Retry
 from .signature import Signature, read_signature
 from .threads import Threads
 
-F = TypeVar("F", bound=Callable[..., Awaitable[Answer]] | Callable[..., Answer])
+F = TypeVar("F", bound=Callable[..., Awaitable[Answer | BatchAnswer]] | Callable[..., Answer | BatchAnswer])
 L = TypeVar("L", bound=Callable[..., AsyncIterator[Any] | AbstractAsyncContextManager[Any]])
 M = TypeVar("M", bound=Middleware)
 Exhausted = Literal["dead", "park"] | RetryTopic
@@ -87,7 +87,7 @@ class Handler:
         """Service and name, e.g. `inventory.reserve`."""
         return f"{self.service}.{self.name}"
 
-    def arguments(self, event: Event, context: object, tx: object = None) -> dict[str, object]:
+    def arguments(self, event: Event | list[Event], context: object, tx: object = None) -> dict[str, object]:
         """Give the keyword arguments of a call."""
         signature = self.signature
         arguments: dict[str, object] = {signature.event: event}
@@ -231,6 +231,7 @@ class Service:
         rate: str | None = None,
         breaker: Breaker | None = None,
         priority: int | None = None,
+        batch: Batch | None = None,
     ) -> Callable[[F], F]:
         """Declare a handler; the function itself stays as it is, to be called and tested like any other.
 
@@ -251,6 +252,7 @@ class Service:
             rate: how many calls begin in a second, minute or hour at most: `"50/s"`, `"600/m"`, `"1000/h"`.
             breaker: leaves the handler alone for a while when too many of its calls fail.
             priority: how important its events are, whatever their topic (see `Service`'s `priorities`).
+            batch: how the events of a batch handler, one that takes a `list` of them, are collected: `Batch(most=100)`.
 
         Raises:
             DefinitionError: naming the handler, the parameter and the remedy.
@@ -263,6 +265,8 @@ class Service:
         def declare(function: F) -> F:
             where = f"{self.name}.{name or getattr(function, '__name__', '')}"
             limits = limits_of(where, timeout, concurrency, rate, breaker, priority)
+            if batch is not None:
+                limits = replace(limits, batch=batch)
             handler = self._declare(function, events, retry, exhausted, undoes, empty, name, limits, scope)
             self._handlers[handler.name] = handler
             self._by_function[id(function)] = handler
@@ -293,6 +297,15 @@ class Service:
         for each in events:
             each.spec()
         signature = read_signature(function, events, where, scope, self.wiring)
+        if signature.batch and undoes is not None:
+            raise DefinitionError(f"{where}: an undo takes one command at a time, since each has an answer of its own")
+        if signature.batch != (limits.batch is not None):
+            if limits.batch is not None:
+                raise DefinitionError(
+                    f"{where}: batch= is for a handler that takes a list; write `{signature.event}: "
+                    f"list[{events[0].__name__}]`"
+                )
+            limits = replace(limits, batch=Batch())
         if signature.transactional and limits.concurrency is not None:
             raise DefinitionError(
                 f"{where}: concurrency={limits.concurrency}: handlers with a Transaction run one after another anyway; "

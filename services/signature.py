@@ -32,6 +32,7 @@ class Signature:
         injected: what its other parameters are filled with.
         transactional: it takes the `Transaction`, itself or through a dependency.
         blocking: it is a plain `def`, so it runs in a thread.
+        batch: it takes a list of events, and returns what it publishes for each.
     """
 
     event: str
@@ -43,6 +44,7 @@ class Signature:
     injected: Mapping[str, Value | Dependency] = field(default_factory=dict)
     transactional: bool = False
     blocking: bool = False
+    batch: bool = False
 
 
 def read_signature(
@@ -71,6 +73,7 @@ def read_signature(
         raise DefinitionError(f"{name}: a handler returns its events; write `return [...]` in place of `yield`")
     hints = Hints(function, name, scope)
     event = context = tx = None
+    batch = False
     injected: dict[str, Value | Dependency] = {}
     for parameter in inspect.signature(function).parameters.values():
         hint = hints.of(parameter.name, parameter.annotation)
@@ -81,6 +84,9 @@ def read_signature(
         elif (taken := events_of(hint)) is not None and event is None:
             fits_events(name, parameter.name, taken, events)
             event = parameter.name
+        elif event is None and get_origin(hint) is list and (taken := events_of(get_args(hint)[0])) is not None:
+            fits_events(name, parameter.name, taken, events)
+            event, batch = parameter.name, True
         elif hint in (Context, Transaction) or taken is not None:
             raise DefinitionError(
                 f"{name}: parameter {parameter.name!r} cannot be filled; a handler takes one event, and at most one "
@@ -95,14 +101,52 @@ def read_signature(
     if event is None:
         wanted = " | ".join(each.__name__ for each in events)
         raise DefinitionError(f"{name}: no parameter takes the event; annotate one with `{wanted}`")
-    produces, silent, many = _read_return(name, hints.of("return", inspect.signature(function).return_annotation))
+    returned = hints.of("return", inspect.signature(function).return_annotation)
+    if batch:
+        _check_batch(name, events, context, injected)
+        returned = _of_each(name, returned)
+    produces, silent, many = _read_return(name, returned)
     takes_tx = tx is not None or transactional(injected)
     if blocking and takes_tx:
         raise DefinitionError(
             f"{name}: a blocking handler cannot take a Transaction, whose statements are awaited; "
             f"write `async def {getattr(function, '__name__', 'handler')}`"
         )
-    return Signature(event, context, tx, produces, silent, many, injected, takes_tx, blocking)
+    return Signature(event, context, tx, produces, silent, many, injected, takes_tx, blocking, batch)
+
+
+def _check_batch(
+    name: str, events: Sequence[type[Event]], context: str | None, injected: Mapping[str, Value | Dependency]
+) -> None:
+    from .dependencies import Given, in_order
+
+    if len(events) > 1:
+        raise DefinitionError(
+            f"{name}: a batch holds events of one class; declare a handler for each of "
+            f"{', '.join(each.__name__ for each in events)}"
+        )
+    if context is not None:
+        raise DefinitionError(
+            f"{name}: parameter {context!r}: a Context is of one event, a batch has many; leave it out"
+        )
+    for dependency in in_order(injected):
+        if {Given.EVENT, Given.CONTEXT} & set(filter(Given.__instancecheck__, dependency.parameters.values())):
+            raise DefinitionError(
+                f"{name}: the dependency {dependency.name!r} asks for the event or its Context, a batch has many; "
+                "let it do without"
+            )
+
+
+def _of_each(name: str, hint: Any) -> Any:
+    """Give what a batch handler returns for each event."""
+    if hint is None or hint is type(None) or hint is inspect.Signature.empty:
+        return hint
+    if get_origin(hint) is list:
+        return get_args(hint)[0]
+    raise DefinitionError(
+        f"{name}: a batch handler returns a list with an entry for each event, in their order; annotate the return "
+        "with `list[StockReserved | None]` or `list[list[StockReserved]]`, or with None"
+    )
 
 
 class Hints:

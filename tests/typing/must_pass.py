@@ -17,6 +17,8 @@ from sqlalchemy.orm import Session, scoped_session
 
 from choreo import (
     Answer,
+    Batch,
+    Breaker,
     Call,
     Context,
     Depends,
@@ -34,6 +36,7 @@ from choreo import (
     cron,
     lock,
     policy,
+    retry_topic,
     step,
 )
 from choreo.saga.testing import Harness, SagaView, answers, crashes, silent
@@ -94,6 +97,31 @@ async def reserve(order: Placed, context: Context) -> Reserved | Refused:
 @inventory.on(Release, undoes=reserve, exhausted="park")
 async def release(command: Release, tx: Transaction) -> Released:
     return Released(order_id=command.order_id)
+
+
+@inventory.on(
+    Placed,
+    retry=Retry(on=OSError, not_on=(ConnectionError,), within="2m", jitter=0),
+    exhausted=retry_topic("1m", "1h"),
+    timeout="10s",
+    concurrency=3,
+    rate="50/s",
+    breaker=Breaker(failures=0.5, pause="30s"),
+    priority=5,
+    name="limited",
+)
+def in_a_thread(order: Placed) -> Reserved | None:
+    return None
+
+
+@inventory.on(Placed, batch=Batch(most=500, wait="100ms"))
+async def many_at_once(orders: list[Placed]) -> list[Reserved | None]:
+    return [None for _ in orders]
+
+
+@inventory.on(Placed)
+async def many_for_each(orders: list[Placed], tx: Transaction) -> list[list[Reserved]]:
+    return [[] for _ in orders]
 
 
 @inventory.on(Placed)
