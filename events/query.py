@@ -162,6 +162,8 @@ def _parse(database: str) -> URL:
             if "sslmode" in query:  # libpq's word; asyncpg takes the same values as `ssl`
                 query["ssl"] = query.pop("sslmode")
             url = url.set(drivername="postgresql+asyncpg", query=query)
+        elif url.drivername in ("mysql", "mariadb"):
+            url = url.set(drivername=f"{url.drivername}+asyncmy")
         url.get_dialect().import_dbapi()
     except (ArgumentError, NoSuchModuleError, ValueError):
         raise ConfigurationError(
@@ -171,7 +173,7 @@ def _parse(database: str) -> URL:
     except ImportError as error:
         raise ConfigurationError(
             f"the driver of {redacted(database)!r} is not installed ({error.name}); pip install it, for PostgreSQL "
-            "'choreo[postgres]'"
+            "'choreo[postgres]', for MariaDB and MySQL 'choreo[mysql]'"
         ) from None
     return url
 
@@ -188,7 +190,9 @@ def _reading(dialect: str) -> tuple[str, ...]:
     """Give what makes a connection of a dialect read only."""
     if dialect == "sqlite":
         return ("PRAGMA query_only = ON",)
-    return ("SET TRANSACTION READ ONLY",) if dialect in ("postgresql", "mysql", "mariadb") else ()
+    if dialect in ("mysql", "mariadb"):  # the session, for a statement may commit and so begin another transaction
+        return ("SET SESSION TRANSACTION READ ONLY",)
+    return ("SET TRANSACTION READ ONLY",) if dialect == "postgresql" else ()
 
 
 def _told(error: Exception) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow
 import pytest
 from pyarrow import parquet
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
 from choreo import ConfigurationError, Event, Publisher
 from choreo.events import parquet as parquet_module
@@ -42,6 +42,11 @@ ROWS = [
 ]
 
 
+def driven(url: str) -> str:
+    """Name a driver that blocks."""
+    return "mysql+pymysql:" + url.partition(":")[2]
+
+
 class Lasting(MemoryBroker):
     """A broker whose records last, as the ledger takes it."""
 
@@ -61,7 +66,13 @@ async def publish(broker: MemoryBroker, home: Path, rows: RowSource, **options: 
         return await publish_rows(publisher, Ordered, rows, name="rows", home=home, **options)
 
 
-@pytest.fixture(params=["parquet", "sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+SERVERS = [
+    pytest.param("postgresql", marks=pytest.mark.postgres),
+    pytest.param("mariadb", marks=pytest.mark.mariadb),
+]
+
+
+@pytest.fixture(params=["parquet", "sqlite", *SERVERS])
 async def source(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     """A way to open the same five rows."""
     if request.param == "parquet":
@@ -76,6 +87,17 @@ async def source(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
             connection.executemany("INSERT INTO orders VALUES (?, ?, ?, ?, ?)", plain)
         connection.close()
         url = f"sqlite:{path}"
+    elif request.param == "mariadb":
+        url = request.getfixturevalue("mariadb_url")
+        engine = create_engine(driven(url))
+        with engine.begin() as server:
+            server.execute(
+                text("create table orders (order_id text, total decimal(9,2), `on` date, at text, note blob)")
+            )
+            plain = [(*row[:3], row[3].isoformat(), row[4]) for row in ROWS]
+            insert = "INSERT INTO orders VALUES (:order_id, :total, :on, :at, :note)"
+            server.execute(text(insert), [dict(zip(NAMES, row, strict=True)) for row in plain])
+        engine.dispose()
     else:
         url = request.getfixturevalue("postgres_url")
         database = await Database.open(url)
@@ -189,6 +211,14 @@ def test_a_parameter_is_a_value_and_never_sql(shop: str) -> None:
     assert list(QueryRows(shop, "SELECT * FROM orders WHERE order_id = :id", {"id": evil})) == []
     [(number, row)] = QueryRows(shop, "SELECT * FROM orders WHERE order_id = :id", {"id": "a"})  # type: ignore[misc]
     assert (number, row) == (1, {"order_id": "a", "total": "1"})
+
+
+@pytest.mark.mariadb
+def test_a_mariadb_query_only_reads(mariadb_url: str) -> None:
+    for statement in ("CREATE TABLE t (a int)", "CREATE TEMPORARY TABLE t (a int) SELECT 1 AS a"):
+        with pytest.raises(ConfigurationError):
+            list(QueryRows(driven(mariadb_url), statement))
+    assert list(QueryRows(driven(mariadb_url), "SHOW TABLES")) == []
 
 
 @pytest.mark.postgres
