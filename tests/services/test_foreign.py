@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from choreo import Context, Event, Foreign, Service
+from choreo import Context, Event, Foreign, Retry, Service
 from choreo.events.envelope import Record
 from choreo.events.errors import DefinitionError
 from choreo.events.intake import Intake
 from choreo.events.transport import TopicSpec
+from choreo.services.letters import read_letter, redrive
 from tests.services.shop import Published, Rig
 from tests.support.abroad import (
     CLASSES,
@@ -136,6 +137,29 @@ async def test_what_cannot_be_read_is_a_dead_letter_as_it_came_with_its_reason(
     assert reason in letter.header("dlq-message") and letter.delivery.value == value
     assert letter.delivery.key == b"k-1" and seen == [] and worker.counters.dead == 1
     assert "4111" not in letter.header("dlq-message")
+
+
+async def test_a_dead_letter_that_is_sent_again_is_read_as_it_was(rig: Rig, store: str):
+    records = await foreign_records(rig.registry, "1")
+    await rig.broker.send(list(records.values()))
+    service, seen, failing = Service("abroad", store=store), [], [True]
+
+    @service.on(Plain, Cloud, Legacy, Line, Sent, Nested, Cut, retry=Retry(attempts=1))
+    async def take(event: Plain | Cloud | Legacy | Line | Sent | Nested | Cut) -> None:
+        if failing:
+            raise OSError("away")
+        seen.append(event)
+
+    worker = await rig.run(service)
+    assert worker.counters.dead == len(records)
+    failing.clear()
+    for topic in TOPICS:
+        for delivery in await rig.deliveries(f"{topic}.dlq"):
+            await rig.broker.send([redrive(read_letter(delivery), "again")])
+    worker = await rig.run(service)
+    assert (worker.counters.handled, worker.counters.duplicates) == (len(records), 0)
+    assert {type(event) for event in seen} == records.keys()
+    assert {event.key_text() for event in seen} == {"1"}
 
 
 async def test_a_decoder_that_gives_something_else_is_told_so(rig: Rig, store: str):
