@@ -89,6 +89,11 @@ def test_the_python_of_a_page_runs(page: Path, programs: Path, monkeypatch: pyte
     spec.loader.exec_module(module)
 
 
+def test_no_python_hides_under_another_name() -> None:
+    found = {(name(page), block["language"]) for page in PAGES for block in FENCE.finditer(page.read_text())}
+    assert {each for each in found if each[1].startswith("py") and each[1] != "python"} == set()
+
+
 def commands(page: Path) -> list[tuple[int, list[str]]]:
     """Give the `saga` command lines of a page's blocks, with their line numbers."""
     text, found = page.read_text(), []
