@@ -4,3 +4,4 @@ CREATE DATABASE inventory;
 CREATE DATABASE payment;
 CREATE DATABASE shipping;
 CREATE DATABASE notification;
+CREATE DATABASE fraud;

@@ -95,6 +95,8 @@ class PaymentCaptured(ShopEvent, topic="payment"):
 class PaymentDeclined(ShopEvent, topic="payment"):
     """The bank said no."""
 
+    customer: str = ""
+
 
 class RefundPayment(ShopEvent, topic="payment.commands"):
     """Command: give the money back."""

@@ -189,7 +189,7 @@ class CardNetworkError(Exception):
 async def charge(placed: OrderPlaced, tx: Transaction) -> PaymentCaptured | PaymentDeclined:
     """Charge the card."""
     if placed.card == DECLINED:
-        return PaymentDeclined(order_id=placed.order_id)
+        return PaymentDeclined(order_id=placed.order_id, customer=placed.customer)
     await tx.execute(insert(ledger).values(order_id=placed.order_id, kind="captured", cents=_cents(placed)))
     if placed.card == CRASHES:
         raise CardNetworkError("no route to the bank of this card")

@@ -53,7 +53,7 @@ def config(docker_compose: Path) -> dict[str, Any]:
 
 
 def test_it_holds_the_shop_and_what_it_needs(config: dict[str, Any]) -> None:
-    services = {"order", "inventory", "payment", "shipping", "notification"}
+    services = {"order", "inventory", "payment", "shipping", "notification", "fraud"}
     assert services | {"kafka", "postgres", "jaeger", "topics", "coordinator"} <= set(config["services"])
     assert config["services"]["coordinator"]["deploy"]["replicas"] == 2
 
@@ -105,7 +105,11 @@ def test_a_worker_starts_only_after_what_it_needs(config: dict[str, Any]) -> Non
 
 def test_each_service_has_a_database_of_its_own(config: dict[str, Any]) -> None:
     made = set(re.findall(r'^CREATE DATABASE "?(\w+)"?;', (FOLDER / "databases.sql").read_text(), re.MULTILINE))
-    services = {name for name, argv in compose_commands().items() if argv[1] == "run" and name != "coordinator"}
+    services = {
+        name
+        for name, argv in compose_commands().items()
+        if argv[1] in ("run", "-m") and name not in (*ONCE, "coordinator")
+    }
     assert services <= made
     assert config["services"]["postgres"]["environment"]["POSTGRES_DB"] == "saga"
 

@@ -1,0 +1,77 @@
+"""The demo's fraud check, a Faust agent on a real Kafka, run by the command of the compose file."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from choreo.events.settings import Settings
+from choreo.events.transports import connect
+from choreo.saga.demo.events import PaymentDeclined
+from tests.services.shop import Rig, command
+from tests.support.cli import Program, environment, saga
+from tests.support.commands import compose_commands
+
+PATIENCE = 90.0
+
+
+@pytest.mark.kafka
+async def test_three_declined_cards_of_a_customer_within_ten_minutes_are_suspect(
+    kafka_bootstrap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"broker": f"kafka://{kafka_bootstrap}", "home": tmp_path, "topic_prefix": f"{uuid.uuid4().hex[:8]}."}
+    env = environment(**given, session=5)
+    monkeypatch.setenv("CHOREO_BROKER", given["broker"])  # the module makes its app when it is imported
+    from choreo.saga.demo.fraud import CardDeclined, FraudSuspected
+
+    commands = compose_commands()
+    made = saga(*commands["topics"][1:], env=env)
+    assert made.returncode == 0, made.stderr
+    program = Program(commands["fraud"], env=env, folder=tmp_path, name="fraud")
+    settings = Settings.model_validate(given)
+    async with connect(settings.broker_url, settings) as broker:
+        rig = Rig(broker, settings)
+        await rig.codec.prepare([PaymentDeclined, CardDeclined])
+        program.start()
+        try:
+            for number in ("1", "2", "3"):
+                declined = PaymentDeclined(order_id=number, customer="ada")
+                await rig.publish(declined, **{**command("charge", key=number), "saga_attempt": None})
+            # Twenty minutes ago, a quarter of an hour ago, and now: too slow to be suspect. Within eight minutes is not.
+            now = time.time()
+            for customer, minutes in (("tony", (20, 15, 0)), ("leslie", (8, 4, 0))):
+                for order, ago in enumerate(minutes):
+                    record = rig.record(CardDeclined(customer=customer, order_id=f"{customer}-{order}"))
+                    await broker.send([replace(record, timestamp=round((now - 60 * ago) * 1_000))])
+            async with asyncio.timeout(PATIENCE):
+                while len(found := await rig.published("fraud")) < 2 or not await rig.all_committed(
+                    "fraud", "payment", "fraud.cards"
+                ):
+                    assert program.code is None, program.output[-3000:]
+                    await asyncio.sleep(0.2)
+        finally:
+            output = program.output
+            code = program.stop()
+    assert code == 0, output[-3000:]
+    suspects = {str(each.event["customer"]): each for each in found}
+    assert {name: each.event["orders"] for name, each in suspects.items()} == {
+        "ada": ["1", "2", "3"],
+        "leslie": ["leslie-0", "leslie-1", "leslie-2"],
+    }
+    ada = suspects["ada"].envelope
+    cards = {each.envelope.id: each.envelope for each in await _cards(settings, rig)}
+    assert ada.causation_id in cards, "it follows from a CardDeclined, that from a PaymentDeclined of a saga"
+    assert ada.saga_id == cards[ada.causation_id].saga_id
+    assert ada.saga_id in {f"fulfilment/{number}" for number in ("1", "2", "3")}
+    assert suspects["ada"].type == FraudSuspected.spec().type
+
+
+async def _cards(settings: Settings, rig: Rig) -> list:
+    async with connect(settings.broker_url, settings) as broker:
+        rig.broker = broker
+        return await rig.published("fraud.cards")
