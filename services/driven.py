@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 import structlog
 
 from ..events.clock import SECOND, system_clock
-from ..events.codec import Codec, UnknownSchema
+from ..events.codec import UnknownSchema, open_codec
 from ..events.database import Database
 from ..events.envelope import Delivery
 from ..events.errors import ChoreoError, ConfigurationError, EventError, RegistryUnreachable, StoreError
@@ -90,7 +90,7 @@ class Driven:
         relay = Relay(database, transport, acknowledged=tracing.acknowledged)
         await relay.start()
         stack.push_async_callback(relay.close)
-        codec = Codec(registry)
+        codec = open_codec(registry, settings)
         await codec.prepare((*service.produces, HandlerFailed))
         self._reader = Reader(service, codec)
         provided = Provided(service, settings)

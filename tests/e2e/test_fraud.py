@@ -13,6 +13,7 @@ import pytest
 from choreo.events.settings import Settings
 from choreo.events.transports import connect
 from choreo.saga.demo.events import PaymentDeclined
+from choreo.saga.demo.fraud import CardDeclined, FraudSuspected
 from tests.services.shop import Rig, command
 from tests.support.cli import Program, environment, saga
 from tests.support.commands import compose_commands
@@ -22,13 +23,10 @@ PATIENCE = 90.0
 
 @pytest.mark.kafka
 async def test_three_declined_cards_of_a_customer_within_ten_minutes_are_suspect(
-    kafka_bootstrap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kafka_bootstrap: str, tmp_path: Path
 ) -> None:
     given = {"broker": f"kafka://{kafka_bootstrap}", "home": tmp_path, "topic_prefix": f"{uuid.uuid4().hex[:8]}."}
     env = environment(**given, session=5)
-    monkeypatch.setenv("CHOREO_BROKER", given["broker"])  # the module makes its app when it is imported
-    from choreo.saga.demo.fraud import CardDeclined, FraudSuspected
-
     commands = compose_commands()
     made = saga(*commands["topics"][1:], env=env)
     assert made.returncode == 0, made.stderr

@@ -73,9 +73,10 @@ def test_options_that_break_a_promise_are_refused(tmp_path: Path, options: dict[
         App("screening", settings=settings, **options)
 
 
-def test_without_a_kafka_it_says_so(tmp_path: Path) -> None:
+async def test_without_a_kafka_its_start_says_so(tmp_path: Path) -> None:
+    app = App("screening", settings=Settings(home=tmp_path))
     with pytest.raises(ConfigurationError, match="CHOREO_BROKER=kafka://"):
-        App("screening", settings=Settings(home=tmp_path))
+        await app.on_first_start()
 
 
 async def test_saga_run_refuses_it_before_it_reads_anything(rig: Rig, app: App) -> None:
