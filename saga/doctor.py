@@ -12,7 +12,7 @@ from .queries import Brakes
 from .surroundings import Surroundings
 
 Verdict = Literal["ok", "warning", "failure", "unknown"]
-Area = Literal["config", "store", "broker", "topics", "groups", "coordinator", "letters", "traces", "clock"]
+Area = Literal["config", "store", "broker", "topics", "groups", "coordinator", "schemas", "letters", "traces", "clock"]
 
 _SKEW = 2 * SECOND
 _OLD = 30 * SECOND
@@ -47,6 +47,8 @@ class Seen:
         around: what was seen on the broker.
         letters: open dead letters by topic; None where the broker was not asked.
         traces: the endpoint of traces, and why it cannot be reached (None: it can); None where none is set.
+        registry: the schema registry's URL, how many subjects it has, and why it cannot be asked (None: it can); None
+            where none is set, and the broker keeps the schemas.
     """
 
     settings: str
@@ -64,6 +66,7 @@ class Seen:
     around: Surroundings
     letters: Mapping[str, int] | None
     traces: tuple[str, str | None] | None
+    registry: tuple[str, int, str | None] | None = None
 
 
 def examine(seen: Seen) -> list[Finding]:
@@ -75,6 +78,7 @@ def examine(seen: Seen) -> list[Finding]:
         _topics,
         _groups,
         _coordinator,
+        _schemas,
         _letters,
         _traces,
         _clock,
@@ -171,6 +175,17 @@ def _coordinator(seen: Seen) -> list[Finding]:
         told = f"{count:,} commands of people wait since {format_duration(age)}"
         found.append(Finding("coordinator", "failure", told, "a running coordinator applies them"))
     return found
+
+
+def _schemas(seen: Seen) -> list[Finding]:
+    if seen.registry is None:
+        if seen.around.trouble is not None:
+            return [Finding("schemas", "unknown", "the broker, which keeps them, could not be asked")]
+        return [Finding("schemas", "ok", "the broker keeps them")]
+    url, subjects, trouble = seen.registry
+    if trouble is not None:
+        return [Finding("schemas", "failure", trouble, "events wait until the registry answers: see CHOREO_REGISTRY")]
+    return [Finding("schemas", "ok", f"{url} answers; {subjects:,} subjects")]
 
 
 def _letters(seen: Seen) -> list[Finding]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..doctor import Finding, Seen
     from ..surroundings import Surroundings
 
-_AREAS = ("config", "store", "broker", "topics", "groups", "coordinator", "letters", "traces", "clock")
+_AREAS = ("config", "store", "broker", "topics", "groups", "coordinator", "schemas", "letters", "traces", "clock")
 _GLYPHS = {"ok": ("✔", "green"), "warning": ("⚠", "yellow"), "failure": ("✖", "red"), "unknown": ("○", "dim")}
 
 
@@ -30,7 +30,7 @@ async def doctor(
     strict: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
-    """Look at configuration, store, broker, topics, groups, coordinators, dead letters, traces and clocks.
+    """Look at configuration, store, broker, topics, groups, coordinators, schemas, dead letters, traces and clocks.
 
     Ends with 1 when something has failed: as a check before a deployment, or of readiness.
 
@@ -108,6 +108,7 @@ async def _look(shell: Shell) -> Seen:
         around=around,
         letters=letters,
         traces=await _traces(),
+        registry=await _registry(shell),
         **told,
     )
 
@@ -165,6 +166,22 @@ async def _broker(shell: Shell, topics: Sequence[str]) -> tuple[Surroundings, Ma
     except ChoreoError:
         return around, None
     return around, Counter(each.letter.delivery.topic for each in filed if each.settled is None)
+
+
+async def _registry(shell: Shell) -> tuple[str, int, str | None] | None:
+    from ...events.confluent import open_server
+
+    url = shell.settings.registry
+    if not url:
+        return None
+    try:
+        server = open_server(shell.settings)
+        try:
+            return url, len(await server.subjects()), None
+        finally:
+            await server.close()
+    except ChoreoError as error:
+        return "", 0, error.message
 
 
 async def _traces() -> tuple[str, str | None] | None:

@@ -14,8 +14,10 @@ from choreo.saga.definition import Definition, StepPlan
 from choreo.saga.doctor import Finding, Seen, examine
 from choreo.saga.queries import Brakes
 from choreo.saga.surroundings import Surroundings
+from tests.support.apicurio import ApicurioServer
 from tests.support.cli import environment, saga
 from tests.support.console import Console, validate
+from tests.support.ports import free_ports
 
 QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart"
 
@@ -33,6 +35,20 @@ def test_before_anything_ran_it_says_what_to_start(
     assert (verdicts["store"], verdicts["broker"], verdicts["groups"]) == ("failure", "failure", "unknown")
     assert console("doctor", "--only", "config,traces").code == exits.OK
     assert "the areas are" in console("doctor", "--only", "moon").err
+
+
+@pytest.mark.registry
+def test_a_schema_registry_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, apicurio: ApicurioServer
+) -> None:
+    console = Console(capsys, tmp_path)
+    monkeypatch.setenv("CHOREO_HOME", str(tmp_path))
+    monkeypatch.setenv("CHOREO_REGISTRY", apicurio.url)
+    done = console("doctor", "--only", "schemas")
+    assert (done.code, f"{apicurio.url} answers; " in done.out) == (exits.OK, True)
+    monkeypatch.setenv("CHOREO_REGISTRY", f"http://127.0.0.1:{free_ports(1)[0]}")
+    done = console("doctor", "--only", "schemas", "-o", "json")
+    assert (done.code, _verdicts(validate(done.json, "saga.doctor/v1"))) == (exits.ERROR, {"schemas": "failure"})
 
 
 @pytest.mark.slow
@@ -65,6 +81,7 @@ def test_findings_name_what_mends_them() -> None:
         around=Surroundings(coordinators="choreo"),
         letters={"orders.dlq": 3},
         traces=("http://localhost:4318", "refused"),
+        registry=("http://localhost:8081", 0, "it does not answer"),
     )
     found = examine(seen)
     told = " / ".join(f"{each.sentence} -> {each.fix}" for each in found)
@@ -77,6 +94,7 @@ def test_findings_name_what_mends_them() -> None:
         "missing: orders, payments -> saga topics apply MODULE",
         "0 in group 'choreo'",
         "version 2 of order has open sagas",
+        "it does not answer -> events wait until the registry answers",
         "open dead letters: orders.dlq 3 -> saga dlq list",
         "differ by",
     ):
