@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -11,15 +12,29 @@ from typing import Any, ClassVar
 import asyncpg
 import psycopg
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import create_engine, insert
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, scoped_session, sessionmaker
 
-from choreo import ConfigurationError, Event, LimitExceeded, MissingKey, Outbox, Publisher, SchemaRefused, Settings
+from choreo import (
+    ConfigurationError,
+    Event,
+    LimitExceeded,
+    MissingKey,
+    Outbox,
+    Publisher,
+    SchemaRefused,
+    Secret,
+    Settings,
+)
+from choreo.events.codec import Codec
 from choreo.events.envelope import read_envelope
 from choreo.events.errors import BrokerUnreachable, EncodeError
+from choreo.events.keys import Keys
 from choreo.events.local import LocalBroker
 from choreo.events.outboxes.table import ddl, shard_of, to_record
+from choreo.events.registry import EmbeddedRegistry
 from tests.outboxes.system import WAYS, Ordered, Paid, System, Undo, orders, plain_sqlite
 
 
@@ -47,6 +62,25 @@ async def test_any_text_and_any_bytes_come_back_as_they_were(system: System, out
     assert record.key == key.encode()
     assert Ordered.model_validate_json(record.value or b"") == big
     assert row.shard == shard_of(key)
+
+
+async def test_an_encrypted_event_lies_encrypted_in_the_outbox(tmp_path: Path) -> None:
+    class Stored(Event, topic="vault", key="id", format="json", encrypted="secrets"):
+        id: str
+        card: Secret[str]
+
+    keys = {"2026": bytes(32)}
+    text = SecretStr(f"2026={base64.b64encode(keys['2026']).decode()}")
+    settings = Settings(home=tmp_path, broker=f"local:{tmp_path / 'broker.db'}", keys=text)
+    system = await System.make(f"sqlite:{tmp_path / 'shop.db'}")
+    async with system.database.transaction() as connection:
+        [id_] = await Outbox(source="shop", settings=settings).add(connection, Stored(id="1", card=Secret("4111-1111")))
+    [row] = await system.rows()
+    value = to_record(row).value or b""
+    assert b"4111" not in value
+    codec = Codec(EmbeddedRegistry(LocalBroker(tmp_path / "broker.db")), Keys(keys))
+    assert codec.decode(Stored, value, "application/json", id_=id_).card.reveal() == "4111-1111"
+    await system.database.close()
 
 
 async def test_a_record_is_the_one_that_a_publisher_would_send(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from choreo import (
     Publisher,
     Retry,
     Saga,
+    Secret,
     Service,
     any_of,
     child,
@@ -39,6 +40,7 @@ from .must_pass import (
     Sent,
     SendReceipt,
     Shipped,
+    Stored,
     inventory,
     outbox,
     reserve,
@@ -60,6 +62,14 @@ Placed(order_id="1")  # E: call-arg
 Placed(order_id=1, total=Decimal(1))  # E: arg-type
 Placed(order_id="1", total=Decimal(1), colour="red")  # E: call-arg
 Placed(order_id="1", total=Decimal(1)).colour  # E: attr-defined
+
+Stored(id="1", card="4111")  # E: arg-type
+Stored(id="1", card=Secret(4111))  # E: arg-type
+
+
+def in_the_clear(stored: Stored) -> str:
+    return stored.card  # E: return-value
+
 
 # ---- steps -----------------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from choreo import (
     Publisher,
     Retry,
     Saga,
+    Secret,
     Service,
     Transaction,
     any_of,
@@ -297,3 +298,17 @@ async def write_with_awaited(
     await outbox.prepare_async(Placed)
     ids: list[str] = await outbox.add(session, event, id="1", causation_id="0")
     return [*ids, *await outbox.add(connection, event), *await outbox.add(modern, event)]
+
+
+class Stored(Event, topic="vault", key="id", encrypted="secrets"):
+    id: str
+    card: Secret[str]
+    amounts: list[Secret[Decimal]] = []
+
+
+def look_within(stored: Stored) -> str:
+    total: Decimal = sum((each.reveal() for each in stored.amounts), Decimal(0))
+    return f"{stored.card} {stored.card.reveal().upper()} {total}"
+
+
+Stored(id="1", card=Secret("4111"), amounts=[Secret(Decimal(1))])
