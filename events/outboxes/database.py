@@ -6,12 +6,12 @@ Nothing of the database is changed (no journal mode, no tables but our own two),
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Delete, Update, event, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -22,7 +22,6 @@ from ..errors import ConfigurationError, StoreUnreachable
 
 _FORMS = "write postgresql://user:password@host/database, mysql://... (MariaDB too) or sqlite:PATH"
 _EXTRAS = {"postgresql": "postgres", "mysql": "mysql", "mariadb": "mysql"}
-_CHUNK = 500
 _NOW = {
     "postgresql": "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
     "mysql": "SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)",
@@ -88,22 +87,6 @@ class SystemDatabase(Database):
         """Read the database's clock, in microseconds; SQLite has none, there it is the injected one."""
         statement = _NOW.get(connection.dialect.name)
         return self._clock() if statement is None else int(connection.execute(text(statement)).scalar_one())
-
-
-def change_rows(
-    connection: Connection, change: Delete | Update, by: ColumnElement[Any], values: Sequence[object]
-) -> None:
-    """Change the rows that a key names, and wait for nobody who has locked others.
-
-    InnoDB locks every row that it looks at. Given a list it may look at a whole small table, and so wait for the rows
-    of a transaction that is still open; given one key it looks at one row.
-    """
-    if connection.dialect.name in ("mysql", "mariadb"):
-        for value in values:
-            connection.execute(change.where(by == value))
-        return
-    for start in range(0, len(values), _CHUNK):
-        connection.execute(change.where(by.in_(values[start : start + _CHUNK])))
 
 
 def _parse(url: str) -> URL:

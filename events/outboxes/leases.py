@@ -14,7 +14,7 @@ from functools import partial
 from sqlalchemy import Connection, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from .database import SystemDatabase, change_rows
+from .database import SystemDatabase
 from .table import SHARDS, Tables
 
 _RELAY = "relay-"
@@ -87,8 +87,8 @@ class Leases:
             if taken.rowcount == 1:
                 kept.append(name)
         self._keep_own_row(connection, now)
-        if dead:
-            change_rows(connection, delete(table).where(table.c.expires_at <= now), table.c.name, dead)
+        for name in dead:
+            connection.execute(delete(table).where(table.c.name == name, table.c.expires_at <= now))
         return frozenset(_SHARDS[name] for name in kept), len(alive)
 
     def _change(self, connection: Connection, names: Sequence[str], values: dict[str, object]) -> list[str]:

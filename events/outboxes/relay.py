@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import structlog
 from opentelemetry import metrics
-from sqlalchemy import Connection, delete, inspect, select, text, update
+from sqlalchemy import Connection, inspect, select, text
 
 from ..database import lock_schema
 from ..envelope import Record
@@ -24,9 +24,10 @@ from ..errors import ChoreoError, ConfigurationError
 from ..failpoints import failpoint
 from ..publisher import send_making_topics
 from ..transport import Transport
-from .database import SystemDatabase, change_rows
+from .database import SystemDatabase
 from .lag import Lag, read_lag
 from .leases import Leases
+from .published import mark_rows, remove_rows
 from .table import Tables, outbox_tables, to_record
 
 log = structlog.get_logger("choreo.relay")
@@ -238,8 +239,10 @@ class OutboxRelay:
 
         def settle(connection: Connection) -> None:
             now = self._database.now(connection)
-            change = update(outbox).values(published_at=now) if self._keep else delete(outbox)
-            change_rows(connection, change, outbox.c.seq, seqs)
+            if self._keep:
+                mark_rows(connection, outbox, seqs, now)
+            else:
+                remove_rows(connection, outbox, seqs)
 
         await self._database.write(settle)
 
@@ -250,8 +253,7 @@ class OutboxRelay:
             step = await self._database.read(self._old)
             if not step:
                 break
-            outbox = self._tables.outbox
-            await self._database.write(partial(change_rows, change=delete(outbox), by=outbox.c.seq, values=step))
+            await self._database.write(partial(remove_rows, outbox=self._tables.outbox, seqs=step))
             pruned += len(step)
         return pruned
 

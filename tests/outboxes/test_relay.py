@@ -14,8 +14,9 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from sqlalchemy import update
+from sqlalchemy.exc import DBAPIError
 
-from choreo import BrokerUnreachable, ConfigurationError, Outbox, TopicMissing
+from choreo import BrokerUnreachable, ConfigurationError, Outbox, StoreUnreachable, TopicMissing
 from choreo.events.envelope import Record
 from choreo.events.memory import MemoryBroker
 from choreo.events.outboxes import relay as relay_module
@@ -23,6 +24,9 @@ from choreo.events.outboxes.database import SystemDatabase
 from choreo.events.outboxes.relay import OutboxRelay, open_tables
 from choreo.events.outboxes.table import SHARDS, shard_of
 from tests.outboxes.system import Ordered, Paid, System
+from tests.support import parts
+from tests.support.parts import Missing
+from tests.support.postgres import PostgresServer, postgres_programs
 
 
 class Broker(MemoryBroker):
@@ -95,14 +99,15 @@ async def test_what_was_committed_is_published_in_order_and_removed(system: Syst
     assert await system.rows() == []
 
 
+@pytest.mark.parametrize("keep", [0, 3_600_000_000])
 @pytest.mark.parametrize(
     "backend",
     [pytest.param("postgres", marks=pytest.mark.postgres), pytest.param("mariadb", marks=pytest.mark.mariadb)],
 )
-async def test_a_late_commit_with_a_lower_number_is_not_passed_over(system: System, outbox: Outbox) -> None:
+async def test_a_late_commit_with_a_lower_number_is_not_passed_over(system: System, outbox: Outbox, keep: int) -> None:
     """The trap of an outbox that is read by position: number 1 is committed after number 2 was read."""
     broker = Broker()
-    async with _relay(system, broker) as relay:
+    async with _relay(system, broker, keep=keep) as relay:
         await relay.start()
         async with system.database.transaction() as late:
             await outbox.add(late, Ordered(number="early", total=1))
@@ -112,7 +117,7 @@ async def test_a_late_commit_with_a_lower_number_is_not_passed_over(system: Syst
             assert await relay.step() == 0
         assert await relay.step() == 1
     assert broker.numbers() == [*(("late", total) for total in range(3)), ("early", 1)]
-    assert await system.rows() == []
+    assert len(await system.rows()) == (4 if keep else 0)
 
 
 async def test_several_relays_share_the_work_and_keep_the_order(system: System, outbox: Outbox) -> None:
@@ -327,3 +332,44 @@ async def test_the_database_is_left_as_it_was(tmp_path: Any, outbox: Outbox) -> 
 
     assert await system.database.read(journal) == "delete"
     await system.database.close()
+
+
+@pytest.mark.postgres
+async def test_fault_35_a_database_that_goes_away_is_waited_for(outbox: Outbox) -> None:
+    """The server is stopped as by a crash, and started again; the relay is the same one."""
+    try:
+        server = PostgresServer(postgres_programs())
+    except Missing as missing:
+        parts.missing("PostgreSQL", str(missing))
+    broker, stop = Broker(), asyncio.Event()
+    try:
+        server.start()
+        system = await System.make(server.create_database())
+        async with _relay(system, broker) as relay:
+            running = asyncio.create_task(relay.run(stop))
+            await system.add(outbox, Ordered(number="1"))
+            await _until(lambda: _sent(broker, 1))
+            server.halt()
+            await asyncio.sleep(0.5)
+            assert not running.done()
+            server.resume()
+            await _until(lambda: _reaches(system, outbox))
+            await _until(lambda: _sent(broker, 2))
+            stop.set()
+            await running
+        await system.database.close()
+    finally:
+        server.stop()
+    assert [number for number, _ in broker.numbers()] == ["1", "2"]
+
+
+async def _sent(broker: Broker, count: int) -> bool:
+    return len(broker.sent) == count
+
+
+async def _reaches(system: System, outbox: Outbox) -> bool:
+    try:
+        await system.add(outbox, Ordered(number="2"))
+    except (StoreUnreachable, DBAPIError):
+        return False
+    return True
