@@ -33,7 +33,7 @@ def unreadable(delivery: Delivery, error: EventError, envelope: Envelope | None 
 def set_aside(refused: Refused, now: int, secrets: Iterable[str] = ()) -> Record:
     """Make the dead letter of a record that the coordinator could not apply; `secrets` are where it may hold some."""
     error = DecodeError(refused.reason)
-    failure = Failure(service="choreo.coordinator", handler="", error=error, attempts=0, dead=True, now=now)
+    failure = Failure(service="choreo.coordinator", handler="", error=error, attempts=0, dead=True, now=now, event=None)
     return dead_letter(refused.arrival.delivery, failure, secrets)
 
 

@@ -42,7 +42,7 @@ class Failure:
     attempts: int
     dead: bool
     now: int
-    event: Event | None = None
+    event: Event | None
 
     @property
     def error_class(self) -> str:

@@ -307,7 +307,7 @@ class Execution:
         record = climb(job.delivery, handler, job.rung)
         if record.size() > MOST_RECORD_BYTES:
             return self.dead(job, error)
-        failure = Failure(handler.service, handler.name, error, job.attempt, False, self._clock())
+        failure = Failure(handler.service, handler.name, error, job.attempt, False, self._clock(), job.event)
         log.warning(
             "event will be tried again later, what follows of its key goes on",
             service=handler.service,

@@ -175,7 +175,7 @@ async def test_row_27_a_dead_letter_that_a_person_sends_again_runs_once_more(rig
 
 def test_a_dead_letter_too_large_for_the_broker_leaves_its_value_behind():
     delivery = Delivery("orders", 0, 5, 1, b"k", b"v" * 999_990, (("ce_id", b"1"),))
-    letter = dead_letter(delivery, Failure("inventory", "reserve", ValueError("no"), 1, True, NOW))
+    letter = dead_letter(delivery, Failure("inventory", "reserve", ValueError("no"), 1, True, NOW, None))
     assert letter.value is None
     assert dict(letter.headers)["dlq-value"] == b"omitted"
     assert dict(letter.headers)["dlq-offset"] == b"5"

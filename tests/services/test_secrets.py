@@ -13,8 +13,9 @@ from choreo.events.event import Event
 from choreo.events.keys import Keys, read_keys
 from choreo.events.secret import MASK, Secret
 from choreo.events.transport import TopicSpec
+from choreo.services.ladder import retry_topic
 from choreo.services.retry import Retry
-from choreo.services.service import Service
+from choreo.services.service import Exhausted, Service
 from tests.services.shop import NOW, Rig
 
 KEYS = SecretStr("new=AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=")
@@ -31,11 +32,11 @@ class Loose(Event, topic="vault", key="id", format="json"):
     card: Secret[str]
 
 
-def _vault(store: str) -> tuple[Service, list[str]]:
+def _vault(store: str, exhausted: Exhausted = "dead") -> tuple[Service, list[str]]:
     service = Service("vault", store=store)
     seen: list[str] = []
 
-    @service.on(Stored, Loose, retry=Retry(attempts=1))
+    @service.on(Stored, Loose, retry=Retry(attempts=1, first="1h", most="2h"), exhausted=exhausted)
     async def keep(event: Stored | Loose) -> None:
         if event.id == "quoted":
             raise ValueError(f"gateway refuses card={event.card.reveal()}")
@@ -77,13 +78,19 @@ async def test_what_cannot_be_decrypted_is_a_dead_letter_with_a_clear_reason(vau
     assert told in {each.event["message"] for each in news}
 
 
-async def test_what_an_error_quotes_is_masked_in_dead_letter_and_news(vault: Rig, store: str) -> None:
-    service, _ = _vault(store)
+@pytest.mark.parametrize("exhausted", ["dead", "park", retry_topic("1h")], ids=["dead", "park", "retry_topic"])
+async def test_what_an_error_quotes_is_masked_wherever_the_event_goes(
+    vault: Rig, store: str, exhausted: Exhausted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service, _ = _vault(store, exhausted)
+    await vault.broker.create_topics([TopicSpec(name, 1) for name in service.retry_topics])
     own = Keys(read_keys(KEYS))
     await vault.broker.send([await _sealed(vault, Stored(id="quoted", card=Secret(CARD)), own)])
     await vault.run(service)
-    [letter] = await vault.published("vault.dlq")
-    assert letter.header("dlq-message") == f"gateway refuses card={MASK}"
+    for letter in await vault.published("vault.dlq"):
+        assert letter.header("dlq-message") == f"gateway refuses card={MASK}"
+    told = capsys.readouterr()
+    assert MASK in told.out + told.err and CARD not in told.out + told.err
     [news] = await vault.published("choreo.failures")
     assert news.event["message"] == f"gateway refuses card={MASK}"
 
