@@ -128,7 +128,7 @@ async def test_ruling_15_two_processes_that_read_then_write_neither_fail_nor_ove
     assert found == "200"
 
 
-async def test_deadlocked_writes_are_run_again(postgres_url: str) -> None:
+async def test_fault_37_deadlocked_writes_are_run_again(postgres_url: str) -> None:
     database = await Database.open(postgres_url)
     await database.write(metadata.create_all)
     await database.write(lambda connection: [_say(connection, number) for number in (1, 2)])

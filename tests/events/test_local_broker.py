@@ -242,7 +242,7 @@ async def test_a_file_that_is_no_broker_gets_one_clear_line(tmp_path: Path) -> N
             pass
 
 
-async def test_a_file_that_another_program_locks_is_waited_for_and_then_named(
+async def test_fault_39_a_file_that_another_program_locks_is_waited_for_and_then_named(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("choreo.events.logfile.BUSY_SECONDS", 0.2)

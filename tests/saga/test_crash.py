@@ -50,7 +50,7 @@ async def _run(tmp_path: Path, crash_at: str | None) -> int:
         return await process.wait()
 
 
-async def test_a_killed_coordinator_goes_on_where_it_was(tmp_path: Path) -> None:
+async def test_fault_02_04_a_killed_coordinator_goes_on_where_it_was(tmp_path: Path) -> None:
     async with LocalBroker(tmp_path / "broker.db") as broker:
         names = (*TOPICS, *(f"{name}.dlq" for name in TOPICS))
         await broker.create_topics([*(TopicSpec(name, 2) for name in names), *catalog_topics()])

@@ -47,12 +47,14 @@ def service(store: str, kind: str) -> Service:
     if kind == "none":
         found = Service("inventory", store=None)
     else:
-        found = Service("inventory", store=store, tables=tables if kind in ("tx", "blocked") else None)
+        found = Service("inventory", store=store, tables=tables if kind in ("tx", "slow", "blocked") else None)
 
-    if kind == "tx":
+    if kind in ("tx", "slow"):
 
         @found.on(OrderPlaced)
         async def reserve(order: OrderPlaced, tx: Transaction) -> StockReserved:
+            if kind == "slow":
+                await asyncio.sleep(0.05)
             if order.number == 0:
                 await tx.execute(insert(stock).values(item="book", taken=0))
             await tx.execute(update(stock).values(taken=stock.c.taken + 1))

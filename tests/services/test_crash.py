@@ -48,7 +48,7 @@ async def _run(tmp_path: Path, kind: str, crash_at: str | None) -> int:
 
 
 @pytest.mark.parametrize("kind", ["tx", "claim", "plain", "none"])
-async def test_a_killed_service_goes_on_where_it_was(tmp_path: Path, kind: str):
+async def test_fault_08_09_a_killed_service_goes_on_where_it_was(tmp_path: Path, kind: str):
     points = [
         point for point in POINTS if kind != "none" or point not in ("service.before_commit", "service.after_commit")
     ]

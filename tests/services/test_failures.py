@@ -508,7 +508,7 @@ async def test_an_event_that_the_database_refuses_is_found_and_dead_lettered_alo
     assert (letter.envelope.id, letter.header("dlq-error")) == ("poison", "DataError")
 
 
-async def test_a_store_that_is_away_stops_nothing_for_good(rig: Rig, store, monkeypatch):
+async def test_fault_40_a_store_that_is_full_for_a_while_stops_nothing_for_good(rig: Rig, store, monkeypatch):
     """guarantees.md, 3.2: roll back, stay alive, recover by itself."""
     from sqlalchemy.exc import OperationalError
 
@@ -528,7 +528,7 @@ async def test_a_store_that_is_away_stops_nothing_for_good(rig: Rig, store, monk
     assert len(await rig.published("inventory")) == 2
 
 
-async def test_a_store_that_only_reads_for_a_while_makes_no_dead_letters(rig: Rig, postgres_url):
+async def test_fault_40_a_store_that_only_reads_for_a_while_makes_no_dead_letters(rig: Rig, postgres_url):
     """guarantees.md, faults 36 and 40: after a fail-over, or with a full disk, the database refuses every write."""
     service, _ = _failing(postgres_url, OSError())
     await rig.run(service)

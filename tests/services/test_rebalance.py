@@ -23,7 +23,7 @@ def _service(store, seen, name="inventory", pause=0.001):
     return service
 
 
-async def test_row_31_workers_that_come_and_go_handle_every_event_once(any_rig: Rig, store):
+async def test_fault_19_workers_that_come_and_go_handle_every_event_once(any_rig: Rig, store):
     seen: list[int] = []
     rig, number = any_rig, 0
     first = rig.worker(_service(store, seen))

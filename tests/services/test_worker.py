@@ -295,7 +295,7 @@ async def test_a_stop_lets_running_handlers_end_and_commits_them(rig: Rig, store
     assert ended == [0, 1, 2]
 
 
-async def test_a_stop_ends_within_its_deadline_though_a_handler_hangs(rig: Rig, store):
+async def test_fault_13_a_stop_ends_within_its_deadline_though_a_handler_hangs(rig: Rig, store):
     service = Service("inventory", store=store, drain="50ms")
     begun, cancelled = asyncio.Event(), []
 
