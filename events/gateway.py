@@ -22,7 +22,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .bearer import Bearer
-from .clock import Clock, system_clock
+from .clock import SECOND, Clock, system_clock
 from .cloudevents import Said, read_events
 from .envelope import Envelope, Record
 from .errors import (
@@ -45,6 +45,7 @@ from .transports import connect
 PUBLISHED = "saga.published/v1"
 
 _REMEMBERED = 20_000
+_JUST_NOW = 10 * SECOND
 
 
 class Door(Protocol):
@@ -76,8 +77,8 @@ class Gateway:
     """An ASGI app that publishes events; `async with gateway` opens it, as does the lifespan of a server.
 
     ```python
-    gateway = Gateway([OrderPlaced], source="shop")
-    app = Starlette(routes=[Mount("/choreo", gateway)], lifespan=lambda app: gateway)
+    gateway = Gateway([OrderPlaced])
+    app = Starlette(routes=[Mount("/choreo", gateway)], lifespan=lifespan)  # which says `async with gateway`
     ```
 
     Args:
@@ -114,7 +115,7 @@ class Gateway:
         self._clock = clock
         self._stack: AsyncExitStack | None = None
         self._publisher: Publisher | None = None
-        self._accepted: OrderedDict[str, bytes] = OrderedDict()
+        self._accepted: OrderedDict[str, tuple[bytes, int]] = OrderedDict()
         self._app = self._make()
 
     # ---- life --------------------------------------------------------------------------------------------------
@@ -256,16 +257,19 @@ class Gateway:
         faults = [
             Fault(f"{each.where}id", "was used for another event")
             for each, id_, own in zip(said, ids, digests, strict=True)
-            if self._accepted.get(id_, own) != own
+            if id_ in self._accepted and self._accepted[id_][0] != own
         ]
         if faults:
             raise reused(faults)
-        fresh = [record for record, id_ in zip(records, ids, strict=True) if id_ not in self._accepted]
+        now = self._clock()
+        # A later retry is sent again: whoever has not taken the first copy, in a topic made anew say, takes this one.
+        just = {id_ for id_ in ids if id_ in self._accepted and now - self._accepted[id_][1] < _JUST_NOW}
+        fresh = [record for record, id_ in zip(records, ids, strict=True) if id_ not in just]
         if fresh:
             await publisher.send(fresh)
             failpoint("gateway.after_send")
         for id_, own in zip(ids, digests, strict=True):
-            self._accepted[id_] = own
+            self._accepted[id_] = (own, self._accepted[id_][1] if id_ in just else now)
             self._accepted.move_to_end(id_)
         while len(self._accepted) > _REMEMBERED:
             self._accepted.popitem(last=False)

@@ -71,6 +71,10 @@ def serve(
         raise ConfigurationError(
             f"at {host} everybody could publish: set CHOREO_GATEWAY_TOKENS, or stay at the default, --host 127.0.0.1"
         )
+    if gateway:
+        from ...events.bearer import Bearer
+
+        Bearer(settings.gateway_token_list)  # what is wrong with a token is told before anything is opened
     hook = None
     if webhook:
         from ..webhook import Webhook

@@ -358,6 +358,20 @@ async def test_a_request_that_comes_again_is_answered_the_same_and_published_onc
     assert len(await stage.published("orders")) == 1
 
 
+async def test_a_later_retry_is_published_again_under_the_same_id() -> None:
+    """Whoever has the first drops it; whoever has lost the first, with its topic say, takes this one."""
+    now = 1_795_251_731_000_000
+    async with MemoryBroker("") as broker:
+        gateway = Gateway([Placed], broker=broker, settings=Settings(), tokens=[], clock=lambda: now)
+        asgi = httpx.ASGITransport(gateway)
+        async with gateway, httpx.AsyncClient(transport=asgi, base_url="http://here") as client:
+            stage = Stage(broker, gateway, client)
+            for seconds in (0, 5, 30, 5):
+                now += seconds * 1_000_000
+                assert (await stage.send({"order_id": "4711"})).status_code == 202
+            assert [read_envelope(each).id for each in await stage.published("orders")] == ["e-1", "e-1"]
+
+
 async def test_an_idempotency_key_stands_for_the_id(stage: Stage) -> None:
     first = await stage.send({"order_id": "4711"}, ce_id=None, idempotency_key="run-17")
     again = await stage.send({"order_id": "4711"}, ce_id="another-each-time", idempotency_key='"run-17"')
