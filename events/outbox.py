@@ -153,7 +153,8 @@ class Relay:
         if self._task is None:
             return
         try:
-            await asyncio.wait_for(self._idle.wait(), drain)
+            async with asyncio.timeout(drain):
+                await self._idle.wait()
         except TimeoutError:
             log.warning("outbox not drained; the rest is sent by the next start", pending=len(self._pending))
         self._task.cancel()
@@ -254,7 +255,8 @@ class Relay:
                     self._idle.set()
                 if self._clock() < next_sweep:
                     try:
-                        await asyncio.wait_for(self._wake.wait(), _LEFT_PAUSE if self._behind else 1.0)
+                        async with asyncio.timeout(_LEFT_PAUSE if self._behind else 1.0):
+                            await self._wake.wait()
                     except TimeoutError:
                         pass
             self._wake.clear()

@@ -182,7 +182,8 @@ class Dispatcher:
                 return True
             self._moved.clear()
             try:
-                await asyncio.wait_for(self._moved.wait(), max(0.0, end - loop.time()))
+                async with asyncio.timeout_at(end):
+                    await self._moved.wait()
             except TimeoutError:
                 for job in self.jobs:
                     job.dropped |= unwanted(job)  # what it has done counts, but it is not tried again

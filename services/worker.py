@@ -485,7 +485,8 @@ class Worker:
             except ChoreoError as error:
                 log.warning("housekeeping waits", service=self.service.name, error=error.message)
             try:
-                await asyncio.wait_for(self._tick.wait(), _TICK)
+                async with asyncio.timeout(_TICK):
+                    await self._tick.wait()
             except TimeoutError:
                 pass
 

@@ -111,6 +111,12 @@ def test_nothing_is_left_for_later(path: Path) -> None:
         assert needle not in text, f"{path} says {needle}"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_wait_never_swallows_a_cancellation(path: Path) -> None:
+    """`asyncio.wait_for` does on Python 3.11 (gh-86296), so a stop may hang; `asyncio.timeout` does not."""
+    assert "asyncio.wait_for(" not in path.read_text()
+
+
 HEAVY = ("aiokafka", "sqlalchemy", "alembic", "opentelemetry.sdk", "fastavro", "httpx")
 
 

@@ -353,3 +353,21 @@ async def test_what_memory_cannot_hold_is_loaded_again_in_order(
         await relay.drained()
     assert [delivery.value for delivery in await _read(broker)] == [b"event %d" % n for n in range(1_201)]
     assert await _rows(database) == 0
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_stop_that_meets_new_work_ends(broker: MemoryBroker, database: Database, turns: int) -> None:
+    """On Python 3.11 `asyncio.wait_for` swallows a cancellation that comes just when it is done (gh-86296)."""
+    relay = Relay(database, broker)
+    await relay.start()
+    await relay.drained()
+    await asyncio.sleep(0.05)  # it waits for work by now
+    rows = await database.write(lambda connection: relay.put(connection, [_record(1)]))
+    closing = asyncio.create_task(relay.close(drain=0))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    relay.publish(rows)
+    _, late = await asyncio.wait([closing], timeout=5)
+    for task in late:  # or the test would hang as well
+        task.cancel()
+    assert not late
