@@ -51,6 +51,7 @@ from .envelope import Headers, Record
 from .errors import ChoreoError, LimitExceeded
 from .failpoints import failpoint
 from .transport import Transport
+from .waiting import happens
 
 log = structlog.get_logger("choreo.outbox")
 
@@ -152,10 +153,7 @@ class Relay:
         """Publish what is pending for at most `drain` seconds, then stop; the rest stays in the outbox."""
         if self._task is None:
             return
-        try:
-            async with asyncio.timeout(drain):
-                await self._idle.wait()
-        except TimeoutError:
+        if not await self.drained(drain):
             log.warning("outbox not drained; the rest is sent by the next start", pending=len(self._pending))
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
@@ -227,9 +225,9 @@ class Relay:
         self._idle.clear()
         self._wake.set()
 
-    async def drained(self) -> None:
-        """Wait until everything handed to `publish` has been acknowledged."""
-        await self._idle.wait()
+    async def drained(self, patience: float = 60.0) -> bool:
+        """Wait at most `patience` seconds until everything handed to `publish` is acknowledged; say whether it is."""
+        return await happens(self._idle, patience)
 
     async def depth(self) -> int:
         """Count the rows that are not acknowledged yet."""
@@ -254,11 +252,7 @@ class Relay:
                 if not self._behind:
                     self._idle.set()
                 if self._clock() < next_sweep:
-                    try:
-                        async with asyncio.timeout(_LEFT_PAUSE if self._behind else 1.0):
-                            await self._wake.wait()
-                    except TimeoutError:
-                        pass
+                    await happens(self._wake, _LEFT_PAUSE if self._behind else 1.0)
             self._wake.clear()
             try:
                 await self._send_pending()

@@ -22,6 +22,7 @@ from ..events.openapi import problem
 from ..events.problems import Fault, Problem
 from ..events.settings import Settings, load_settings
 from ..events.transport import Transport
+from ..events.waiting import happens
 from . import queries
 from .definition import Definition
 from .instance import Instance
@@ -144,19 +145,12 @@ class SagaDoor:
                 if left <= 0 or self._closing.is_set():
                     break
                 looks += 1
-                await self._pause(min(left, _POLL if looks < _SLOW_AFTER else _SLOW_POLL))
+                await happens(self._closing, min(left, _POLL if looks < _SLOW_AFTER else _SLOW_POLL))
         finally:
             self._waiting -= 1
         if id_ is None:
             raise _not_begun(asked)
         return id_
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._closing.wait()
-        except TimeoutError:
-            pass
 
     # ---- what is beside the saga -------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ import structlog
 from ..events.clock import SECOND
 from ..events.codec import UnknownSchema
 from ..events.errors import ChoreoError, EventError
+from ..events.waiting import happens
 from .batches import Collector, halves
 from .board import Finished, Go
 from .commit import Outcome
@@ -181,10 +182,7 @@ class Dispatcher:
             if not any(unwanted(job) for job in self.jobs):
                 return True
             self._moved.clear()
-            try:
-                async with asyncio.timeout_at(end):
-                    await self._moved.wait()
-            except TimeoutError:
+            if not await happens(self._moved, max(0.0, end - loop.time())):
                 for job in self.jobs:
                     job.dropped |= unwanted(job)  # what it has done counts, but it is not tried again
                 return False

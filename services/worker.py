@@ -28,6 +28,7 @@ from ..events.registry import SchemaRegistry, open_registry
 from ..events.sending import require_topics
 from ..events.settings import Settings, load_settings
 from ..events.transport import Consumer, Transport
+from ..events.waiting import happens
 from ..tracing.spans import Tracing
 from . import inbox, parking
 from .announce import Definitions, announce
@@ -443,6 +444,8 @@ class Worker:
                 await self._partitions.commit(self._consumer, partitions)
         except ChoreoError as error:
             log.warning("offsets not committed before a rebalance; their events come again", error=error.message)
+        if self._relay is not None:
+            await self._relay.drained(self.service.drain / SECOND)  # or the next owner's outputs overtake ours
         self._partitions.forget(partitions)
 
     async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
@@ -484,11 +487,7 @@ class Worker:
                     await self._learn_definitions()
             except ChoreoError as error:
                 log.warning("housekeeping waits", service=self.service.name, error=error.message)
-            try:
-                async with asyncio.timeout(_TICK):
-                    await self._tick.wait()
-            except TimeoutError:
-                pass
+            await happens(self._tick, _TICK)
 
     async def _learn_definitions(self) -> None:
         found = await self._definitions.changed()

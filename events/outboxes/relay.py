@@ -24,6 +24,7 @@ from ..errors import ChoreoError, ConfigurationError
 from ..failpoints import failpoint
 from ..publisher import send_making_topics
 from ..transport import Transport
+from ..waiting import happens
 from .database import SystemDatabase
 from .lag import Lag, read_lag
 from .leases import Leases
@@ -124,7 +125,7 @@ class OutboxRelay:
                     log.warning("the relay waits", error=error.message)
                     sent, pause = 0, 1.0
                 if not sent:
-                    await _pause(stop, pause)
+                    await happens(stop, pause)
                     pause = min(pause * 2, _LONGEST_PAUSE)
                 else:
                     pause = _SHORTEST_PAUSE
@@ -334,11 +335,3 @@ def _missing(connection: Connection, tables: Tables) -> str:
         if absent:
             return f"column {absent[0]} in {table.fullname}"
     return ""
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        pass

@@ -49,6 +49,40 @@ async def test_fault_19_workers_that_come_and_go_handle_every_event_once(any_rig
     assert all(numbers == sorted(numbers) for numbers in by_key.values())
 
 
+async def test_row_31_what_the_last_owner_has_committed_is_published_before_the_next_one_goes_on(
+    rig: Rig, store, monkeypatch
+):
+    """Order per key survives a rebalance, also when the broker is slow to take what was committed during it."""
+    send, slow, go, begun = rig.broker.send, [1.5], asyncio.Event(), []
+
+    async def send_slowly(records):
+        if slow and any(record.topic == "inventory" for record in records):
+            await asyncio.sleep(slow.pop())
+        await send(records)
+
+    monkeypatch.setattr(rig.broker, "send", send_slowly)
+    service = Service("inventory", store=store, drain="5s")
+
+    @service.on(OrderPlaced)
+    async def reserve(order: OrderPlaced) -> StockReserved:
+        begun.append(order.number)
+        if order.number < 20:
+            await go.wait()
+        return StockReserved(order_id=order.order_id, number=order.number)
+
+    async with rig.worker(service) as first:
+        await rig.publish(*(OrderPlaced(order_id=str(n), number=n) for n in range(20)))
+        await until(lambda: len(begun) == 20)
+        async with rig.worker(service) as other:
+            await rig.publish(*(OrderPlaced(order_id=str(n), number=20 + n) for n in range(20)))
+            await asyncio.sleep(0.3)  # the group is being rebalanced: the first one has to let go
+            go.set()
+            await idle(first, other)
+    for key in range(20):
+        out = [each.event["number"] for each in await rig.published("inventory") if each.event["order_id"] == str(key)]
+        assert out == [key, key + 20]
+
+
 async def test_row_31_an_event_that_waits_for_its_retry_goes_to_the_new_owner_at_once(rig: Rig, store):
     service = Service("inventory", store=store)
     tries = []
