@@ -107,7 +107,8 @@ class Driven:
     async def close(self) -> None:
         """Commit what has run, at most as long as the service's `drain`, and let go of everything."""
         try:
-            await asyncio.wait_for(self._waiting.join(), self.service.drain / SECOND)
+            async with asyncio.timeout(self.service.drain / SECOND):
+                await self._waiting.join()
         except TimeoutError:
             log.warning("results not committed in time; their events will come again", service=self.service.name)
         for task in self._tasks:
