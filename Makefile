@@ -5,6 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ROOMS  := choreo.events choreo.tracing choreo.services choreo.saga
 WHAT   ?= tests
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test soak lint format parts bench mutants histories clean
@@ -16,7 +17,7 @@ demo: $(VENV)/installed ## Watch a shop of five services: orders that succeed, f
 	$(BIN)/saga demo $(ARGS)
 
 test: lint parts ## Lint, types and every test, with a real Kafka and PostgreSQL (WHAT=tests/saga for one suite)
-	$(BIN)/pytest $(WHAT)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(WHAT)
 
 soak: $(VENV)/installed-for-tests ## Explore the demo shop with everything going wrong, and fuzz the decoders (SOAK=60 minutes, SEED=0 to begin at)
 	SOAK="$(SOAK)" SEED="$(SEED)" $(BIN)/python -m tests.soak
