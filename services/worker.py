@@ -306,8 +306,6 @@ class Worker:
             self._ended.set_exception(error)
             self._ended.exception()  # told above, also where nobody waits
 
-    # -- reading ------------------------------------------------------------------------------------------------------
-
     async def _poll(self) -> None:
         while not self._stopping:
             consumer = self._consumer
@@ -432,21 +430,24 @@ class Worker:
 
     async def on_revoked(self, partitions: frozenset[TopicPartition]) -> None:
         """Finish what runs of these partitions, commit it, and forget the rest; see `Listener`."""
+        await self._let_go(partitions, self.service.drain / SECOND)
+
+    async def _let_go(self, partitions: frozenset[TopicPartition], patience: float) -> None:
         failpoint("service.in_revoke")
         self._assigned = False
         self._delays.forget()
         self._partitions.leave(partitions)
-        chosen = of_places(partitions)
-        if not await self._dispatcher.drain(chosen, self.service.drain / SECOND):
-            log.warning("handlers did not end before a rebalance; their events come again", service=self.service.name)
         try:
+            if not await self._dispatcher.drain(of_places(partitions), self.service.drain / SECOND):
+                log.warning("handlers outlast a rebalance; their events come again", service=self.service.name)
             if self._consumer is not None:
                 await self._partitions.commit(self._consumer, partitions)
+            if self._relay is not None:
+                await self._relay.drained(patience)  # or the next owner's outputs overtake ours
         except ChoreoError as error:
             log.warning("offsets not committed before a rebalance; their events come again", error=error.message)
-        if self._relay is not None:
-            await self._relay.drained(self.service.drain / SECOND)  # or the next owner's outputs overtake ours
-        self._partitions.forget(partitions)
+        finally:  # also when this is cancelled: nothing of a partition that is leaving would ever be handled again
+            self._partitions.forget(partitions)
 
     async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
         """Begin with nothing paused; see `Listener`."""
@@ -459,8 +460,7 @@ class Worker:
         pause = 0.5
         while not self._stopping:
             if self._consumer is not None:
-                places = self._consumer.assignment()
-                await self.on_revoked(places)
+                await self._let_go(self._consumer.assignment(), 0.0)
                 await self._consumer.close()
                 self._consumer = None
             await asyncio.sleep(pause)

@@ -31,9 +31,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Genera
 
 
 @pytest.fixture(autouse=True)
-def _logging() -> None:
-    """Forget how a command of an earlier test has set up logging: its standard error is closed by now."""
-    structlog.reset_defaults()
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget how a command of an earlier test has set up logging, and how wide the terminal of the run is."""
+    structlog.reset_defaults()  # what was standard error then is closed by now
+    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -290,7 +290,7 @@ def headers(data: bytes) -> None:
     delivery = Delivery("orders", 0, 7, 1_700_000_000_000, key, value, spelled)
     letter = read_letter(delivery)
     redrive(letter, "r", b"{}")
-    failure = Failure("service", "handler", ValueError("text"), 1, dead=True, now=1_700_000_000_000_000)
+    failure = Failure("service", "handler", ValueError("text"), 1, dead=True, now=1_700_000_000_000_000, event=None)
     read_letter(delivery._replace(headers=dead_letter(delivery, failure).headers))
     try:
         envelope = read_envelope(delivery)

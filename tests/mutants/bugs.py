@@ -289,8 +289,8 @@ BUGS = (
     Bug(
         "a dead letter is not written",
         "services.execution",
-        "records = [dead_letter(job.delivery, failure), handler_failed(",
-        "records = [handler_failed(",
+        "            dead_letter(job.delivery, failure, self._secrets(job)),\n",
+        "",
         faults=("gives-up",),
     ),
     Bug(
@@ -302,8 +302,8 @@ BUGS = (
     Bug(
         "a handler's writes are kept although it failed",
         "services.commit",
-        "            await savepoint.rollback()\n",
-        "            await savepoint.commit()\n",
+        "await (savepoint.rollback() if failed else savepoint.commit())",
+        "await savepoint.commit()",
         faults=("fail-after",),
     ),
 )

@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from choreo import DefinitionError, Event, Saga, any_of, step
+from choreo.events.keys import Keys
 from choreo.saga.building import SagaFacts
 from choreo.saga.elements import Fan
 from choreo.saga.instance import new_instance
@@ -146,7 +147,8 @@ def test_keys_of_every_kind_come_back_as_they_were() -> None:
     for item, keys in ((str, ["a", "ä b"]), (int, [1, -2]), (UUID, [UUID(int=5)])):
         fan = Fan("reserve", lambda saga, keys=keys: keys, "id", item)
         found = fan.find((), lambda: None)
-        assert fan.load(fan.dump(found)) == found
+        assert fan.load(fan.dump(found, Keys({}), "order/1"), Keys({}), "order/1") == found
         assert [fan.key_value(text) for text in found] == keys
     lines = Fan("reserve", lambda saga: [Line(sku="a", quantity=3)], "sku", Line)
-    assert lines.load(lines.dump(lines.find((), lambda: None))) == {"a": Line(sku="a", quantity=3)}
+    dumped = lines.dump(lines.find((), lambda: None), Keys({}), "order/1")
+    assert lines.load(dumped, Keys({}), "order/1") == {"a": Line(sku="a", quantity=3)}
