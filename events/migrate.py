@@ -30,6 +30,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 from .database import Database, lock_schema, newer_store, schema_version, version_table
+from .failpoints import failpoint
 
 ROOMS = ("events", "services", "saga")
 """The rooms that keep tables, in the order in which they are upgraded."""
@@ -70,6 +71,7 @@ def _upgrade(connection: Connection, room: str, scripts: ScriptDirectory, url: s
     operations = Operations(context)
     for script in missing:
         script.module.upgrade(operations)
+        failpoint("store.in_migration")
     if missing:
         context.stamp(scripts, "head")
     return [script.revision for script in missing]

@@ -344,6 +344,7 @@ class Coordinator:
 
     async def _transact(self, work: Callable[[Batch], None]) -> None:
         """Run one transaction; a schema that is not known yet is fetched and the transaction made again."""
+        failpoint("coordinator.before_transaction")
         ended = self._emission.take_ended()
         while True:
             try:

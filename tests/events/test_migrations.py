@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import os
+import signal
+import sys
 from typing import Any, NamedTuple
 
 import pytest
@@ -139,5 +143,38 @@ async def test_a_migration_that_fails_leaves_the_store_as_it_was(
         with pytest.raises(RuntimeError, match="the machine broke"):
             await upgrade(database, "events")
         assert await database.read(lambda connection: inspect(connection).get_table_names()) == []
+    finally:
+        await database.close()
+
+
+async def test_fault_12_a_migration_that_is_killed_after_any_step_is_made_whole_by_the_next_start(
+    room: Room, store_url: str
+) -> None:
+    program = (
+        "import asyncio, sys\n"
+        "from choreo.events.database import Database\n"
+        "from choreo.events.migrate import upgrade\n"
+        "async def main():\n"
+        "    database = await Database.open(sys.argv[1])\n"
+        "    await upgrade(database, sys.argv[2])\n"
+        "asyncio.run(main())\n"
+    )
+    database = await Database.open(store_url)
+    try:
+        for step in range(1, int(room.head) + 1):
+            killed = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-c",
+                program,
+                store_url,
+                room.name,
+                env={**os.environ, "CHOREO_CRASH_AT": f"store.in_migration:{step}"},
+            )
+            async with asyncio.timeout(60):
+                assert await killed.wait() == -signal.SIGKILL
+            assert await database.read(lambda connection: schema_version(connection, room.name)) is None
+            left = await database.read(lambda connection: inspect(connection).get_table_names())
+            assert set(room.metadata.tables).isdisjoint(left), "a room is migrated as a whole or not at all"
+        assert (await upgrade(database, room.name))[-1] == room.head
     finally:
         await database.close()

@@ -156,6 +156,7 @@ def test_every_place_at_which_a_process_may_die_is_met() -> None:
         "the coordinator@coordinator.after_commit",
         "the coordinator@coordinator.before_commit",
         "the coordinator@coordinator.before_offsets",
+        "the coordinator@coordinator.before_transaction",
         "the coordinator@coordinator.in_transaction",
         "the coordinator@relay.after_send",
         "the coordinator@relay.before_send",
