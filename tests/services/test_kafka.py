@@ -109,3 +109,26 @@ async def test_the_ends_of_transactions_are_no_lag_of_a_service(kafka: Rig, stor
         async with asyncio.timeout(30):
             while not await kafka.all_committed("inventory", "orders"):
                 await asyncio.sleep(0.1)
+
+
+async def test_fault_51_a_record_that_unpacks_to_too_much_is_a_dead_letter_and_the_partition_goes_on(
+    kafka: Rig, store, kafka_bootstrap: str
+):
+    """64 MiB travel as a few kilobytes of zstd, so the broker takes them; what is unpacked is beyond our limit."""
+    seen: list[int] = []
+    good = kafka.record(OrderPlaced(order_id="1", number=1))
+    bomb = kafka.record(OrderPlaced(order_id="1", number=2), id="bomb")
+    topic = f"{kafka.settings.topic_prefix}orders"
+    async with AIOKafkaProducer(
+        bootstrap_servers=kafka_bootstrap, compression_type="zstd", max_request_size=1 << 30
+    ) as producer:
+        await producer.send_and_wait(topic, bytes(64 << 20), key=good.key, headers=list(bomb.headers))
+        await producer.send_and_wait(topic, good.value, key=good.key, headers=list(good.headers))
+    worker = await kafka.run(_service(store, seen))
+    assert seen == [1]
+    assert worker.counters.dead == 1
+    (letter,) = await kafka.deliveries("orders.dlq")
+    told = dict(letter.headers)
+    assert told["dlq-message"] == b"a value of 67108864 bytes, at most 1048588 are read"
+    assert (told["dlq-error"], told["dlq-value"], letter.value) == (b"LimitExceeded", b"omitted", None)
+    assert await kafka.all_committed("inventory", "orders")
