@@ -83,6 +83,11 @@ class Program:
         """SIGTERM; give the exit code."""
         return self._end(signal.SIGTERM)
 
+    def tell(self, number: signal.Signals) -> None:
+        """Send a signal, and wait for nothing."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def wait(self, seconds: float = _PATIENCE) -> int | None:
         """Wait until it ends by itself; give the exit code, None if it runs on."""
         assert self._process is not None
