@@ -61,6 +61,7 @@ def _judge(saga: Recorded) -> None:
         _undo_order(saga, step)
     _one_outcome(saga)
     _late_success(saga)
+    _decisions(saga)
     _budgets(saga)
 
 
@@ -149,6 +150,21 @@ def _late_success(saga: Recorded) -> None:
         step = saga.instance.steps[plan.name]
         if plan.undo is not None and step.state in (*_HAPPENED, StepState.COMPENSATING):
             raise Violation("S11", f"{saga.id} is {saga.instance.phase}, but step {plan.name} is {step.state}")
+
+
+def _decisions(saga: Recorded) -> None:
+    """R11 and S11: no end while an undo is unanswered, and no undo of what surely did not happen."""
+    for applied in saga.applied:
+        after = applied.transition.instance
+        if has_ended(applied.before, after):
+            for name, step in after.steps.items():
+                if step.state is StepState.COMPENSATING:
+                    raise Violation("R11", f"{saga.id} ended, and the undo of step {name} was not answered")
+        for output in applied.transition.outputs:
+            if isinstance(output, Send) and output.kind == "undo":
+                step = after.steps[output.step]
+                if step.done is None and step.certain and step.failures:
+                    raise Violation("S11", f"{saga.id}: step {output.step} surely failed, and is undone")
 
 
 def _budgets(saga: Recorded) -> None:
