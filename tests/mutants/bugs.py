@@ -196,6 +196,7 @@ BUGS = (
         "        connection.execute(insert(outbox), [_to_columns(row, now + _GRACE) for row in rows])\n",
         "",
         faults=("kill", "crash"),
+        scenario="trip",
     ),
     Bug(
         "an outbox row is deleted before the broker has it",
@@ -239,7 +240,7 @@ BUGS = (
         "services.guard",
         '            marks[event_id] = "refused"\n        elif row.state == "claimed"',
         '            pass\n        elif row.state == "claimed"',
-        faults=("lag", "gives-up"),
+        faults=("lag",),
     ),
     Bug(
         "what was refused runs all the same",
