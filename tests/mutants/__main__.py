@@ -23,7 +23,8 @@ def main() -> int:
         from tests.mutants.hunt import table
 
         chosen = QUICKEST if options.quickest else BUGS
-        return 0 if table([bug for bug in chosen if options.only in f"{bug.module} {bug.name}"]) else 1
+        named = [bug for bug in chosen if options.only in f"{bug.module} {bug.name}"]
+        return 0 if table(named, sober=not options.quickest) else 1
     from tests.mutants.score import score as judge
 
     return 0 if judge(options.modules, options.processes, options.share) else 1

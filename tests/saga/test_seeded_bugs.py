@@ -10,6 +10,7 @@ import pytest
 
 from tests.mutants.bugs import BUGS, QUICKEST
 from tests.mutants.patching import Moved, replaced
+from tests.mutants.scenarios import SCENARIOS
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,3 +42,12 @@ def test_five_of_them_are_found() -> None:
     )
     assert found.returncode == 0, found.stdout + found.stderr
     assert f"{len(QUICKEST)} of {len(QUICKEST)} bugs were found" in found.stdout
+
+
+def test_an_answer_in_the_very_moment_of_its_limit_has_not_come_before_it() -> None:
+    """A room that is read so late that it is booked in the microsecond in which the coordinator gives it up."""
+    explorer = SCENARIOS["trip"](("lag",))
+    try:
+        assert explorer.first_failure([74]) is None
+    finally:
+        explorer.close()

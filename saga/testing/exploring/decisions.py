@@ -65,7 +65,7 @@ def _unread_answers(saga: Recorded, step: Refolded, answers: Sequence[Sent]) -> 
             continue
         plan = step.definition.by_name[name]
         for each in answers:
-            if each.header("ce_type") not in plan.done or each.at > before.limit_at:
+            if each.header("ce_type") not in plan.done or each.at >= before.limit_at:
                 continue
             if plan.by is None and each.header("saga-run") in ("", str(saga.instance.run)):
                 told = f"{saga.id}: step {name} was given up, but {each.header('ce_type')} had come before its limit"
