@@ -106,7 +106,8 @@ def _parse(url: str) -> URL:
 
 def _check_file(url: URL) -> None:
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
-        raise ConfigurationError(f"there is no database at {url.database}")
+        where = "name the system's own, or start the system, which makes it"
+        raise ConfigurationError(f"there is no database at {url.database}; {where}")
 
 
 def _engine(url: URL) -> AsyncEngine:

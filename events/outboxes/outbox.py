@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from datetime import datetime
 from typing import Any, overload
 
 from ..clock import Clock, system_clock
 from ..codec import Codec, open_codec, to_record
 from ..envelope import Envelope
-from ..errors import ConfigurationError, DefinitionError
+from ..errors import ChoreoError, ConfigurationError, DefinitionError
 from ..event import Event
 from ..ids import new_id
 from ..publisher import current_traceparent, microseconds
@@ -121,7 +121,8 @@ class Outbox:
             return self._add_awaited(connection, events, id, time, causation_id)
         self.prepare(*(each.__class__ for each in events))
         rows = self._rows(events, id, time, causation_id)
-        insert_rows(connection, self._tables, rows)
+        with self._explaining():
+            insert_rows(connection, self._tables, rows)
         return [row.id for row in rows]
 
     async def _add_awaited(
@@ -134,10 +135,25 @@ class Outbox:
     ) -> list[str]:
         await self.prepare_async(*(each.__class__ for each in events))
         rows = self._rows(events, id_, time, causation_id)
-        done = insert_rows(connection, self._tables, rows)
-        assert done is not None
-        await done
+        with self._explaining():
+            done = insert_rows(connection, self._tables, rows)
+            assert done is not None
+            await done
         return [row.id for row in rows]
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Leave the database's own errors as they are, for the system knows them, and say which table was meant."""
+        try:
+            yield
+        except ChoreoError:
+            raise
+        except Exception as error:
+            error.add_note(
+                f"choreo's outbox is the table {self._tables.outbox.fullname} of this database; if that is missing: "
+                "saga relay --create-table, or put what saga relay --ddl prints into your migrations"
+            )
+            raise
 
     def prepare(self, *classes: type[Event]) -> None:
         """Register the schemas of these classes, at the program's start say; blocks until the registry has answered.

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import create_engine, insert
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, scoped_session, sessionmaker
 
@@ -325,3 +326,22 @@ async def test_what_the_session_holds_back_is_written_before_the_event(postgres_
         session.rollback()
     engine.dispose()
     await system.database.close()
+
+
+# ---- a table that nobody has made -----------------------------------------------------------------------------------
+
+
+async def test_a_missing_table_is_the_databases_own_error_with_the_remedy(tmp_path: Path, outbox: Outbox) -> None:
+    connection = sqlite3.connect(tmp_path / "bare.db")
+    with pytest.raises(sqlite3.OperationalError, match="no such table") as blocking:
+        outbox.add(connection, Ordered(number="1"))
+    connection.close()
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'bare.db'}")
+    async with engine.connect() as awaited:
+        with pytest.raises(OperationalError, match="no such table") as awaiting:
+            await outbox.add(awaited, Ordered(number="1"))
+    await engine.dispose()
+    for told in (blocking, awaiting):
+        [note] = told.value.__notes__
+        assert note.startswith("choreo's outbox is the table choreo_event_outbox of this database; if that is missing:")
+        assert "saga relay --create-table" in note

@@ -76,7 +76,7 @@ def test_status_shows_what_waits(saga: Console, tmp_path: Path, monkeypatch: pyt
     ("arguments", "code", "said"),
     [
         ([], exits.USAGE, "whose outbox? name its database with --database or CHOREO_OUTBOX"),
-        (["--database", "sqlite:nowhere.db"], exits.USAGE, "there is no database at nowhere.db"),
+        (["--database", "sqlite:nowhere.db"], exits.USAGE, "nowhere.db; name the system's own, or start the system"),
         (["--database", "oracle://x/y"], exits.USAGE, "is no database of an outbox; write postgresql://"),
         (["--database", "mysql://shop:secret@127.0.0.1:1/x"], exits.UNREACHABLE, "mysql://shop:***@127.0.0.1:1/x"),
         (["--database", "sqlite:empty.db"], exits.USAGE, "has no table choreo_event_outbox: make it with"),
