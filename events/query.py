@@ -48,7 +48,7 @@ class QueryRows:
         self.done = 0
         self._query = text(query)
         self._given = dict(parameters or {})
-        wanted = set(self._query._bindparams)
+        wanted = set(self._query.compile().params)
         if missing := sorted(wanted - set(self._given)):
             raise ConfigurationError(f"the query needs :{missing[0]}; give it with --param {missing[0]}=...")
         if unknown := sorted(set(self._given) - wanted):

@@ -18,8 +18,8 @@ from tests.support.apicurio import ApicurioServer, apicurio_home
 from tests.support.jaeger import JaegerServer, cached_jaeger
 from tests.support.kafka import KafkaServer, kafka_jars
 from tests.support.mariadb import MariaDBServer, mariadb_programs
-from tests.support.parts import Missing
 from tests.support.postgres import PostgresServer, postgres_programs
+from tests.support.server import running
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -40,15 +40,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """A real PostgreSQL server, one for the whole run."""
-    try:
-        server = PostgresServer(postgres_programs())
-    except Missing as missing:
-        parts.missing("PostgreSQL", str(missing))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
+    yield from running("PostgreSQL", lambda: PostgresServer(postgres_programs()))
 
 
 @pytest.fixture
@@ -62,15 +54,7 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def mariadb_server() -> Iterator[MariaDBServer]:
     """A real MariaDB server, one for the whole run."""
-    try:
-        server = MariaDBServer(mariadb_programs())
-    except Missing as missing:
-        parts.missing("MariaDB", str(missing))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
+    yield from running("MariaDB", lambda: MariaDBServer(mariadb_programs()))
 
 
 @pytest.fixture
@@ -84,15 +68,7 @@ def mariadb_url(mariadb_server: MariaDBServer) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def kafka_server() -> Iterator[KafkaServer]:
     """A real Apache Kafka, one for the whole run; a test that kills the broker starts its own."""
-    try:
-        server = KafkaServer(kafka_jars())
-    except Missing as missing:
-        parts.missing("Apache Kafka", str(missing))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
+    yield from running("Apache Kafka", lambda: KafkaServer(kafka_jars()))
 
 
 @pytest.fixture
@@ -104,29 +80,13 @@ def kafka_bootstrap(kafka_server: KafkaServer) -> str:
 @pytest.fixture(scope="session")
 def apicurio() -> Iterator[ApicurioServer]:
     """A real schema registry, one for the whole run: use subjects that no other test uses."""
-    try:
-        server = ApicurioServer(apicurio_home())
-    except Missing as missing:
-        parts.missing("Apicurio Registry", str(missing))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
+    yield from running("Apicurio Registry", lambda: ApicurioServer(apicurio_home()))
 
 
 @pytest.fixture(scope="session")
 def jaeger() -> Iterator[JaegerServer]:
     """A real Jaeger, one for the whole run: use a saga key or a namespace that no other test uses."""
-    try:
-        server = JaegerServer(cached_jaeger())
-    except Missing as missing:
-        parts.missing("Jaeger", str(missing))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
+    yield from running("Jaeger", lambda: JaegerServer(cached_jaeger()))
 
 
 @pytest.fixture(params=["memory", "local", pytest.param("kafka", marks=pytest.mark.kafka)])

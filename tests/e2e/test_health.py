@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support import parts
 from tests.support.cli import Program, environment, saga
 from tests.support.console import validate
 from tests.support.kafka import KafkaServer, kafka_jars
+from tests.support.server import running
 
 ROOT = Path(__file__).parents[2]
 SHOP = ROOT / "examples" / "quickstart" / "shop.py"
@@ -25,15 +25,7 @@ SHOP = ROOT / "examples" / "quickstart" / "shop.py"
 @pytest.fixture
 def kafka() -> Iterator[KafkaServer]:
     """A broker of its own, to be killed."""
-    try:
-        server = KafkaServer(kafka_jars())
-    except parts.Missing as missing:
-        parts.missing("Apache Kafka", str(missing))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
+    yield from running("Apache Kafka", lambda: KafkaServer(kafka_jars()))
 
 
 @pytest.mark.kafka

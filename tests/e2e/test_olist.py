@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.support import parts
 from tests.support.cli import environment, saga
 
 pytestmark = [pytest.mark.olist, pytest.mark.slow]
@@ -32,10 +33,9 @@ def orders() -> Path:
     """The file of orders; it is not part of the project."""
     path = Path(os.environ.get("CHOREO_OLIST") or ROOT.parent / "shared" / "data" / "olist" / "orders.csv.gz")
     if not path.exists():
-        reason = f"there are no Olist orders at {path}: name them with CHOREO_OLIST (see examples/olist/README.md)"
-        if os.environ.get("CI"):
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
+        parts.missing(
+            "the file of Olist orders", f"name it with CHOREO_OLIST, not {path} (see examples/olist/README.md)"
+        )
     return path
 
 

@@ -27,9 +27,9 @@ from choreo.saga.queries import load
 from choreo.saga.running import Process
 from choreo.saga.words import Condition, Phase, StepState
 from choreo.services.inbox import inbox
-from tests.support import parts
 from tests.support.cli import Program, environment, saga
 from tests.support.kafka import KafkaServer, kafka_jars
+from tests.support.server import running
 
 ORDER = {
     "order_id": "4711",
@@ -50,15 +50,7 @@ PLACED = "choreo.saga.demo.events:OrderPlaced"
 @pytest.fixture
 def kafka() -> Iterator[KafkaServer]:
     """A broker of its own, to be stopped."""
-    try:
-        server = KafkaServer(kafka_jars())
-    except parts.Missing as missing:
-        parts.missing("Apache Kafka", str(missing))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
+    yield from running("Apache Kafka", lambda: KafkaServer(kafka_jars()))
 
 
 @pytest.mark.kafka

@@ -306,7 +306,7 @@ async def test_a_postgres_that_goes_away_is_unreachable_and_found_again(postgres
         server.start()
         database = await Database.open(server.create_database())
         await database.write(metadata.create_all)
-        server.halt()
+        server.kill()
         for work in (database.read, database.write):
             with pytest.raises(StoreUnreachable, match="does not answer") as caught:
                 await work(_count)

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
-import sys
 import tarfile
 import tempfile
-import time
 from pathlib import Path
 
 import httpx
@@ -21,7 +18,7 @@ from .cache import cached
 from .kafka import GET_MAVEN, require_java
 from .parts import Missing
 from .ports import free_ports
-from .watchdog import Watchdog
+from .server import Server, run_by_hand
 
 VERSION = "3.0.9"
 """The newest that runs on Java 17."""
@@ -61,7 +58,7 @@ def _fetch(folder: Path) -> None:
     archive.unlink()
 
 
-class ApicurioServer:
+class ApicurioServer(Server):
     """One registry that keeps its schemas in memory, with compatibility BACKWARD for every subject.
 
     Args:
@@ -69,11 +66,9 @@ class ApicurioServer:
     """
 
     def __init__(self, home: Path) -> None:
+        super().__init__("Apicurio", "choreo-apicurio-")
         self._home = home
-        self.root = Path(tempfile.mkdtemp(prefix="choreo-apicurio-"))
         (self.port,) = free_ports(1)
-        self.process: subprocess.Popen[bytes] | None = None
-        self._watchdog: Watchdog | None = None
 
     @property
     def url(self) -> str:
@@ -86,32 +81,7 @@ class ApicurioServer:
         # A small heap and the quick compiler: it lives for minutes.
         options = ["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true"]
         address = ["-Dquarkus.http.host=127.0.0.1", f"-Dquarkus.http.port={self.port}"]
-        with (self.root / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                ["java", *options, *address, "-jar", str(program)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.root,
-                start_new_session=True,
-            )
-        self._watchdog = Watchdog(self.process.pid, self.root)
-        end = time.monotonic() + _START_SECONDS
-        while not self._answers():
-            if self.process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"Apicurio did not start:\n{(self.root / 'log').read_text()[-4000:]}")
-            time.sleep(0.1)
-
-    def stop(self) -> None:
-        """Kill it; there is nothing to keep."""
-        if self._watchdog is not None:
-            self._watchdog.dismiss()
-            self._watchdog = None
-        if self.process is not None:
-            self.process.send_signal(signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-        shutil.rmtree(self.root, ignore_errors=True)
+        self.launch(["java", *options, *address, "-jar", program], self._answers, seconds=_START_SECONDS)
 
     def _answers(self) -> bool:
         """Whether it takes the rule that Confluent's server has from the beginning, and this one has not."""
@@ -128,21 +98,5 @@ class ApicurioServer:
         return answer.status_code == 200
 
 
-def main() -> None:
-    """Run a registry until the input closes."""
-    server = ApicurioServer(apicurio_home())
-    try:
-        server.start()
-        print(server.url, flush=True)
-        sys.stdin.read()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        server.stop()
-
-
 if __name__ == "__main__":
-    try:
-        main()
-    except Missing as missing:
-        sys.exit(f"Apicurio is missing: {missing}")
+    run_by_hand("Apicurio", lambda: ApicurioServer(apicurio_home()), lambda server: server.url)

@@ -7,12 +7,7 @@ binary that is built so has no pages: the container image has them.
 from __future__ import annotations
 
 import os
-import shutil
-import signal
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +21,7 @@ from .go import build, go_version
 from .otlp import outline
 from .parts import Missing
 from .ports import free_ports
-from .watchdog import Watchdog
+from .server import Server, run_by_hand
 
 VERSION = "v1.76.0"
 """Of the Go module, which has no newer one: it is release 2.13.0."""
@@ -72,7 +67,7 @@ def _refuse(folder: Path) -> None:
     raise Missing("it is not built yet; `make parts` builds it once, in five to ten minutes")
 
 
-class JaegerServer:
+class JaegerServer(Server):
     """One Jaeger that keeps its traces in memory.
 
     Args:
@@ -80,12 +75,10 @@ class JaegerServer:
     """
 
     def __init__(self, program: Path) -> None:
+        super().__init__("Jaeger", "choreo-jaeger-")
         self._program = program
-        self._root = Path(tempfile.mkdtemp(prefix="choreo-jaeger-"))
         self._query, self._otlp, self._otlp_grpc, self._query_grpc, self._health = free_ports(5)
         self._client = httpx.Client(base_url=self.url, trust_env=False)
-        self.process: subprocess.Popen[bytes] | None = None
-        self._watchdog: Watchdog | None = None
 
     @property
     def url(self) -> str:
@@ -113,34 +106,13 @@ class JaegerServer:
             "JAEGER_OTLP_HTTP_PORT": str(self._otlp),
             "JAEGER_OTLP_GRPC_PORT": str(self._otlp_grpc),
         }
-        with (self._root / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [self._program, "--config", CONFIG],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self._root,
-                env=environment,
-                start_new_session=True,  # Ctrl-C ends the tests, and the tests end it
-            )
-        self._watchdog = Watchdog(self.process.pid, self._root)
-        end = time.monotonic() + _START_SECONDS
-        while not self._is_healthy():
-            if self.process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"Jaeger did not start:\n{(self._root / 'log').read_text()[-4000:]}")
-            time.sleep(0.01)
+        command = [self._program, "--config", CONFIG]
+        self.launch(command, self._is_healthy, seconds=_START_SECONDS, env=environment)
 
     def stop(self) -> None:
         """Kill it; its traces are gone."""
-        if self._watchdog is not None:
-            self._watchdog.dismiss()
-            self._watchdog = None
-        if self.process is not None:
-            self.process.send_signal(signal.SIGKILL)
-            self.process.wait()
-            self.process = None
         self._client.close()
-        shutil.rmtree(self._root, ignore_errors=True)
+        super().stop()
 
     def spans(self, trace_id: int | str) -> list[SpanRow]:
         """Give every span that it shows of a trace, in its own order; none for a trace that it does not know."""
@@ -209,21 +181,9 @@ def _value(value: Mapping[str, Any]) -> AttributeValue:
     return number
 
 
-def main() -> None:
-    """Run a Jaeger until the input closes."""
-    server = JaegerServer(jaeger_binary())
-    try:
-        server.start()
-        print(f"OTEL_EXPORTER_OTLP_ENDPOINT={server.otlp} CHOREO_JAEGER={server.url}", flush=True)
-        sys.stdin.read()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        server.stop()
+def _addresses(server: JaegerServer) -> str:
+    return f"OTEL_EXPORTER_OTLP_ENDPOINT={server.otlp} CHOREO_JAEGER={server.url}"
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Missing as missing:
-        sys.exit(f"Jaeger is missing: {missing}")
+    run_by_hand("Jaeger", lambda: JaegerServer(jaeger_binary()), _addresses)

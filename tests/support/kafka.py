@@ -8,19 +8,16 @@ from __future__ import annotations
 import base64
 import re
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 import tempfile
-import time
 import uuid
 from pathlib import Path
 
 from .cache import cached
 from .parts import Missing
 from .ports import free_ports
-from .watchdog import Watchdog
+from .server import Server, run_by_hand
 
 _POM = Path(__file__).with_name("kafka-pom.xml")
 _START_SECONDS = 90
@@ -74,7 +71,7 @@ def _fetch(folder: Path) -> None:
         raise RuntimeError(f"Maven could not fetch Kafka:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
-class KafkaServer:
+class KafkaServer(Server):
     """One broker with an empty log; topics are not created by themselves, and nothing is ever deleted by age.
 
     Args:
@@ -83,8 +80,8 @@ class KafkaServer:
     """
 
     def __init__(self, jars: Path, **settings: object) -> None:
+        super().__init__("Kafka", "choreo-kafka-")
         self._jars = jars
-        self.root = Path(tempfile.mkdtemp(prefix="choreo-kafka-"))
         self.port, controller = free_ports(2)
         properties = {
             "process.roles": "broker,controller",
@@ -115,8 +112,6 @@ class KafkaServer:
         self._config = self.root / "server.properties"
         self._config.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
         (self.root / "log4j2.xml").write_text(_LOGGING)
-        self.process: subprocess.Popen[bytes] | None = None
-        self._watchdog: Watchdog | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -131,36 +126,7 @@ class KafkaServer:
             done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=self.root)
             if done.returncode:
                 raise RuntimeError(f"Kafka's storage could not be formatted:\n{done.stdout}{done.stderr}")
-        with (self.root / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                self._java("kafka.Kafka", str(self._config)),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.root,
-                start_new_session=True,  # Ctrl-C ends the tests, and the tests end the broker
-            )
-        self._watchdog = Watchdog(self.process.pid, self.root)
-        end = time.monotonic() + _START_SECONDS
-        while not self._listens():
-            if self.process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"Kafka did not start:\n{(self.root / 'log').read_text()[-4000:]}")
-            time.sleep(0.05)
-
-    def kill(self) -> None:
-        """Kill the broker (SIGKILL), keeping its data for another `start`."""
-        if self._watchdog is not None:
-            self._watchdog.dismiss()
-            self._watchdog = None
-        if self.process is not None:
-            self.process.send_signal(signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-
-    def stop(self) -> None:
-        """Kill the broker and delete its data."""
-        self.kill()
-        shutil.rmtree(self.root, ignore_errors=True)
+        self.launch(self._java("kafka.Kafka", str(self._config)), self._listens, seconds=_START_SECONDS)
 
     def _java(self, main: str, *arguments: str) -> list[str]:
         # A small heap and the quick compiler: a broker for tests lives for minutes.
@@ -176,21 +142,5 @@ class KafkaServer:
         return True
 
 
-def main() -> None:
-    """Run a broker until the input closes."""
-    server = KafkaServer(kafka_jars())
-    try:
-        server.start()
-        print(server.bootstrap, flush=True)
-        sys.stdin.read()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        server.stop()
-
-
 if __name__ == "__main__":
-    try:
-        main()
-    except Missing as missing:
-        sys.exit(f"Apache Kafka is missing: {missing}")
+    run_by_hand("Apache Kafka", lambda: KafkaServer(kafka_jars()), lambda server: server.bootstrap)

@@ -13,8 +13,6 @@ import re
 import shutil
 import socket
 import subprocess
-import tempfile
-import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -22,7 +20,7 @@ import pymysql
 
 from .cache import cached
 from .parts import Missing
-from .watchdog import Watchdog
+from .server import Server
 
 PACKAGE = "mariadb-server-core"
 _START_SECONDS = 60
@@ -39,7 +37,7 @@ _SETTINGS = (
 )
 
 
-class MariaDBServer:
+class MariaDBServer(Server):
     """One server on a Unix socket in a temporary folder.
 
     Args:
@@ -47,11 +45,9 @@ class MariaDBServer:
     """
 
     def __init__(self, home: Path) -> None:
-        self.root = Path(tempfile.mkdtemp(prefix="choreo-maria-"))
+        super().__init__("MariaDB", "choreo-maria-")
         self._home = home
         self._counter = itertools.count(1)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._watchdog: Watchdog | None = None
 
     @property
     def path(self) -> Path:
@@ -79,30 +75,8 @@ class MariaDBServer:
                 env=self._environment(),
                 timeout=_START_SECONDS,
             )
-            self._process = subprocess.Popen(
-                [*self._command(), *user, f"--socket={self.path}", "--skip-grant-tables"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self._environment(),
-                start_new_session=True,  # Ctrl-C ends the tests, and the tests end the server
-            )
-        self._watchdog = Watchdog(self._process.pid, self.root)
-        end = time.monotonic() + _START_SECONDS
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"MariaDB did not start:\n{(self.root / 'log').read_text()[-4000:]}")
-            time.sleep(0.05)
-
-    def stop(self) -> None:
-        """Stop the server at once and delete its folder."""
-        if self._watchdog is not None:
-            self._watchdog.dismiss()
-            self._watchdog = None
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(30)
-        shutil.rmtree(self.root, ignore_errors=True)
+        command = [*self._command(), *user, f"--socket={self.path}", "--skip-grant-tables"]
+        self.launch(command, self._answers, seconds=_START_SECONDS, env=self._environment())
 
     def create_database(self) -> str:
         """Make a new, empty database; give its URL."""

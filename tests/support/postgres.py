@@ -11,15 +11,12 @@ import itertools
 import os
 import pwd
 import shutil
-import signal
 import subprocess
-import tempfile
-import time
 from pathlib import Path
 from urllib.parse import quote
 
 from .parts import Missing
-from .watchdog import Watchdog
+from .server import Server
 
 _START_SECONDS = 60
 _SETTINGS = {
@@ -32,7 +29,7 @@ _SETTINGS = {
 }
 
 
-class PostgresServer:
+class PostgresServer(Server):
     """One server on a Unix socket in a temporary folder.
 
     Args:
@@ -40,7 +37,7 @@ class PostgresServer:
     """
 
     def __init__(self, programs: Path) -> None:
-        self.root = Path(tempfile.mkdtemp(prefix="choreo-pg-"))
+        super().__init__("PostgreSQL", "choreo-pg-", ends_with="SIGQUIT")
         self._user: str | None = None
         if os.geteuid() == 0:
             self._user = "nobody"
@@ -50,8 +47,6 @@ class PostgresServer:
                 programs = _copied(programs, self.root)
         self.programs = programs
         self._counter = itertools.count(1)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._watchdog: Watchdog | None = None
 
     def start(self) -> None:
         """Make the data folder and start the server; returns when it answers."""
@@ -62,36 +57,8 @@ class PostgresServer:
     def resume(self) -> None:
         """Start the server on the data that it has; returns when it answers."""
         settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
-        with (self.root / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [self.programs / "postgres", "-D", self.root / "data", "-k", self.root, *settings],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.root,
-                user=self._user,
-                start_new_session=True,  # Ctrl-C ends the tests, and the tests end the server
-            )
-        self._watchdog = Watchdog(self._process.pid, self.root, "SIGQUIT")
-        end = time.monotonic() + _START_SECONDS
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"PostgreSQL did not start:\n{(self.root / 'log').read_text()}")
-            time.sleep(0.05)
-
-    def halt(self) -> None:
-        """Stop the server at once, as a crash does; the data stays."""
-        if self._watchdog is not None:
-            self._watchdog.dismiss()
-            self._watchdog = None
-        if self._process is not None:
-            self._process.send_signal(signal.SIGQUIT)
-            self._process.wait(30)
-
-    def stop(self) -> None:
-        """Stop the server at once and delete its folder."""
-        self.halt()
-        shutil.rmtree(self.root, ignore_errors=True)
+        command = [self.programs / "postgres", "-D", self.root / "data", "-k", self.root, *settings]
+        self.launch(command, self._answers, seconds=_START_SECONDS, user=self._user)
 
     def create_database(self) -> str:
         """Make a new, empty database; give its URL."""
