@@ -100,7 +100,16 @@ def test_an_installed_wheel_imports_in_an_empty_environment(distributions: tuple
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-compile"]
     _run(*pip, "--constraint", constraints, distributions[1], cwd=tmp_path)
 
-    extras = {"asyncpg", "faust", "starlette", "uvicorn", "jinja2", "uvloop", "pytest"}  # pytest loads its plugin
+    extras = {
+        "asyncpg",
+        "faust",
+        "starlette",
+        "uvicorn",
+        "jinja2",
+        "uvloop",
+        "mcp",
+        "pytest",
+    }  # pytest loads its plugin
     report = json.loads(_run(python, "-W", "error", "-c", _IMPORT, json.dumps(sorted(extras)), cwd=tmp_path))
     assert Path(report["file"]).is_relative_to(environment)
     modules = {

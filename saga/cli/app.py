@@ -88,6 +88,7 @@ def _make() -> App:
         (keep, "topics", "topics:topics", "List or create topics."),
         (keep, "schema", "schema:schema", "Schemas: what a registry holds, and whether code agrees with it."),
         (keep, "store", "upgrade:store", "Bring stores to this release."),
+        (keep, "mcp", "mcp:mcp", "Let an assistant ask: this command line as an MCP server."),
         (keep, "help", "helping:help_", "Explain: exit-codes."),
     )
     for place, (group, name, path, help_) in enumerate(commands):
