@@ -13,7 +13,8 @@ from ..events.clock import system_clock
 from ..events.envelope import Record
 from ..events.errors import ConfigurationError, EventError, Refused
 from ..events.ids import derived_id, new_id
-from . import moving, store, ticks, timers
+from . import audit, moving, store, ticks, timers
+from .audit import Who
 from .batch import Batch
 from .inputs import Operator
 from .knowledge import Knowledge
@@ -28,6 +29,8 @@ REFUSED = "refused"
 
 _MOST = 200
 FAR = 1 << 62
+_UNTOLD = frozenset(("data", "sagas", "hash"))
+"""Arguments that no audit repeats: payloads, and what is there already."""
 
 
 class Asked(NamedTuple):
@@ -53,13 +56,13 @@ def ask(
     kind: str,
     *,
     saga_id: str | None = None,
-    by: str,
+    by: str | Who,
     reason: str = "",
     id: str | None = None,  # noqa: A002 - the column's name
     at: int | None = None,
     **arguments: Any,
 ) -> str:
-    """Write a command row; give its id.
+    """Write a command row, and who asks for it into the audit; give its id.
 
     Args:
         connection: within a write.
@@ -70,17 +73,30 @@ def ask(
         arguments: what the kind needs.
     """
     id_ = new_id() if id is None else id
+    who = by if isinstance(by, Who) else Who(by)
+    at = system_clock() if at is None else at
     row = {
         "id": id_,
         "saga_id": saga_id,
         "kind": kind,
         "arguments": json.dumps(arguments),
-        "by": by,
+        "by": who.by,
         "reason": reason,
-        "at": system_clock() if at is None else at,
+        "at": at,
         "state": PENDING,
     }
     connection.execute(insert(command), row)
+    audit.record(
+        connection,
+        kind,
+        who,
+        outcome=audit.ASKED,
+        target=saga_id or arguments.get("type"),
+        reason=reason,
+        details={name: value for name, value in arguments.items() if name not in _UNTOLD},
+        command_id=id_,
+        at=at,
+    )
     return id_
 
 
@@ -133,6 +149,18 @@ def apply(batch: Batch, asked: Asked) -> None:
         update(command)
         .where(command.c.id == asked.id)
         .values(state=answered.state, result=answered.result, done_at=batch.now)
+    )
+    step = asked.arguments.get("step")
+    audit.record(
+        batch.connection,
+        asked.kind,
+        audit.asked_by(batch.connection, asked.id) or Who(asked.by),
+        outcome=answered.state,
+        target=asked.saga_id or asked.arguments.get("type"),
+        reason=asked.reason,
+        details={"result": answered.result, **({"step": step} if step else {})},
+        command_id=asked.id,
+        at=batch.now,
     )
 
 

@@ -18,7 +18,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0003"
+HEAD = "0004"
 metadata = MetaData()
 
 definition = Table(
@@ -260,3 +260,24 @@ schedule = Table(
     Column("error", Text),
 )
 """When sagas start by the clock. Whoever moves `next_at` on fires that tick; `look_at` is later after an error."""
+
+audit = Table(
+    "choreo_audit",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", BigInteger, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("target", Text),
+    Column("by", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("via", String(16), nullable=False),
+    Column("token", Text, nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("command_id", Text),
+    Column("sealed", Text),
+    Column("digest", String(64), nullable=False),
+    Column("hash", String(64), nullable=False),
+    Index("choreo_audit_target", "target"),
+    Index("choreo_audit_command", "command_id"),
+)
+"""Who changed what and why, a chain of hashes (`audit`); `sealed` holds what can be erased without breaking it."""

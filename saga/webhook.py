@@ -111,7 +111,7 @@ class Webhook:
             return
         told = f"the receiver of the webhook answered {status}"
         if 300 <= status < 500 and status not in _AGAIN:
-            raise Permanent(f"{told}; mend it, then: saga dlq retry --service {SERVICE}")
+            raise Permanent(f"{told}; mend it, then: saga dlq retry --service {SERVICE} --reason ...")
         raise NotDelivered(told)
 
     async def _post(self, client: httpx.AsyncClient, body: bytes, headers: dict[str, str]) -> int:

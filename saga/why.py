@@ -238,7 +238,7 @@ class _Why:
         if word == Condition.WAITING_FOR_PERSON and code in ("Late", "Duplicate", "Unexpected"):
             return (f"saga dismiss {id_} --reason ...", f"saga cancel {id_} --reason ...")
         if word == Condition.DEAD_LETTERED and step is not None:
-            return (f"saga dlq list --saga {id_}", f"mend the handler, then: saga dlq retry --saga {id_}")
+            return (f"saga dlq list --saga {id_}", f"mend the handler, then: saga dlq retry --saga {id_} --reason ...")
         if word == Condition.KEY_PARKED:
             return ("mend the handler: it is tried again by itself, and what waits behind it follows",)
         if word == Condition.WAITING_FOR_PERSON and code in ("PivotUnknown", "FailedAfterPivot"):

@@ -79,6 +79,7 @@ def _make() -> App:
         (act, "dismiss", "answering:dismiss", "Say that an event that came in vain is of no importance."),
         (act, "retry-undo", "operate:retry_undo", "Try an undo again that failed for good."),
         (act, "mark-undone", "operate:mark_undone", "Record that a person has undone a step."),
+        (look, "audit", "auditing:audit", "Who changed what, when and why, and whether that record holds."),
         (act, "dlq", "dlq:dlq", "Dead letters: read, retry, mend, settle."),
         (act, "stop", "operate:stop", "Stop all compensation, everywhere."),
         (act, "resume", "operate:resume", "Let compensation and held timers go on."),

@@ -60,7 +60,7 @@ async def list_(
         return
     draw_letters(shell, shown)
     more = f"{len(shown):,} of {len(found):,} · " if len(shown) < len(found) else ""
-    shell.hint(f"{more}saga dlq show ID · saga dlq retry ID" if found else "no dead letters")
+    shell.hint(f"{more}saga dlq show ID · saga dlq retry ID --reason ..." if found else "no dead letters")
 
 
 @dlq.command
@@ -103,7 +103,7 @@ async def show(
     ]
     shell.lines(lines)
     if filed.settled is None:
-        shell.hint(f"next  saga dlq retry {letter.id} · saga dlq edit {letter.id} --reason ...")
+        shell.hint(f"next  saga dlq retry {letter.id} --reason ... · saga dlq edit {letter.id} --reason ...")
 
 
 @dlq.command

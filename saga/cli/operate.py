@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import json
+import socket
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ from .shell import Shell
 
 if TYPE_CHECKING:
     from ...events.database import Database
+    from ..audit import Who
     from ..operators import Answer
 
 _POLL = 0.1
@@ -310,7 +312,7 @@ async def ask(
         shell.json(told) if shell.machine else shell.lines([f"{kind} {id_ or about}: nothing was asked (--dry-run)"])
         return exits.OK
     command_id = await database.write(
-        lambda connection: operators.ask(connection, kind, saga_id=id_, by=by or who(), reason=reason, **arguments)
+        lambda connection: operators.ask(connection, kind, saga_id=id_, by=signed(by), reason=reason, **arguments)
     )
     answer = await answered(database, command_id, timeout)
     if answer.state == operators.REFUSED:
@@ -380,3 +382,11 @@ def who() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return "unknown"
+
+
+def signed(by: str = "") -> Who:
+    """Say who asks, for the audit: the user of this machine, or whom they name."""
+    from ..audit import Who
+
+    host = socket.gethostname()
+    return Who(by or who(), host if by in ("", who()) else f"{who()}@{host}", "cli")

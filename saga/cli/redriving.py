@@ -12,6 +12,7 @@ from ...events.errors import ChoreoError, ConfigurationError, Refused
 from . import exits
 from .letterbox import Flag, Text, Topics, broker, choose, matching, pick, question, read, report
 from .operate import DryRun, Yes, confirm, who
+from .recording import Recorder
 from .shell import Shell
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ async def retry(
     step: Text = "",
     error: Text = "",
     since: Text = "",
-    reason: Text = "",
+    reason: str,
     rate: float = 50.0,
     force: Flag = False,
     yes: Yes = False,
@@ -41,7 +42,7 @@ async def retry(
     refused where the service does not run, or where the letter's saga has ended; --force does it all the same. What
     fails again comes back once, as a new letter.
 
-    For example: saga dlq retry --service billing --error TimeoutError --since 2h
+    For example: saga dlq retry --service billing --error TimeoutError --since 2h --reason "it answers again"
 
     Args:
         ids: letters, or the beginnings of their ids; without any, all open ones of the filter.
@@ -87,7 +88,7 @@ async def retry(
             record = redrive(letter, replay)
             return record, settlement(letter, "retried", at=now, by=who(), reason=reason, replay_id=replay)
 
-        done = await _settle(shell, transport, sendable, send, rate)
+        done = await _settle(transport, sendable, send, rate, Recorder(shell, "dlq retry", reason))
     report(shell, done, "sent again", refused)
     return exits.NOT_ALLOWED if refused else exits.OK
 
@@ -133,7 +134,7 @@ async def edit(
             told = settlement(each, "retried", at=now, by=who(), reason=f"edited: {reason}", replay_id=replay)
             return redrive(each, replay, value), told
 
-        done = await _settle(shell, transport, [letter], send, 1_000.0)
+        done = await _settle(transport, [letter], send, 1_000.0, Recorder(shell, "dlq edit", reason))
     report(shell, done, "sent again with a new body", {})
     return exits.OK
 
@@ -172,11 +173,11 @@ async def skip(
                         event, id=f"{letter.id}-skipped-{letter.event_id}", causation_id=letter.event_id or None
                     )
             await _settle(
-                shell,
                 transport,
                 [letter],
                 lambda each, now: (None, settlement(each, "skipped", at=now, by=who(), reason=reason)),
                 1_000.0,
+                Recorder(shell, "dlq skip", reason),
             )
     told = f" and {type(event).__name__} published" if event is not None else ""
     report(shell, [letter], f"{'would be ' if dry_run else ''}skipped{told}", {})
@@ -221,11 +222,11 @@ async def discard(
             if len(chosen) > 1 and not yes:
                 confirm(question("discard", chosen))
             await _settle(
-                shell,
                 transport,
                 chosen,
                 lambda each, now: (None, settlement(each, "discarded", at=now, by=who(), reason=reason)),
                 1_000.0,
+                Recorder(shell, "dlq discard", reason),
             )
     report(shell, chosen, "would be discarded" if dry_run else "discarded", {})
     return exits.OK
@@ -262,11 +263,11 @@ async def _ended(shell: Shell, names: Sequence[str]) -> dict[str, str]:
 
 
 async def _settle(
-    shell: Shell,
     transport: Transport,
     letters: Sequence[Letter],
     decide: Callable[[Letter, int], tuple[Any, Settled]],
     rate: float,
+    recorder: Recorder,
 ) -> list[Letter]:
     """Settle letters a few at a time, no faster than `rate` per second; Ctrl-C leaves the rest open."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress
@@ -274,8 +275,10 @@ async def _settle(
     from ...events.clock import system_clock
     from ...services.letters import settle
 
+    shell = recorder.shell
     chunk = max(1, round(rate / 10))
     done: list[Letter] = []
+    await recorder.asked(None, letters=len(letters))
     hidden = shell.quiet or not shell.err.is_terminal or len(letters) <= chunk
     with Progress(BarColumn(), MofNCompleteColumn(), console=shell.err, transient=True, disable=hidden) as progress:
         task = progress.add_task("", total=len(letters))
@@ -285,6 +288,7 @@ async def _settle(
             await settle(
                 transport, [record for record, _ in decided if record is not None], [settled for _, settled in decided]
             )
+            await recorder.done([(each.saga or each.id, {"letter": each.id, "event": each.type}) for each in part])
             done += part
             progress.update(task, completed=len(done))
             if start + chunk < len(letters):

@@ -232,6 +232,10 @@ async def register(
         for each in standings if not broken and not dry_run else ():
             await found.register(each.contract.subject, each.contract.schema)
             done.append(await standing(each.contract, found))
+    if done:
+        from .recording import Recorder
+
+        await Recorder(shell, "schema register", "").done([(each.contract.subject, {"in": place}) for each in done])
     _tell(shell, done or standings, registered=len(done) > 0)
     fresh = sum(each.verdict in ("new", "compatible") for each in standings)
     if broken:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from ...events.errors import ConfigurationError
+from .recording import Recorder
 from .shell import Shell
 from .tables import draw
 
@@ -81,6 +82,9 @@ async def _apply(shell: Shell, wanted: list[TopicSpec], partitions: int, dry_run
         missing = [spec for spec in wanted if spec.name not in there]
         if missing and not dry_run:
             await transport.create_topics(missing)
+            await Recorder(shell, "topics apply", "").done(
+                [(spec.name, {"partitions": spec.partitions}) for spec in missing]
+            )
     new = {spec.name for spec in missing}
     rows = [
         {

@@ -13,6 +13,9 @@ from .shell import Shell
 from .tables import draw
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from ...events.database import Database
     from ...events.settings import Settings
 
 store = App(name="store", help="Bring stores to this release.", help_format="plaintext")
@@ -53,6 +56,8 @@ async def _upgrade(shell: Shell, stores: dict[str, set[str]]) -> None:
                         "applied": applied,
                     }
                 )
+            if url == shell.settings.store_url:
+                await _record(database, [each for each in done if each["applied"] and each["store"] == database.url])
         finally:
             await database.close()
     if shell.machine:
@@ -64,6 +69,20 @@ async def _upgrade(shell: Shell, stores: dict[str, set[str]]) -> None:
     ]
     draw(shell, ["STORE", "ROOM", "WAS", "APPLIED"], table, elastic={0})
     shell.hint(f"{sum(bool(each['applied']) for each in done)} of {len(done)} rooms upgraded")
+
+
+async def _record(database: Database, upgraded: list[dict[str, Any]]) -> None:
+    """Write into the audit that a store was upgraded, once it can hold one."""
+    from .. import audit
+    from .operate import signed
+
+    def write(connection: Connection) -> None:
+        for each in upgraded:
+            details = {"room": each["room"], "from": each["from"], "applied": list(each["applied"])}
+            audit.record(connection, "store upgrade", signed(), outcome=audit.DONE, target="store", details=details)
+
+    if upgraded:
+        await database.write(write)
 
 
 def _stores(settings: Settings, targets: tuple[str, ...]) -> dict[str, set[str]]:

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from ...events.errors import ChoreoError, ConfigurationError, Refused
 from . import exits
-from .operate import DryRun, Yes, answered, confirm, who
+from .operate import DryRun, Yes, answered, confirm, signed
 from .progress import counting
 from .replay import line, told
 from .shell import Shell
@@ -143,7 +143,7 @@ async def _move(
         with counting(shell, "moving", total) as tell:
             while page := await database.read(lambda c: recorded.names(c, which, after=after, most=_PAGE)):  # noqa: B023
                 after = page[-1]
-                asked: dict[str, Any] = {"by": who(), "reason": reason, "sagas": page, "hash": new.hash}
+                asked: dict[str, Any] = {"by": signed(), "reason": reason, "sagas": page, "hash": new.hash}
                 id_ = await database.write(partial(operators.ask, kind=moving.KIND, saga_id=about, **asked))
                 answer = await answered(database, id_, timeout)
                 if answer.state == operators.PENDING:

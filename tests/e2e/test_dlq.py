@@ -135,7 +135,7 @@ async def test_a_letter_is_read_mended_at_its_service_and_sent_again(desk: Desk)
     shown = await desk.saga("dlq", "show", letter["id"], "-o", "json")
     assert validate(shown.json)["body"] == {"bill_id": "1", "amount": 5}
     till.least = 1
-    done = await desk.saga("dlq", "retry", letter["id"], "-o", "json")
+    done = await desk.saga("dlq", "retry", letter["id"], "--reason", "mended", "-o", "json")
     assert done.code == exits.OK, done.err
     assert validate(done.json, "saga.settled-letters/v1")["ids"] == [letter["id"]]
     await desk.completed("billing/1")
@@ -143,7 +143,7 @@ async def test_a_letter_is_read_mended_at_its_service_and_sent_again(desk: Desk)
     await desk.letters(0)
     [settled] = await desk.letters(1, "--settled")
     assert settled["state"] == "retried"
-    again = await desk.saga("dlq", "retry", letter["id"])
+    again = await desk.saga("dlq", "retry", letter["id"], "--reason", "mended")
     assert again.code == exits.NOT_ALLOWED
     assert "was retried by" in again.err
 
@@ -153,7 +153,7 @@ async def test_a_replay_that_fails_comes_back_once(desk: Desk) -> None:
     await desk.run(till.service)
     await desk.publish(Billed(bill_id="1", amount=5))
     [letter] = await desk.letters(1)
-    await desk.saga("dlq", "retry", letter["id"])
+    await desk.saga("dlq", "retry", letter["id"], "--reason", "mended")
     [second] = await desk.letters(1)
     assert second["id"] != letter["id"]
     assert (second["event_id"], second["replays"]) == (letter["event_id"], 1)
@@ -167,10 +167,12 @@ async def test_a_letter_of_a_service_that_is_down_is_refused_until_forced(desk: 
     await desk.publish(Billed(bill_id="1", amount=5))
     [letter] = await desk.letters(1)
     await process.stop()
-    refused = await desk.saga("dlq", "retry", letter["id"])
+    refused = await desk.saga("dlq", "retry", letter["id"], "--reason", "mended")
     assert refused.code == exits.NOT_ALLOWED
     assert "service till does not run" in refused.err
-    assert (await desk.saga("dlq", "retry", letter["id"], "--force", "--dry-run")).code == exits.OK
+    assert (
+        await desk.saga("dlq", "retry", letter["id"], "--reason", "mended", "--force", "--dry-run")
+    ).code == exits.OK
     [still] = await desk.letters(1)
     assert still["state"] == "open"
 
@@ -180,14 +182,14 @@ async def test_many_are_chosen_by_filter_and_need_a_yes(desk: Desk) -> None:
     await desk.run(till.service)
     await desk.publish(*(Billed(bill_id=str(number), amount=number) for number in range(5)))
     await desk.letters(5)
-    everything = await desk.saga("dlq", "retry")
+    everything = await desk.saga("dlq", "retry", "--reason", "mended")
     assert everything.code == exits.USAGE
     assert "which letters?" in everything.err
-    unasked = await desk.saga("dlq", "retry", "--service", "till")
+    unasked = await desk.saga("dlq", "retry", "--service", "till", "--reason", "mended")
     assert unasked.code == exits.USAGE
     assert "5 dead letters" in unasked.err
     till.least = 0
-    done = await desk.saga("dlq", "retry", "--service", "till", "--rate", "1000", "-y")
+    done = await desk.saga("dlq", "retry", "--service", "till", "--reason", "mended", "--rate", "1000", "-y")
     assert done.out == "5 dead letters: sent again\n"
     await desk.letters(0)
     for _ in range(100):

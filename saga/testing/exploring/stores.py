@@ -165,8 +165,9 @@ class Disk:
         return int(found[0])
 
     def dump(self) -> list[str]:
-        """Write its rows as text, to compare them."""
-        return [line for line in self.raw.iterdump() if line.startswith("INSERT")]
+        """Write its rows as text, to compare them; those of the audit have a salt, and are never the same."""
+        lines = (line for line in self.raw.iterdump() if line.startswith("INSERT"))
+        return [line for line in lines if not line.startswith('INSERT INTO "choreo_audit"')]
 
     async def bury(self) -> None:
         """Close the connections that the dead have left open."""
