@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from .clock import duration
+from .clock import SECOND, duration
 from .compatibility import Level
 from .errors import ConfigurationError, DefinitionError
 
@@ -106,13 +106,35 @@ class Settings(BaseSettings):
     health: str = Field(
         default="", description="Where `saga run` answers /healthz and /readyz: HOST:PORT, or PORT on 127.0.0.1."
     )
-    jaeger: str = Field(default="", description="Base URL of Jaeger's page, for links such as http://127.0.0.1:16686.")
+    jaeger: str = Field(
+        default="",
+        description="Base URL of Jaeger, e.g. http://127.0.0.1:16686: for links, and `saga trace` asks it for spans.",
+    )
+    trace_rotation: str = Field(
+        default="24h",
+        description="After how long the trace of a saga that still runs goes on in another one; `never`: one for ever.",
+    )
+    trace_slow: str = Field(
+        default="never",
+        description="How long a saga may take until its trace is shown although it was not sampled, or `never`.",
+    )
 
     @field_validator("topic_prefix")
     @classmethod
     def _prefix_is_a_topic_name(cls, value: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9._-]{0,100}", value):
             raise ValueError("a topic prefix may hold letters, digits, '.', '_' and '-'")
+        return value
+
+    @field_validator("trace_rotation", "trace_slow")
+    @classmethod
+    def _is_a_duration_or_never(cls, value: str) -> str:
+        try:
+            long_enough = value == "never" or duration(value) >= SECOND
+        except DefinitionError:
+            long_enough = False
+        if not long_enough:
+            raise ValueError("write a duration of at least 1s, such as 24h, or `never`")
         return value
 
     @field_validator("retention")
@@ -151,6 +173,16 @@ class Settings(BaseSettings):
     def kept(self) -> int | None:
         """How long is kept what has ended, in microseconds; None for ever."""
         return None if self.retention == "forever" else duration(self.retention)
+
+    @property
+    def rotation(self) -> int | None:
+        """After how long a saga's trace goes on in another one, in microseconds; None never."""
+        return None if self.trace_rotation == "never" else duration(self.trace_rotation)
+
+    @property
+    def slow(self) -> int | None:
+        """From how long on a saga counts as slow for its trace, in microseconds; None never."""
+        return None if self.trace_slow == "never" else duration(self.trace_slow)
 
     @property
     def gateway_token_list(self) -> list[str]:

@@ -38,7 +38,16 @@ from .strays import Strays
 from .words import Phase, StepState
 
 
-def begin(definition: Definition, key: str, run: int, event: Observed, now: int, *, sampled: bool = True) -> Transition:
+def begin(
+    definition: Definition,
+    key: str,
+    run: int,
+    event: Observed,
+    now: int,
+    *,
+    sampled: bool = True,
+    rotation: int | None = None,
+) -> Transition:
     """Start an instance.
 
     Args:
@@ -48,6 +57,7 @@ def begin(definition: Definition, key: str, run: int, event: Observed, now: int,
         event: the start event.
         now: the store's clock, microseconds.
         sampled: whether its trace is recorded.
+        rotation: after how long its trace goes on in another one, microseconds; None: never.
     """
     instance = new_instance(definition, key, run)
     instance.seq = 1
@@ -55,7 +65,7 @@ def begin(definition: Definition, key: str, run: int, event: Observed, now: int,
     instance.started_by = Fact(event.type, event.id)
     instance.started_time = event.time
     instance.origin = event.traceparent
-    instance.sampled = sampled
+    instance.sampled, instance.rotation = sampled, rotation
     instance.deadline_at = None if definition.deadline is None else now + definition.deadline
     ask_for_lock(definition, instance, event, now)
     instance.parent = event.parent

@@ -173,6 +173,7 @@ class Backward(Standings):
         self.instance.ended_at = None
         self.instance.epoch += 1
         self.instance.opened_at = self.now
+        self.instance.turned = []
         self.changes.append(Change(None, self.instance.phase, "opened again"))
 
     def _end(self, phase: Phase, announce: str | None) -> None:

@@ -221,6 +221,7 @@ class Batch:
         transition = begin(definition, target.key, run, event, self.now)
         instance = transition.instance
         instance.sampled = self.knowledge.sampled(instance.id, event.traceparent)
+        instance.rotation = self.knowledge.rotation
         work = Work(instance, None)
         self._runs.setdefault((target.type, target.key), {})[run] = work
         self._record(work, definition, transition, event, arrival)
@@ -241,6 +242,7 @@ class Batch:
         transition = begin_undone(definition, target.key, 1, asked, self.now)
         instance = transition.instance
         instance.sampled = self.knowledge.sampled(instance.id, asked.traceparent)
+        instance.rotation = self.knowledge.rotation
         work = self._runs.setdefault((target.type, target.key), {})[1] = Work(instance, None)
         self._record(work, definition, transition, asked, arrival)
 

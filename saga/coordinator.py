@@ -35,8 +35,6 @@ from ..events.sending import require_topics
 from ..events.settings import Settings
 from ..events.transport import Transport
 from ..services.health import Health, health_of
-from ..tracing.headers import parse_traceparent
-from ..tracing.ids import trace_id
 from ..tracing.spans import Tracing
 from . import definitions, ends, loaded, operators, store, ticks, timers
 from .barrier import answered_until, read_until
@@ -78,6 +76,7 @@ class Options:
         undo_rate: undo commands per second at most, so that a mass failure does not become a flood.
         breaker: when mass timeouts are held for a person.
         gap: what to do when records were deleted before they were read.
+        rotation: after how long the trace of a saga that still runs goes on in another one, microseconds; None: never.
     """
 
     batch: int = 1_000
@@ -86,6 +85,7 @@ class Options:
     undo_rate: int = 500
     breaker: timers.Breaker = field(default_factory=timers.Breaker)
     gap: Gap = "stop"
+    rotation: int | None = None
 
 
 class Coordinator:
@@ -129,7 +129,7 @@ class Coordinator:
         self._intake = Intake(consumed_classes(self._loaded.values()), self._codec)
         self._asked = asked_of(definitions.newest(self._loaded))
         self._relay = Relay(database, transport, clock=clock, owner=owner)
-        self._emission = Emission(self._tracing)
+        self._emission = Emission(self._tracing, settings.slow)
         self._positions = Positions(database, settings.group, self._since, self._options.gap, self._options.batch)
         self._barrier = self._positions.barrier
         self._rate = Rate(self._options.undo_rate)
@@ -183,8 +183,9 @@ class Coordinator:
             definitions=known,
             catalog=await read_catalog(self._transport),
             codec=self._codec,
-            sampled=self._sampled,
+            sampled=self._emission.samples,
             sender=Sender(self._settings.namespace),
+            rotation=self._options.rotation,
         )
         await ensure_topics(self._transport)
         self._partitions = {name: info.partitions for name, info in (await self._transport.topics()).items()}
@@ -486,11 +487,6 @@ class Coordinator:
         members = (await self._transport.group(self.group)).members
         await self._database.write(lambda c: loaded.prune(c, self.group, members, self._database.now(c)))
         self._catalog_until = asyncio.get_running_loop().time() + _CATALOG
-
-    def _sampled(self, saga_id: str, origin: str | None) -> bool:
-        context = parse_traceparent(origin)
-        derived = trace_id(self._settings.namespace, saga_id)
-        return self._tracing.sampling.decide(derived, context is not None and bool(context.trace_flags.sampled))
 
 
 def _obey(batch: Batch) -> None:

@@ -13,6 +13,9 @@ from .locking import Locking
 from .promise import passed
 from .words import Condition, Phase, StepState
 
+TURNED = "its trace goes on in another one"
+"""Why a saga is where it was: nothing but its trace has changed."""
+
 
 class Elapsing(Locking):
     """Decides which moves a due timer calls for."""
@@ -23,6 +26,8 @@ class Elapsing(Locking):
             if self.instance.deadline_at == due and self.instance.phase is Phase.RUNNING:
                 self._deadline()
                 self.settle()
+            elif self.instance.turn_due == due:
+                self._turn()
             elif self.instance.lock_due == due:
                 self.lock_elapsed()
                 self.settle()
@@ -55,6 +60,12 @@ class Elapsing(Locking):
             self._undo_failed(plan, step, "Timeout", message)
         else:
             self._undo_send_due(plan, step)
+
+    def _turn(self) -> None:
+        """Let its trace go on in another one: what is looked up by day is found only where no trace lasts for many."""
+        self.instance.turned = [*self.instance.turned, self.now]  # a copy of the instance has the same list
+        self.instance.epoch += 1
+        self.changes.append(Change(None, self.instance.phase, TURNED))
 
     def _deadline(self) -> None:
         self.instance.deadline_at = None

@@ -8,13 +8,15 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 
 from ..events.database import Database
+from ..tracing.headers import parse_traceparent
+from ..tracing.ids import trace_id
 from ..tracing.saga_spans import SagaStory, end_spans, started_spans, step_spans
 from ..tracing.spans import Tracing
 from . import store
 from .definition import Definition
 from .ends import has_ended
 from .instance import Instance
-from .stories import newly_told, story_of
+from .stories import newly_told, stories_of, story_of
 from .work import Moved
 
 _REMEMBERED = 50_000
@@ -29,18 +31,31 @@ class Emission:
 
     Args:
         tracing: where spans go.
+        slow: from how long on a saga is shown although it was not sampled, microseconds.
 
     Attributes:
         ended: sagas whose end was emitted and has left this process.
     """
 
-    def __init__(self, tracing: Tracing) -> None:
+    def __init__(self, tracing: Tracing, slow: int | None = None) -> None:
         self._tracing = tracing
+        self._slow = slow
         self._complete: OrderedDict[str, int] = OrderedDict()
         self._leaving: deque[tuple[tuple[int, ...], int, list[str]]] = deque()
         self._last: dict[str, int] = {}
         self._count = 0
         self.ended: list[str] = []
+
+    def samples(self, saga_id: str, origin: str | None) -> bool:
+        """Decide whether a new saga's trace is recorded: once, for everybody who works for it.
+
+        Args:
+            saga_id: its name with the run.
+            origin: `traceparent` of the event that starts it.
+        """
+        context = parse_traceparent(origin)
+        derived = trace_id(self._tracing.namespace, saga_id)
+        return self._tracing.sampling.decide(derived, context is not None and bool(context.trace_flags.sampled))
 
     def emit(self, moves: Iterable[Moved]) -> None:
         """Emit what these moves ended."""
@@ -75,9 +90,8 @@ class Emission:
         ended = []
         for definition, instance in sagas:
             if self._tracing.emits:
-                story = story_of(definition, instance, self._tracing.namespace)
-                self._whole(story)
-                self._tracing.emit(end_spans(story, self._tracing.resource))
+                for story in stories_of(definition, instance, self._tracing.namespace, self._slow):
+                    self._whole(story)
             ended.append(instance.id)
         self._leave(ended)
 
@@ -103,18 +117,22 @@ class Emission:
 
     def _emit_one(self, definition: Definition, before: Instance | None, after: Instance, ended: bool) -> None:
         tracing, resource = self._tracing, self._tracing.resource
-        story = story_of(definition, after, tracing.namespace)
-        opened = before is None or before.epoch != after.epoch
+        opened = before is None or before.opened_in != after.opened_in
         known = opened or (before is not None and self._complete.get(after.id) == before.seq)
-        if ended and not known:
-            self._whole(story)
+        if ended and not (known and after.sampled):
+            for story in stories_of(definition, after, tracing.namespace, self._slow):
+                self._whole(story)
+        elif after.turned:
+            self._emit_turned(definition, None if opened else before, after)
         else:
+            story = story_of(definition, after, tracing.namespace)
             if opened:
                 tracing.emit(started_spans(story, resource))
             for told in newly_told(definition, before, after):
                 tracing.emit(step_spans(story, told, resource))
+            if ended:
+                tracing.emit(end_spans(story, resource))
         if ended:
-            tracing.emit(end_spans(story, resource))
             self._complete.pop(after.id, None)
         elif known:
             self._complete[after.id] = after.seq
@@ -122,7 +140,23 @@ class Emission:
             if len(self._complete) > _REMEMBERED:
                 self._complete.popitem(last=False)
 
+    def _emit_turned(self, definition: Definition, before: Instance | None, after: Instance) -> None:
+        """Emit what is new of a saga whose trace has gone on in another one; an epoch that is over has its root now."""
+        tracing, resource = self._tracing, self._tracing.resource
+        earlier = () if before is None else stories_of(definition, before, tracing.namespace)
+        known = {(story.epoch, *step.identity) for story in earlier for step in story.steps}
+        for story in stories_of(definition, after, tracing.namespace):
+            if before is None or story.epoch > before.epoch:
+                tracing.emit(started_spans(story, resource))
+            for step in story.steps:
+                if (story.epoch, *step.identity) not in known:
+                    tracing.emit(step_spans(story, step, resource))
+            if story.ended_at is not None and (before is None or story.epoch >= before.epoch):
+                tracing.emit(end_spans(story, resource))
+
     def _whole(self, story: SagaStory) -> None:
+        """Emit everything of an epoch that is over."""
         self._tracing.emit(started_spans(story, self._tracing.resource))
         for told in story.steps:
             self._tracing.emit(step_spans(story, told, self._tracing.resource))
+        self._tracing.emit(end_spans(story, self._tracing.resource))

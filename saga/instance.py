@@ -187,8 +187,10 @@ class Instance:
         version: of the definition that it runs under, with its hash.
         phase: where it is.
         seq: how many inputs were applied; rises by one with each.
-        epoch: number of its trace; rises when it is reopened after its end.
-        opened_at: when its present epoch began.
+        epoch: number of its trace; rises when it is reopened after its end, and every `rotation`.
+        opened_at: when it was started or last opened again.
+        rotation: after how long its trace goes on in another one, microseconds; None: never.
+        turned: when it did so, since it was opened.
         started_at, started_by, started_time: when, by which event, and that event's own time.
         ended_at, deadline_at: when it ended, when it should have.
         origin: traceparent of the event that started it.
@@ -235,11 +237,18 @@ class Instance:
     parent: Parent | None = None
     undo_asked: str | None = None
     told: str | None = None
+    rotation: int | None = None
+    turned: list[int] = field(default_factory=list)
 
     @property
     def id(self) -> str:
         """Its public name."""
         return _name(self.type, self.key, self.run)
+
+    @property
+    def opened_in(self) -> int:
+        """The epoch in which it was started or last opened again."""
+        return self.epoch - len(self.turned)
 
     @property
     def waits_for_lock(self) -> bool:
@@ -253,7 +262,20 @@ class Instance:
 
     @property
     def next_due(self) -> int | None:
-        """When the earliest of its timers is due; none while something waits for its code."""
+        """When the earliest of its timers is due, its trace's included; none while something waits for its code."""
+        turn, due = self.turn_due, self.next_step_due
+        return due if turn is None else turn if due is None else min(turn, due)
+
+    @property
+    def turn_due(self) -> int | None:
+        """When its trace is long enough and goes on in another one."""
+        if self.rotation is None or self.phase.ended or self.waiting:
+            return None
+        return (self.turned[-1] if self.turned else self.opened_at) + self.rotation
+
+    @property
+    def next_step_due(self) -> int | None:
+        """When the earliest timer is due that changes more than its trace."""
         if self.phase.ended or self.waiting:
             return None
         due = [at for step in self.steps.values() for at in step.timers()]

@@ -27,6 +27,7 @@ class Knowledge:
         unreadable: schema ids that the registry does not know: what they would read cannot be read.
         sampled: decides whether a new saga's trace is recorded, from its name and its origin's traceparent.
         sender: how what is sent is marked.
+        rotation: after how long a new saga's trace goes on in another one, microseconds; None: never.
     """
 
     declarations: Mapping[tuple[str, int], Declaration]
@@ -37,6 +38,7 @@ class Knowledge:
     sampled: Callable[[str, str | None], bool]
     sender: Sender
     unreadable: set[int] = field(default_factory=set)
+    rotation: int | None = None
 
     @cached_property
     def unloaded(self) -> tuple[tuple[str, int], ...]:

@@ -44,7 +44,7 @@ class Recorded(NamedTuple):
     @property
     def beginning(self) -> Beginning:
         """What a fold needs besides the inputs."""
-        return Beginning(self.instance.key, self.instance.run, self.instance.sampled)
+        return Beginning(self.instance.key, self.instance.run, self.instance.sampled, self.instance.rotation)
 
 
 class Which(NamedTuple):

@@ -36,11 +36,12 @@ class Applied(NamedTuple):
 
 
 class Beginning(NamedTuple):
-    """What a fold needs besides inputs: the saga's key, its run, and whether its trace is recorded."""
+    """What a fold needs besides inputs: the saga's key, its run, and what was decided of its trace."""
 
     key: str
     run: int
     sampled: bool = True
+    rotation: int | None = None
 
 
 Folded = tuple[Applied, Transition]
@@ -61,7 +62,15 @@ def fold(definition: Definition, beginning: Beginning, inputs: Sequence[Applied]
     for each in inputs:
         if instance is None:
             assert isinstance(each.input, Observed)
-            transition = begin(definition, beginning.key, beginning.run, each.input, each.at, sampled=beginning.sampled)
+            transition = begin(
+                definition,
+                beginning.key,
+                beginning.run,
+                each.input,
+                each.at,
+                sampled=beginning.sampled,
+                rotation=beginning.rotation,
+            )
         else:
             transition = advance(definition, instance, each.input, each.at)
         instance = transition.instance

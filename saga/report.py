@@ -135,7 +135,7 @@ def status(
         "updated_at": rfc3339(updated_at),
         "ended_at": rfc3339(instance.ended_at),
         "deadline_at": rfc3339(instance.deadline_at),
-        "next_due_at": rfc3339(instance.next_due),
+        "next_due_at": rfc3339(instance.next_step_due),
         "duration_ms": _ms(last - instance.started_at),
         "progress": progress(instance),
         "cause": _cause(instance, steps),

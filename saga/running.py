@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -111,7 +112,7 @@ class Process:
             settings=self._settings,
             tracing=self._tracing(COORDINATOR),
             clock=self._clock,
-            options=self._options,
+            options=replace(self._options or Options(), rotation=self._settings.rotation),
         )
         self._stack.push_async_callback(coordinator.stop, drain=self._drain)
         await coordinator.start()

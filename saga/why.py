@@ -16,6 +16,7 @@ from ..events.clock import format_duration
 from ..events.envelope import TopicPartition
 from .advance import advance
 from .definition import Definition, StepPlan
+from .elapsing import TURNED
 from .inputs import Elapsed
 from .instance import Instance, Step
 from .occurrence import unfold
@@ -210,7 +211,7 @@ class _Why:
         resume = ("saga resume --reason ...",)
         if self._brakes.undo_stopped and instance.phase is Phase.COMPENSATING:
             found.append(Reason("UndoStopped", "all compensation is stopped (`saga stop`)", remedies=resume))
-        due = instance.next_due
+        due = instance.next_step_due
         if self._brakes.timers_held and due is not None and due <= self._now and instance.phase is Phase.RUNNING:
             told = "a limit has passed, but timers are held: too many sagas would time out at once"
             found.append(Reason("TimersHeld", told, since=due, remedies=resume))
@@ -383,8 +384,9 @@ class _Why:
             transition = advance(self._definition, instance, Elapsed(at), at)
             if transition.verdict == "ignored" or not transition.changes:
                 return
-            told = [_told(change.step, change.state, change.reason) for change in transition.changes]
-            yield Prospect(due, ", ".join(told))
+            changes = [change for change in transition.changes if change.reason != TURNED]
+            if changes:
+                yield Prospect(due, ", ".join(_told(*change) for change in changes))
             if transition.instance.phase is not instance.phase:
                 return
             instance = transition.instance

@@ -17,6 +17,9 @@ STARTED = ("started",)
 ANCHOR = ("anchor",)
 """Paths of the spans that a saga has once; the anchor stands in the origin's trace."""
 
+WAIT = ("wait",)
+"""Begin of the path of a wait that is no step of the definition, e.g. `wait, lock`."""
+
 
 def trace_id(namespace: str, saga_id: str, epoch: int = 0) -> int:
     """Derive the id of a saga's trace.

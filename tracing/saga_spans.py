@@ -16,10 +16,17 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 
 from .headers import SAMPLED, parse_traceparent
-from .ids import ANCHOR, ROOT, STARTED, compensation_path, span_id, step_path, trace_id
+from .ids import ANCHOR, ROOT, STARTED, WAIT, compensation_path, span_id, step_path, trace_id
 from .sampling import is_failure
 
 SCOPE = "choreo"
+
+OPEN = "open"
+"""Outcome of the part of a step that had not ended when its epoch did."""
+
+LOCK = "lock"
+"""Name of the wait for the saga's lock, which is no step of the definition."""
+
 Attributes = dict[str, str | int | bool]
 
 _VERBS = {"action": "step", "compensation": "compensate", "wait": "wait"}
@@ -34,7 +41,7 @@ class StepStory:
 
     Args:
         name: the step's name.
-        index: its position in the definition, from 1; it orders steps that start together.
+        index: its position in the definition, from 1; it orders steps that start together. 0: it is none of them.
         kind: "action", "compensation" or "wait" (a timer, a person).
         trigger_at: when the event that made it its turn happened, microseconds.
         ended_at: when its outcome was known, microseconds.
@@ -44,7 +51,8 @@ class StepStory:
         elements: how many those are, where this tells of all of them together.
         trigger: `traceparent` of the triggering message.
         attempts: how many were made.
-        failed_attempts: time in microseconds and class of the error of each attempt that failed.
+        failed_attempts: time in microseconds and class of the error of each attempt that failed (in this epoch).
+        failed_before: how many had failed in earlier epochs.
         final_failure: whether it failed for good; a retried and then successful step did not.
     """
 
@@ -61,6 +69,20 @@ class StepStory:
     final_failure: bool = False
     element: str | None = None
     elements: int | None = None
+    failed_before: int = 0
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """What tells it from the other steps of its saga."""
+        return self.name, self.occurrence, self.kind
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The path that its span's id is derived from."""
+        if not self.index:
+            return (*WAIT, self.name)
+        make = compensation_path if self.kind == "compensation" else step_path
+        return make(self.name, self.occurrence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +102,7 @@ class SagaStory:
         failed_step: the step whose failure turned it round.
         origin: `traceparent` of the start event.
         sampled: the saga's one decision, `Sampling.decide`.
+        always: it is shown although it was not sampled: it failed, or was slow.
         steps: what has ended in this epoch, in the order of the history.
     """
 
@@ -95,6 +118,7 @@ class SagaStory:
     failed_step: str | None = None
     origin: str | None = None
     sampled: bool = True
+    always: bool = False
     steps: tuple[StepStory, ...] = ()
 
 
@@ -114,7 +138,7 @@ def step_spans(story: SagaStory, step: StepStory, resource: Resource) -> list[Re
 def end_spans(story: SagaStory, resource: Resource) -> list[ReadableSpan]:
     """Build what is emitted when the saga has ended: its root.
 
-    A saga that was not sampled but failed or was compensated is told whole here: started, every step, root.
+    A saga that was not sampled but failed, was compensated or slow is told whole here: started, every step, root.
 
     Args:
         story: complete; its `ended_at` is set.
@@ -122,7 +146,7 @@ def end_spans(story: SagaStory, resource: Resource) -> list[ReadableSpan]:
     """
     if story.sampled:
         return [_root(story, resource)]
-    if not is_failure(story.status):
+    if not story.always and not is_failure(story.status):
         return []
     return [*_started(story, resource), *(_step(story, each, resource) for each in story.steps), _root(story, resource)]
 
@@ -210,7 +234,6 @@ def _started(story: SagaStory, resource: Resource) -> list[ReadableSpan]:
 
 def _step(story: SagaStory, step: StepStory, resource: Resource) -> ReadableSpan:
     trace, root = _root_of(story)
-    path = compensation_path if step.kind == "compensation" else step_path
     attributes = _identity(story)
     attributes["saga.step"] = step.name
     attributes["saga.step.kind"] = step.kind
@@ -228,7 +251,7 @@ def _step(story: SagaStory, step: StepStory, resource: Resource) -> ReadableSpan
     return derived_span(
         f"{_VERBS[step.kind]} {step.name}",
         trace,
-        span_id(story.namespace, story.saga_id, *path(step.name, step.occurrence)),
+        span_id(story.namespace, story.saga_id, *step.path),
         root,
         start,
         end,
@@ -238,7 +261,7 @@ def _step(story: SagaStory, step: StepStory, resource: Resource) -> ReadableSpan
         links=[Link(trigger, {"saga.link": "trigger"})] if trigger is not None else (),
         events=[
             Event("saga.step.attempt_failed", {"saga.attempt": number, "error.type": error}, at * 1_000)
-            for number, (at, error) in enumerate(step.failed_attempts, start=1)
+            for number, (at, error) in enumerate(step.failed_attempts, start=step.failed_before + 1)
         ],
     )
 
