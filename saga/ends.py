@@ -31,7 +31,7 @@ def end_id(saga: str, epoch: int) -> str:
 
     Args:
         saga: the saga's name with its run.
-        epoch: how often it was opened again before.
+        epoch: number of its trace, another one for each end.
     """
     return derived_id("ended", saga, str(epoch))
 

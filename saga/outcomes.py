@@ -28,7 +28,7 @@ class SagaEnded(Event, topic=OUTCOMES_TOPIC, key="key", format="json"):
         key: the saga's business key.
         saga: its name, with the run where that is not the first, e.g. `fulfilment/4711`.
         type, run: the parts of its name.
-        epoch: how often it was opened again after an end.
+        epoch: number of its trace: it rises when it is opened again after an end, and every day that it is open.
         version: of its definition.
         phase: how it ended.
         started_at, ended_at: when.
