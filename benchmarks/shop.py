@@ -29,8 +29,9 @@ from choreo.events.registry import open_registry
 from choreo.events.settings import Settings, load_settings
 from choreo.events.transport import Transport
 from choreo.events.transports import connect
-from choreo.saga.coordinator import Coordinator, Options
+from choreo.saga.coordinator import Coordinator
 from choreo.saga.loading import Parts
+from choreo.saga.options import Options
 from choreo.saga.running import Process
 from choreo.saga.saga import Saga
 from choreo.saga.step import step

@@ -80,6 +80,7 @@ _LEASE = 30 * SECOND
 _SWEEP = 500
 _DELETE_CHUNK = 500
 _MOST_PENDING = 20_000
+_MOST_COUNTED = 100_000
 _LEFT_PAUSE = 0.2
 _REFUSED_PAUSE = 2.0
 
@@ -378,6 +379,21 @@ class Relay:
             )
             for row in found
         ]
+
+
+def waiting(connection: Connection) -> tuple[int, int | None]:
+    """Count the rows of an outbox (up to 100,000), and tell when the oldest was written; for metrics.
+
+    Returns:
+        How many, and microseconds; None where there are none. Rows that the broker has and that nobody has deleted
+        yet are among them, for a moment.
+    """
+    first = connection.execute(select(func.min(outbox.c.id))).scalar_one_or_none()
+    if first is None:
+        return 0, None
+    some = select(outbox.c.id).limit(_MOST_COUNTED).subquery()
+    count = connection.execute(select(func.count()).select_from(some)).scalar_one()
+    return count, int(first.partition("-")[0], 16)
 
 
 def _last_rows(connection: Connection) -> Sequence[tuple[str, str]]:

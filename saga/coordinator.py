@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -47,9 +47,10 @@ from .feed import Feed
 from .instance import Instance
 from .knowledge import Knowledge, UnknownDefinition
 from .names import parse_saga_id
+from .options import Options
 from .ordering import in_order
 from .outcomes import COMMANDS_TOPIC, OUTCOMES, SagaEnded, ensure_topics
-from .positions import Gap, Positions
+from .positions import Positions
 from .queues import next_in_line
 from .rate import Rate
 from .refusals import Refused, blames_input, set_aside, trouble, unreadable
@@ -65,29 +66,6 @@ _CATALOG = 10.0
 """Seconds after which the services' announcements are read again: an undo needs to know what triggers its step."""
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a coordinator works.
-
-    Args:
-        batch: records in one transaction at most.
-        poll: seconds that a poll waits for the first record.
-        tick: seconds between looks at timers and commands.
-        undo_rate: undo commands per second at most, so that a mass failure does not become a flood.
-        breaker: when mass timeouts are held for a person.
-        gap: what to do when records were deleted before they were read.
-        rotation: after how long the trace of a saga that still runs goes on in another one, microseconds; None: never.
-    """
-
-    batch: int = 1_000
-    poll: float = 0.1
-    tick: float = 0.2
-    undo_rate: int = 500
-    breaker: timers.Breaker = field(default_factory=timers.Breaker)
-    gap: Gap = "stop"
-    rotation: int | None = None
-
-
 class Coordinator:
     """Tracks sagas, one member of the coordinators' group.
 
@@ -100,6 +78,7 @@ class Coordinator:
         clock: this process's clock; PostgreSQL's own is used where there is one.
         options: how it works.
         registry: of schemas, closed at the end; by default the settings'.
+        committed: told of each transaction after its commit: what it sends, and what moved.
         owner: names this process in the ids of what it writes, at most 12 characters; by default at random.
     """
 
@@ -114,6 +93,7 @@ class Coordinator:
         clock: Clock = system_clock,
         options: Options | None = None,
         registry: SchemaRegistry | None = None,
+        committed: Callable[[Sequence[OutboxRow], Sequence[Moved]], None] | None = None,
         owner: str | None = None,
     ) -> None:
         if not sagas:
@@ -130,6 +110,7 @@ class Coordinator:
         self._asked = asked_of(definitions.newest(self._loaded))
         self._relay = Relay(database, transport, clock=clock, owner=owner)
         self._emission = Emission(self._tracing, settings.slow)
+        self._committed = committed
         self._positions = Positions(database, settings.group, self._since, self._options.gap, self._options.batch)
         self._barrier = self._positions.barrier
         self._rate = Rate(self._options.undo_rate)
@@ -366,6 +347,8 @@ class Coordinator:
         self.batches += 1
         self._relay.publish(rows)
         self._emission.emit(moves)
+        if self._committed is not None:
+            self._committed(rows, moves)
 
     def _within(
         self, connection: Connection, work: Callable[[Batch], None], ended: Sequence[str]

@@ -35,6 +35,11 @@ class Parts:
     services: tuple[Service, ...] = ()
     sagas: tuple[type[Saga], ...] = ()
 
+    @property
+    def name(self) -> str:
+        """What a process of them is called: like its only service, else for choreo."""
+        return self.services[0].name if len(self.services) == 1 and not self.sagas else "choreo"
+
     def topics(self, *, partitions: int = 4, replication: int = 0) -> list[TopicSpec]:
         """List every topic that they need, the dead letters' and choreo's own included.
 

@@ -1,4 +1,4 @@
-"""`/healthz` and `/readyz` over HTTP, for whoever starts and restarts processes."""
+"""`/healthz`, `/readyz` and `/metrics` over HTTP, for whoever starts, restarts and watches processes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import structlog
 
 from ..events.errors import ConfigurationError
 from ..services.health import Health
+from ..tracing.metrics import Metrics
 
 log = structlog.get_logger("choreo.run")
 
@@ -22,6 +23,9 @@ KEPT = 1.0
 _PATIENCE = 5.0
 _MOST_CONNECTIONS = 64
 _READ = 4096
+Text = Callable[[], Awaitable[tuple[bytes, str]]]
+"""Writes metrics, with their content type."""
+
 _ADDRESS = re.compile(r"(?:(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*):)?(?P<port>\d{1,5})")
 
 
@@ -40,22 +44,45 @@ def parse_address(text: str) -> tuple[str, int]:
     return (found["host"] or "127.0.0.1").strip("[]"), int(found["port"])
 
 
+def scraping(measure: Callable[[], Awaitable[None]], metrics: Metrics) -> Text | None:
+    """Give what answers a scrape: a look at stores and lags, and then all metrics; None where nobody can scrape.
+
+    Args:
+        measure: looks, if that was not done just now.
+        metrics: of this process.
+    """
+    write = metrics.text
+    if write is None:
+        return None
+
+    async def text() -> tuple[bytes, str]:
+        await measure()
+        return await asyncio.to_thread(write)
+
+    return text
+
+
 class Probes:
     """Answers health probes: `async with Probes(address, look, parts)`.
 
     `/healthz` says that the process and its event loop live, `/readyz` that every part can do its work: 200 or 503 with
-    `saga.health/v1` as JSON. It answers GET and HEAD, one request for each connection, and says nothing secret.
+    `saga.health/v1` as JSON; `/metrics` gives metrics as Prometheus reads them. It answers GET and HEAD, one request
+    for each connection, and says nothing secret.
 
     Args:
         address: where to listen, `HOST:PORT`.
         look: gives how each part is.
         parts: how many there are when all of them run.
+        metrics: writes them; None where there are none.
     """
 
-    def __init__(self, address: str, look: Callable[[], Awaitable[Sequence[Health]]], parts: int) -> None:
+    def __init__(
+        self, address: str, look: Callable[[], Awaitable[Sequence[Health]]], parts: int, metrics: Text | None = None
+    ) -> None:
         self.host, self.port = parse_address(address)
         self._look = look
         self._parts = parts
+        self._metrics = metrics
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Task[Any]] = set()
         self._asked: asyncio.Task[tuple[bool, dict[str, Any]]] | None = None
@@ -90,7 +117,9 @@ class Probes:
         if path == "/readyz":
             ready, body = await self._ready()
             return (200 if ready else 503), body
-        return 404, {"error": "there is /healthz and /readyz"}
+        if path == "/metrics":
+            return 404, {"error": "no metrics: pip install 'choreo[prometheus]'; OTEL_SDK_DISABLED turns them off"}
+        return 404, {"error": "there is /healthz, /readyz and /metrics"}
 
     async def _ready(self) -> tuple[bool, dict[str, Any]]:
         now = asyncio.get_running_loop().time()
@@ -133,15 +162,17 @@ class Probes:
             if not isinstance(event, h11.Request):
                 return
             path = event.target.split(b"?")[0].decode("latin-1")
-            if event.method in (b"GET", b"HEAD"):
-                status, body = await self.answer(path)
+            if event.method not in (b"GET", b"HEAD"):
+                status, (data, type_) = 405, _json({"error": "use GET or HEAD"})
+            elif path == "/metrics" and self._metrics is not None:
+                status, (data, type_) = 200, await self._metrics()
             else:
-                status, body = 405, {"error": "use GET or HEAD"}
+                status, body = await self.answer(path)
+                data, type_ = _json(body)
         except h11.RemoteProtocolError as error:
-            status, body = error.error_status_hint, {"error": "this is no HTTP request"}
-        data = json.dumps(body, separators=(",", ":")).encode()
+            status, (data, type_) = error.error_status_hint, _json({"error": "this is no HTTP request"})
         headers = [
-            ("content-type", "application/json"),
+            ("content-type", type_),
             ("content-length", str(len(data))),
             ("cache-control", "no-store"),
             ("connection", "close"),
@@ -150,6 +181,10 @@ class Probes:
         writer.write(connection.send(h11.Response(status_code=status, headers=headers)) or b"")
         writer.write(connection.send(h11.Data(data=data)) or b"")
         await writer.drain()
+
+
+def _json(body: dict[str, Any]) -> tuple[bytes, str]:
+    return json.dumps(body, separators=(",", ":")).encode(), "application/json"
 
 
 def _body(probe: Literal["live", "ready"], ok: bool, parts: list[dict[str, Any]]) -> dict[str, Any]:

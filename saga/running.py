@@ -17,9 +17,12 @@ from ..services.health import Health
 from ..services.service import Service
 from ..services.worker import Worker
 from ..tracing.export import open_tracing
+from ..tracing.meters import Meters
 from ..tracing.spans import Tracing
-from .coordinator import Coordinator, Options
+from .coordinator import Coordinator
 from .loading import Parts
+from .metering import Measuring, installed
+from .options import Options
 
 COORDINATOR = "choreo-coordinator"
 _LOOK = 0.1
@@ -36,6 +39,8 @@ class Process:
         create_topics: make the missing topics first.
         partitions: of the topics that are made.
         drain: how long the coordinator's end may take, seconds; a service has its own.
+        meters: measure what runs (`tracing.metrics.exported_metrics`); default: nothing is measured, unless the
+            application has installed a meter provider of its own.
         clock: this process's clock.
     """
 
@@ -49,13 +54,15 @@ class Process:
         create_topics: bool = False,
         partitions: int = 4,
         drain: float = 10.0,
+        meters: Meters | None = None,
         clock: Clock = system_clock,
     ) -> None:
         self.parts = parts
         self.created: list[str] = []
         self.coordinator: Coordinator | None = None
         self.workers: list[Worker] = []
-        self._transport = transport
+        self._measuring = Measuring(meters) if meters is not None else installed()
+        self._transport = self._measuring.transport(transport) if self._measuring is not None else transport
         self._settings = settings
         self._options = options
         self._create_topics = create_topics
@@ -97,22 +104,33 @@ class Process:
         if self.coordinator is not None:
             waits.append(self.coordinator.wait())
         self._waiting = [asyncio.create_task(wait) for wait in waits]
+        if self._measuring is not None:
+            self._stack.push_async_callback(self._measuring.close)
+            self._measuring.begin()
 
     def _worker(self, service: Service) -> Worker:
-        tracing = self._tracing(service.name)
-        return Worker(service, self._transport, settings=self._settings, tracing=tracing, clock=self._clock)
+        tracing, measuring = self._tracing(service.name), self._measuring
+        meters = measuring.meters if measuring is not None else None
+        worker = Worker(
+            service, self._transport, settings=self._settings, tracing=tracing, meters=meters, clock=self._clock
+        )
+        if measuring is not None:
+            measuring.service(worker, tracing)
+        return worker
 
     async def _start_coordinator(self) -> Coordinator:
         database = await Database.open(self._settings.store_url, clock=self._clock)
         self._stack.push_async_callback(database.close)
+        tracing, measuring = self._tracing(COORDINATOR), self._measuring
         coordinator = Coordinator(
             self.parts.sagas,
             transport=self._transport,
             database=database,
             settings=self._settings,
-            tracing=self._tracing(COORDINATOR),
+            tracing=tracing,
             clock=self._clock,
             options=replace(self._options or Options(), rotation=self._settings.rotation),
+            committed=measuring.sagas(self._settings.group, database, tracing) if measuring is not None else None,
         )
         self._stack.push_async_callback(coordinator.stop, drain=self._drain)
         await coordinator.start()
@@ -138,6 +156,11 @@ class Process:
         """Say how each part is; while they start, and once they stop, those that run so far."""
         parts: list[Coordinator | Worker] = [*([self.coordinator] if self.coordinator else []), *self.workers]
         return list(await asyncio.gather(*(part.health() for part in parts)))
+
+    async def measure(self) -> None:
+        """Look at what metrics tell of stores and lags, if that was not done just now."""
+        if self._measuring is not None:
+            await self._measuring.measure()
 
     @property
     def size(self) -> int:

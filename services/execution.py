@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..events.catalog import DefinitionAnnouncement
     from ..tracing.place import Place, Placement
     from ..tracing.spans import HandlerSpan, Tracing
-    from .provided import Provided
+    from .measuring import Calls
 
 log = structlog.get_logger("choreo.services")
 
@@ -59,7 +59,7 @@ class Execution:
         tracing: Tracing,
         clock: Clock,
         randomness: Callable[[], float],
-        provided: Provided,
+        provided: Calls,
     ) -> None:
         self._service = service
         self._codec = codec

@@ -20,7 +20,7 @@ from ..events.clock import SECOND, Clock, system_clock
 from ..events.codec import open_codec
 from ..events.database import Database, first_line, lock_schema
 from ..events.envelope import Delivery, TopicPartition
-from ..events.errors import ChoreoError, CommitRefused, StoreError, TransportError
+from ..events.errors import ChoreoError, CommitRefused, TransportError
 from ..events.failpoints import failpoint
 from ..events.failures import HandlerFailed
 from ..events.outbox import Relay
@@ -29,9 +29,11 @@ from ..events.sending import require_topics
 from ..events.settings import Settings, load_settings
 from ..events.transport import Consumer, Transport
 from ..events.waiting import happens
+from ..tracing.meters import Meters
 from ..tracing.spans import Tracing
 from . import inbox, parking
 from .announce import Definitions, announce
+from .breaker import Position
 from .commit import StatelessCommit, StoreCommit
 from .counters import Counters
 from .dead_letters import REPLAY
@@ -41,8 +43,10 @@ from .guard import judge_event
 from .health import Health, health_of
 from .housekeeping import Housekeeping
 from .inbox import Key, Row
-from .job import Job, Kind, Result, Stage, lane_of
+from .job import Job, Kind, Result, Stage
+from .known import look_up
 from .ladder import Delays
+from .measuring import MeasuredCalls
 from .partitions import Partitions
 from .provided import Overrides, Provided
 from .reading import Reader, Reading
@@ -71,6 +75,7 @@ class Worker:
         registry: of schemas; by default the settings', opened and closed here.
         database: an open store in place of the service's own, not closed here.
         tracing: default: none.
+        meters: measure how long handlers take; default: nothing is measured.
         clock: gives event times, and due times on SQLite.
         randomness: gives numbers from 0 to 1, for jitter.
         owner: names this process in the ids of what it writes, at most 12 characters; by default at random.
@@ -90,6 +95,7 @@ class Worker:
         registry: SchemaRegistry | None = None,
         database: Database | None = None,
         tracing: Tracing | None = None,
+        meters: Meters | None = None,
         clock: Clock = system_clock,
         randomness: Callable[[], float] = random.random,
         owner: str | None = None,
@@ -106,9 +112,10 @@ class Worker:
         self._tracing = tracing or Tracing(namespace=self._settings.namespace)
         self._clock = clock
         self._codec = open_codec(self._registry, self._settings)
-        self._execution = Execution(service, self._codec, self._tracing, clock, randomness, self._provided)
+        calls = self._provided if meters is None else MeasuredCalls(self._provided, service.name, meters)
+        self._execution = Execution(service, self._codec, self._tracing, clock, randomness, calls)
         self._reader = Reader(service, self._codec)
-        self._parking = [route.name for route in self._reader.routes if route.parks]
+        self.parking = [route.name for route in self._reader.routes if route.parks]
         """Handlers for which something may be parked."""
         self._dispatcher = Dispatcher(self._execution, service.concurrency, self._finished, self._reader.routes)
         self._definitions = Definitions(transport)
@@ -142,6 +149,17 @@ class Worker:
         self._counters.retries = self._dispatcher.retries
         self._counters.transactions = self._commit.transactions if self._commit is not None else 0
         return self._counters
+
+    @property
+    def store(self) -> Database | None:
+        """Its store, once that is open; None for a service without one."""
+        return self._database if self._commit is not None else None
+
+    @property
+    def breakers(self) -> dict[str, Position]:
+        """Where the breakers of its handlers stand, by handler."""
+        gates = {route.handler.name: route.gate for route in self._reader.routes if route.gate is not None}
+        return {name: gate.position for name, gate in gates.items() if gate.position is not None}
 
     # -- start and stop -----------------------------------------------------------------------------------------------
 
@@ -235,7 +253,7 @@ class Worker:
                 return False
         database, relay = self._database, self._relay
         if database is not None and relay is not None:
-            if await database.read(lambda connection: parking.any_due(connection, self._parking, soon)):
+            if await database.read(lambda connection: parking.any_due(connection, self.parking, soon)):
                 return False
             if await relay.depth():
                 return False
@@ -245,8 +263,7 @@ class Worker:
         """Say whether it has joined its group, what it reaches, and how far it is behind."""
         consumer = self._consumer if self._assigned and not self._stopping else None
         stateless = self.service.store is None
-        database = self._database if self._commit is not None else None
-        return await health_of("service", self.service.name, self._transport, consumer, database, stateless=stateless)
+        return await health_of("service", self.service.name, self._transport, consumer, self.store, stateless=stateless)
 
     async def _open_store(self) -> StoreCommit | StatelessCommit:
         service = self.service
@@ -259,7 +276,7 @@ class Worker:
             database = self._database = await Database.open(url, clock=self._clock)
         await database.ensure_schema("services", inbox.metadata, inbox.HEAD)
         left = await database.read(parking.handlers)  # it may not park any more: what it parked is not forgotten
-        self._parking = [route.name for route in self._reader.routes if route.parks or route.name in left]
+        self.parking = [route.name for route in self._reader.routes if route.parks or route.name in left]
         tables = service.tables
         if tables is not None:
             await database.write(lambda connection: _create(connection, tables))
@@ -269,7 +286,7 @@ class Worker:
         self._relay = relay
         kept = self._settings.kept
         self._house = Housekeeping(
-            database, self._reader, self._dispatcher, self._parking, self._clock, kept, service.claim
+            database, self._reader, self._dispatcher, self.parking, self._clock, kept, service.claim
         )
         return StoreCommit(database, relay, self._execution, service.claim, self._dispatcher.followers, owner)
 
@@ -336,7 +353,12 @@ class Worker:
         receipts = self._partitions.read(records)
         readings = await self._reader.read_all(records, lambda: self._stopping)
         flying = set(self._dispatcher.met)  # what ends while the inbox is asked may be missing in its answer
-        known = await self._look_up(readings) if self._database is not None else {}
+        known: Mapping[Key, Row] = {}
+        if self._database is not None:
+            known, parked = await look_up(
+                self._database, readings, self.parking, lambda: self._stopping, self.service.name
+            )
+            self._dispatcher.parked |= parked
         for receipt, reading in zip(receipts, readings, strict=not self._stopping):
             if self._stopping or not self._partitions.ours(receipt):
                 continue  # whoever reads on there reads it again
@@ -363,36 +385,6 @@ class Worker:
         if job.stage is not Stage.RECORD and reading.error is not None:
             job.result, job.stage = self._execution.dead(job, reading.error), Stage.RECORD
         self._dispatcher.admit(job)
-
-    async def _look_up(self, readings: Sequence[Reading]) -> Mapping[Key, Row]:
-        """Ask the inbox once for the whole batch, and where parking is possible, which keys wait."""
-        database = self._database
-        assert database is not None
-        ids = [reading.envelope.id for reading in readings if reading.routes]
-        parking_ = self._parking
-        lanes = [
-            (route.name, lane_of(reading.envelope))
-            for reading in readings
-            for route in reading.routes
-            if route.name in parking_
-        ]
-        pause = 0.1
-        while not self._stopping:
-            try:
-                rows, parked = await database.read(
-                    lambda connection: (
-                        inbox.look_up(connection, ids),
-                        parking.lanes(connection, lanes) if lanes else set(),
-                    )
-                )
-            except StoreError as error:
-                log.warning("the store does not answer, reading waits", service=self.service.name, error=error.message)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, 5.0)
-                continue
-            self._dispatcher.parked |= parked
-            return rows
-        return {}
 
     # -- finishing ----------------------------------------------------------------------------------------------------
 

@@ -17,8 +17,9 @@ from .reloading import when_told
 from .shell import Shell
 
 if TYPE_CHECKING:
-    from ..coordinator import Options
+    from ...tracing.metrics import Metrics
     from ..loading import Parts
+    from ..options import Options
     from ..probes import Probes
     from ..running import Process
 
@@ -55,11 +56,11 @@ def run_targets(
         until_idle: end when nothing is left to do; sagas that are still open are listed.
         create_topics: make missing topics; by default on the embedded brokers, not on Kafka.
         on_gap: what to do about events that were deleted before they were read.
-        health: answer /healthz and /readyz at HOST:PORT, or at PORT on 127.0.0.1.
+        health: answer /healthz, /readyz and /metrics at HOST:PORT, or at PORT on 127.0.0.1.
         reload: for development: start again when the code changes.
     """
-    from ..coordinator import Options
     from ..loading import load_parts
+    from ..options import Options
 
     if not targets:
         raise ConfigurationError(
@@ -71,11 +72,21 @@ def run_targets(
         arguments = [each for each in sys.argv[1:] if each != "--reload"]
         return watch(arguments, targets, lambda text: print(text, file=sys.stderr, flush=True))
     parts = load_parts(targets)  # before there is a loop: a module may do at its import what it likes
-    return asyncio.run(_run(shell, parts, until_idle, create_topics, Options(gap=on_gap), health))
+    from ...tracing.metrics import exported_metrics
+
+    address = health or shell.settings.health
+    with exported_metrics(parts.name, scraped=bool(address)) as metrics:
+        return asyncio.run(_run(shell, parts, until_idle, create_topics, Options(gap=on_gap), address, metrics))
 
 
 async def _run(
-    shell: Shell, parts: Parts, until_idle: bool, create_topics: bool | None, options: Options, health: str
+    shell: Shell,
+    parts: Parts,
+    until_idle: bool,
+    create_topics: bool | None,
+    options: Options,
+    health: str,
+    metrics: Metrics | None,
 ) -> int:
     from ...events.transports import connect
     from ..running import Process
@@ -90,8 +101,9 @@ async def _run(
             settings,
             options=options,
             create_topics=embedded if create_topics is None else create_topics,
+            meters=metrics.meters if metrics is not None else None,
         )
-        probes = _probes(health or settings.health, process)
+        probes = _probes(health, process, metrics)
         async with probes or nullcontext(), process:
             _announce(shell, parts, transport.url, f"{probes.host}:{probes.port}" if probes is not None else None)
             ended = asyncio.create_task(process.until_idle() if until_idle else _for_ever())
@@ -132,12 +144,13 @@ def stop_on_signal() -> asyncio.Event:
     return stopping
 
 
-def _probes(address: str, process: Process) -> Probes | None:
+def _probes(address: str, process: Process, metrics: Metrics | None) -> Probes | None:
     if not address:
         return None
-    from ..probes import Probes
+    from ..probes import Probes, scraping
 
-    return Probes(address, process.health, process.size)
+    text = scraping(process.measure, metrics) if metrics is not None else None
+    return Probes(address, process.health, process.size, text)
 
 
 def _announce(shell: Shell, parts: Parts, broker: str, health: str | None) -> None:

@@ -23,8 +23,8 @@ from ...events.settings import Settings, load_settings
 from ...events.transport import Transport
 from ...events.transports import connect
 from ..cli.shell import Shell
-from ..coordinator import Options
 from ..loading import Parts
+from ..options import Options
 from ..running import Process
 from ..tables import saga
 from ..timers import Breaker

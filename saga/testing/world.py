@@ -30,8 +30,9 @@ from ...services.inbox import parked as parked_by_service
 from ...services.provided import Overrides, of_service
 from ...services.worker import Worker
 from .. import operators, queries, queues, ticks, timers
-from ..coordinator import Coordinator, Options
+from ..coordinator import Coordinator
 from ..loading import Parts
+from ..options import Options
 from ..tables import HEAD, metadata, parked, saga, sent
 from ..words import Condition, Phase, StepState
 from .keys import TEST_KEYS

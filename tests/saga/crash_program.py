@@ -13,7 +13,8 @@ from choreo.events.clock import SECOND, system_clock
 from choreo.events.database import Database
 from choreo.events.local import LocalBroker
 from choreo.events.settings import Settings
-from choreo.saga.coordinator import Coordinator, Options
+from choreo.saga.coordinator import Coordinator
+from choreo.saga.options import Options
 from choreo.tracing.export import open_tracing
 from tests.saga.stage import Past, Undoing
 

@@ -21,8 +21,8 @@ from choreo.events.registry import open_registry
 from choreo.events.settings import load_settings
 from choreo.events.transport import TopicSpec
 from choreo.saga import difference, operators, recorded
-from choreo.saga.coordinator import Options
 from choreo.saga.instance import Instance
+from choreo.saga.options import Options
 from choreo.saga.tables import history, ignored, saga
 
 TOPICS = ("orders", "inventory", "inventory.commands", "payments", "payments.commands", "choreo.failures")

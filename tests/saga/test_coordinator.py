@@ -17,7 +17,7 @@ from choreo.events.envelope import Record
 from choreo.events.failures import HandlerFailed
 from choreo.events.outbox import Relay
 from choreo.saga import store, timers
-from choreo.saga.coordinator import Options
+from choreo.saga.options import Options
 from choreo.saga.tables import saga, sent
 from choreo.saga.timers import Breaker
 from tests.saga.stage import (

@@ -17,10 +17,10 @@ from choreo.events.clock import SECOND
 from choreo.events.database import Database
 from choreo.saga import queues, store
 from choreo.saga.advance import advance, begin
-from choreo.saga.coordinator import Options
 from choreo.saga.inputs import Elapsed, Input, Locked, Observed, Operator
 from choreo.saga.instance import Instance
 from choreo.saga.lock import LockKey, LockPlan
+from choreo.saga.options import Options
 from choreo.saga.tables import HEAD, lock_queue, metadata, saga
 from choreo.saga.tables import lock as lock_table
 from choreo.saga.turns import Turned, Turns, change_of

@@ -10,8 +10,8 @@ import pytest
 from choreo import Saga, step
 from choreo.events.envelope import Delivery, TopicPartition
 from choreo.events.errors import BrokerUnreachable
-from choreo.saga.coordinator import Options
 from choreo.saga.merging import Merge
+from choreo.saga.options import Options
 from tests.saga.stage import Declined, Fulfilled, Paid, Placed, Refused, Release, Released, Reserved, Stage
 
 

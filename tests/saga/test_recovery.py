@@ -21,8 +21,8 @@ from choreo.events.failures import HandlerFailed
 from choreo.events.ids import new_id
 from choreo.events.partitioner import partition_for
 from choreo.saga import store
-from choreo.saga.coordinator import Options
 from choreo.saga.inputs import Elapsed
+from choreo.saga.options import Options
 from tests.saga.stage import Paid, Placed, Reserved, Stage
 
 

@@ -13,7 +13,7 @@ from choreo import Event, Saga, cron, step
 from choreo.events.clock import SECOND, from_datetime, from_rfc3339, to_datetime
 from choreo.events.errors import DefinitionError
 from choreo.saga import ticks
-from choreo.saga.coordinator import Options
+from choreo.saga.options import Options
 from choreo.saga.schedule import MOST_TICKS, SchedulePlan, tick_name
 from choreo.saga.testing import Harness
 

@@ -26,8 +26,9 @@ from ....services.announce import announce
 from ....services.provided import Overrides, of_service
 from ....services.service import Service
 from ....services.worker import Worker
-from ...coordinator import Coordinator, Options
+from ...coordinator import Coordinator
 from ...loading import Parts
+from ...options import Options
 from ...timers import Breaker
 from ..harness import BEGIN
 from ..keys import TEST_KEYS

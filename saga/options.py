@@ -1,0 +1,31 @@
+"""How a coordinator works: what may be set, with what is usual."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from . import timers
+from .positions import Gap
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a coordinator works.
+
+    Args:
+        batch: records in one transaction at most.
+        poll: seconds that a poll waits for the first record.
+        tick: seconds between looks at timers and commands.
+        undo_rate: undo commands per second at most, so that a mass failure does not become a flood.
+        breaker: when mass timeouts are held for a person.
+        gap: what to do when records were deleted before they were read.
+        rotation: after how long the trace of a saga that still runs goes on in another one, microseconds; None: never.
+    """
+
+    batch: int = 1_000
+    poll: float = 0.1
+    tick: float = 0.2
+    undo_rate: int = 500
+    breaker: timers.Breaker = field(default_factory=timers.Breaker)
+    gap: Gap = "stop"
+    rotation: int | None = None

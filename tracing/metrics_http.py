@@ -1,0 +1,28 @@
+"""The OTLP exporter for metrics over http, with the histograms that count for themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
+
+from .histograms import Histograms
+
+
+class HttpExporter(OTLPMetricExporter):
+    """Exports the SDK's data and ours together.
+
+    Args:
+        histograms: ours.
+    """
+
+    def __init__(self, histograms: Histograms) -> None:
+        super().__init__()
+        self._histograms_of_ours = histograms
+
+    def export(
+        self, metrics_data: MetricsData, timeout_millis: float | None = None, **kwargs: Any
+    ) -> MetricExportResult:
+        """See `MetricExporter.export`."""
+        return super().export(self._histograms_of_ours.joined(metrics_data), timeout_millis, **kwargs)
