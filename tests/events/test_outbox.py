@@ -242,7 +242,7 @@ async def test_a_topic_that_does_not_exist_holds_up_no_other_and_is_sent_in_orde
             )
 
         async def others() -> bool:
-            return len(await _read(broker)) == 4
+            return len(await _read(broker)) >= 4
 
         await _until(others)
         assert await relay.depth() == 4
@@ -262,7 +262,7 @@ async def test_a_long_backlog_is_sent_without_pauses(database: Database, broker:
     time.now += 10 * SECOND  # and stands still from here on: one sweep per second of this clock would be one sweep
 
     async def published() -> bool:
-        return len(await _read(broker)) == 1_700
+        return len(await _read(broker)) >= 1_700
 
     async with _running(Relay(database, broker, clock=time)) as relay:
         await _until(published)

@@ -256,7 +256,7 @@ async def test_a_key_that_no_database_takes_is_parked_all_the_same(rig: Rig, sto
         await rig.broker.send([Record("orders", b"\0\0\0\0\0\0\0\x07", given.value, given.headers)])
         await until(lambda: worker.counters.parked >= 1)
         may.set()
-        await until(lambda: worker.counters.handled == 1)
+        await until(lambda: worker.counters.handled >= 1)
 
 
 async def test_an_outage_of_the_registry_is_waited_for(rig: Rig, store):
@@ -314,7 +314,7 @@ async def test_ruling_6_a_parked_event_holds_its_key_and_nothing_else_and_order_
         parked = await _rows(store_url, inbox.parked)
         assert sorted((row.lane, row.attempts > 0) for row in parked) == [("bad", False)] * 3 + [("bad", True)]
         may.set()
-        await until(lambda: len(seen) == 5)
+        await until(lambda: len(seen) >= 5)
         await rig.publish(OrderPlaced(order_id="bad", number=4))
     assert seen[1:] == [("bad", n) for n in range(5)]
     assert await _rows(store_url, inbox.parked) == []
@@ -351,14 +351,14 @@ async def test_row_27_a_replayed_dead_letter_waits_behind_what_is_parked_of_its_
     dead = rig.record(OrderPlaced(order_id="1", number=0))
     async with rig.running(service) as worker:
         await rig.broker.send([dead])
-        await until(lambda: worker.counters.dead == 1)
+        await until(lambda: worker.counters.dead >= 1)
         await rig.publish(OrderPlaced(order_id="1", number=1))
         await until(lambda: worker.counters.parked >= 1)
         again = Record(dead.topic, dead.key, dead.value, (*dead.headers, ("replay-id", b"r-1")))
         await rig.broker.send([again])
         await until(lambda: rig.all_committed("inventory", "orders"))
         may.set()
-        await until(lambda: len(seen) == 2)
+        await until(lambda: len(seen) >= 2)
     assert seen == [1, 0]
 
 
@@ -385,7 +385,7 @@ async def test_an_event_whose_claim_was_cut_off_waits_behind_what_is_parked_of_i
         await rig.publish(Charge(order_id="1"), id="c2")
         await until(lambda: rig.all_committed("payment", "payment.commands"))
         may.set()
-        await until(lambda: len(charged) == 2)
+        await until(lambda: len(charged) >= 2)
     assert charged == ["c1", "c2"]
 
 
@@ -402,7 +402,7 @@ async def test_a_parked_event_that_its_handler_no_longer_takes_is_a_dead_letter(
     worker = rig.worker(service(OrderPlaced, OrderChanged))
     async with worker:
         await rig.publish(OrderChanged(order_id="1"))
-        await until(lambda: worker.counters.parked == 1)
+        await until(lambda: worker.counters.parked >= 1)
     worker = await rig.run(service(OrderPlaced), clock=_ahead(60))
     assert worker.counters.dead == 1
     (letter,) = await rig.published("orders.dlq")
@@ -424,7 +424,7 @@ async def test_parked_events_are_tried_on_though_their_handler_no_longer_parks(r
     worker = rig.worker(service("park"))
     async with worker:
         await rig.publish(OrderPlaced(order_id="1"))
-        await until(lambda: worker.counters.parked == 1)
+        await until(lambda: worker.counters.parked >= 1)
     await rig.run(service("dead"), clock=_ahead(60))
     assert len(await rig.published("inventory")) == 1
     assert await _rows(store, inbox.parked) == []
@@ -466,7 +466,7 @@ async def test_ruling_6_an_undo_supersedes_the_parked_event_that_it_undoes(rig: 
     await worker.start()
     try:
         await rig.broker.send([first, behind])
-        await until(lambda: worker.counters.parked == 2)
+        await until(lambda: worker.counters.parked >= 2)
         await rig.publish(Refund(order_id="1"), **command("charge", undoes=["c1"]))
         await until(lambda: _has_refund(rig))
         left = await _rows(store, inbox.parked)
@@ -476,7 +476,7 @@ async def test_ruling_6_an_undo_supersedes_the_parked_event_that_it_undoes(rig: 
         states = {row.event_id: row.state for row in await _rows(store, inbox.inbox)}
         assert states["c1"] == ("unknown" if claims else "refused")
         await rig.broker.send([first])
-        await until(lambda: worker.counters.refused == 1)
+        await until(lambda: worker.counters.refused >= 1)
     finally:
         await worker.stop()
 

@@ -65,7 +65,7 @@ async def test_row_31_workers_that_come_and_go_lose_nothing_and_repeat_nothing(k
     second = kafka.worker(_service(store, seen))
     await second.start()
     await kafka.publish(*(OrderPlaced(order_id=str(n % 20), number=n) for n in range(200, 400)))
-    await until(lambda: len(set(seen)) == 400)
+    await until(lambda: len(set(seen)) >= 400)
     await second.stop()
     await until(first.idle)
     await idle(first)
@@ -87,9 +87,9 @@ async def test_row_15_an_undo_that_overtakes_its_step_is_answered_and_the_step_r
 
     async with kafka.running(service) as worker:
         await kafka.publish(ReleaseStock(order_id="1"), **command("reserve", undoes=["late"]))
-        await until(lambda: worker.counters.handled == 1)
+        await until(lambda: worker.counters.handled >= 1)
         await kafka.publish(OrderPlaced(order_id="1"), id="late")
-        await until(lambda: worker.counters.refused == 1)
+        await until(lambda: worker.counters.refused >= 1)
     (answer,) = await kafka.published("inventory")
     assert (answer.type, answer.header("undo-empty")) == ("StockReleased", "1")
 

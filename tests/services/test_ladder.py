@@ -166,9 +166,9 @@ async def test_ruling_6_an_undo_supersedes_what_waits_on_a_rung(rig: Rig, store)
     await _create(rig, service)
     async with rig.running(service) as worker:
         (sent,) = await rig.publish(Charge(order_id="1"), **command("charge"))
-        await until(lambda: worker.counters.delayed == 1)
+        await until(lambda: worker.counters.delayed >= 1)
         await rig.publish(Refund(order_id="1"), **command("charge", undoes=[sent]))
-        await until(lambda: worker.counters.refused == 1)  # what came from the rung
+        await until(lambda: worker.counters.refused >= 1)  # what came from the rung
     (answer,) = await rig.published("payments")
     assert (answer.type, answer.header("undo-empty"), charged, refunded) == ("Refunded", "1", ["1"], [])
 
@@ -219,9 +219,9 @@ async def test_what_waits_on_a_rung_survives_a_restart_and_a_rebalance(rig: Rig,
     await _create(rig, service)
     await rig.publish(*(OrderPlaced(order_id=f"bad-{n}") for n in range(20)))
     async with rig.worker(service) as worker:
-        await until(lambda: worker.counters.delayed == 20)
+        await until(lambda: worker.counters.delayed >= 20)
     async with rig.worker(service) as first, rig.worker(service) as second:
-        await until(lambda: first.counters.handled + second.counters.handled == 20)
+        await until(lambda: first.counters.handled + second.counters.handled >= 20)
     assert len({each.envelope.id for each in await rig.published("inventory")}) == 20
 
 

@@ -74,7 +74,7 @@ async def test_row_11_a_parked_event_that_is_being_tried_is_tried_by_nobody_else
 
     async with rig.running(replica("one")), rig.running(replica("two")):
         await rig.publish(OrderPlaced(order_id="1"))
-        await until(lambda: len(tries) == 2)
+        await until(lambda: len(tries) >= 2)
         await asyncio.sleep(1.8)  # three leases long
         assert len(tries) == 2
         may.set()
@@ -102,11 +102,11 @@ async def test_row_13_what_a_zombie_relay_sends_late_is_dropped_by_its_id_and_re
     second = rig.record(Charge(order_id="1"), **command("charge", attempt=2))
     async with rig.running(service) as worker:
         await rig.broker.send([first])
-        await until(lambda: worker.counters.handled == 1)
+        await until(lambda: worker.counters.handled >= 1)
         await rig.broker.send([first])
-        await until(lambda: worker.counters.duplicates == 1)
+        await until(lambda: worker.counters.duplicates >= 1)
         await rig.publish(Refund(order_id="1"), **command("charge", undoes=["nothing else"]))
-        await until(lambda: worker.counters.handled == 2)
+        await until(lambda: worker.counters.handled >= 2)
         await rig.broker.send([first, second])  # the second attempt was decided before the undo, and sent after it
-        await until(lambda: worker.counters.refused == 1)
+        await until(lambda: worker.counters.refused >= 1)
     assert done == ["charged", "refunded"]

@@ -301,12 +301,12 @@ async def test_an_open_breaker_holds_its_own_handler_only_and_reading_pauses(rig
 
     async with rig.worker(service) as worker:
         await rig.publish(OrderPlaced(order_id="first"))
-        await until(lambda: worker.counters.dead == 1)
+        await until(lambda: worker.counters.dead >= 1)
         for part in range(20):
             await rig.publish(*(OrderPlaced(order_id=f"{part}-{n}") for n in range(50)))
         await until(lambda: len(worker._dispatcher.jobs) >= 10)
         await rig.publish(*(Charge(order_id=str(n)) for n in range(50)))
-        await until(lambda: len(charged) == 50)
+        await until(lambda: len(charged) >= 50)
         await asyncio.sleep(0.1)
         assert len(worker._dispatcher.jobs) < 1_000, "what waits is left with the broker"
 

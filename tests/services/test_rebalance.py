@@ -72,7 +72,7 @@ async def test_row_31_what_the_last_owner_has_committed_is_published_before_the_
 
     async with rig.worker(service) as first:
         await rig.publish(*(OrderPlaced(order_id=str(n), number=n) for n in range(20)))
-        await until(lambda: len(begun) == 20)
+        await until(lambda: len(begun) >= 20)
         async with rig.worker(service) as other:
             await rig.publish(*(OrderPlaced(order_id=str(n), number=20 + n) for n in range(20)))
             await asyncio.sleep(0.3)  # the group is being rebalanced: the first one has to let go
@@ -127,10 +127,10 @@ async def test_row_13_a_member_that_is_gone_without_a_word_loses_nothing(store, 
         await zombie._consumer.kill()
         seconds[0] = 60
         async with rig.running(service) as successor:
-            await until(lambda: len(runs) == 2)
-            await until(lambda: successor.counters.handled == 1)
+            await until(lambda: len(runs) >= 2)
+            await until(lambda: successor.counters.handled >= 1)
             may.set()
-            await until(lambda: zombie.counters.duplicates == 1)
+            await until(lambda: zombie.counters.duplicates >= 1)
         await zombie.stop()
         assert len(await rig.published("inventory")) == 1
         assert zombie.counters.handled == 0

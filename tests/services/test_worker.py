@@ -152,12 +152,12 @@ async def test_a_copy_that_is_looked_up_while_the_first_one_ends_does_not_run(ri
         async def slow(work):
             found = await real(work)
             may.set()
-            await until(lambda: worker.counters.handled == 1)
+            await until(lambda: worker.counters.handled >= 1)
             return found
 
         monkeypatch.setattr(worker._database, "read", slow)
         await rig.broker.send([record])
-        await until(lambda: worker.counters.duplicates == 1)
+        await until(lambda: worker.counters.duplicates >= 1)
         monkeypatch.undo()
     assert seen == ["1"]
 
@@ -213,7 +213,7 @@ async def test_row_12_a_key_that_waits_for_its_retry_holds_up_no_other_and_no_of
     async with rig.running(service) as worker:
         await rig.publish(OrderPlaced(order_id="stuck", number=1), OrderPlaced(order_id="stuck", number=2))
         await rig.publish(*(OrderPlaced(order_id=str(n)) for n in range(40)))
-        await until(lambda: len(seen) == 40)
+        await until(lambda: len(seen) >= 40)
         assert "stuck" not in seen
         await until(lambda: worker.counters.retries > 3)
         stuck = await _place_of(rig, "stuck")
@@ -338,7 +338,7 @@ async def test_ruling_18_idle_means_read_handled_committed_and_sent(rig: Rig, st
         await begun.wait()
         assert not await worker.idle(), "a handler runs"
         may.set()
-        await until(lambda: worker.counters.parked == 1)
+        await until(lambda: worker.counters.parked >= 1)
         assert not await worker.idle(), "what is parked is due within a second"
         away.set()
         await until(worker.idle)
