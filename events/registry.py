@@ -97,9 +97,10 @@ def objections(level: Level, schema: Schema, there: Sequence[RegisteredSchema]) 
 class EmbeddedRegistry:
     """Keeps schemas in the compacted topic `choreo.schemas`, with the same code on every transport.
 
-    An id is derived from the schema's content, so every process gives a schema the same id without asking another. Two
-    processes that register *different* schemas for one subject in the same moment are both accepted; a server would
-    refuse one.
+    An id is derived from the schema's content, so every process gives a schema the same id without asking another. The
+    log decides who was first: a record says which schema it comes `after`, the subject's newest when it was checked,
+    and of two that come after the same one only the first counts. Who loses reads again, and is refused where its
+    schema does not fit the winner's.
 
     Args:
         transport: an open broker.
@@ -112,22 +113,24 @@ class EmbeddedRegistry:
         self._by_id: dict[int, Schema] = {}
         self._subjects: dict[str, list[int]] = {}
         self._read_to: object = None
+        self._strange: set[int] = set()
         self._reading = asyncio.Lock()
 
     async def register(self, subject: str, schema: Schema) -> int:
         """Check compatibility, then keep the schema; as `SchemaRegistry.register`."""
         await self._refresh(create=True)
-        schema_id = self._id_of(schema)
-        known = self._subjects.get(subject, [])
-        if schema_id in known:
-            return schema_id
-        problems = check(self._compatibility, schema, [self._by_id[each] for each in known])
-        if problems:
-            raise refused(subject, self._compatibility, problems)
-        value = json.dumps({"subject": subject, "id": schema_id, "schema": schema}).encode()
-        await _reached(self._transport.send([Record(SCHEMAS_TOPIC, f"{subject}:{schema_id}".encode(), value)]))
-        self._add(subject, schema_id, schema)
-        return schema_id
+        while True:  # each turn somebody else was first, and the subject has one schema more
+            schema_id = self._id_of(schema)
+            known = self._subjects.get(subject, [])
+            if schema_id in known:
+                return schema_id
+            problems = check(self._compatibility, schema, [self._by_id[each] for each in known])
+            if problems:
+                raise refused(subject, self._compatibility, problems)
+            after = known[-1] if known else None
+            value = json.dumps({"subject": subject, "id": schema_id, "schema": schema, "after": after}).encode()
+            await _reached(self._transport.send([Record(SCHEMAS_TOPIC, f"{subject}:{schema_id}".encode(), value)]))
+            await self._refresh()
 
     async def fetch(self, schema_id: int) -> Schema:
         """Give the schema of an id; the topic is read again only when it has grown."""
@@ -173,21 +176,22 @@ class EmbeddedRegistry:
             if ends == self._read_to:
                 return
             deliveries = await _reached(self._transport.snapshot(SCHEMAS_TOPIC))
-            for delivery in sorted(deliveries, key=lambda each: (each.timestamp, each.offset)):
+            lines: dict[str, _Line] = {}
+            for delivery in sorted(deliveries, key=lambda each: (each.partition, each.offset)):
                 if delivery.value is None:
                     continue
                 try:
                     found = json.loads(delivery.value)
-                    self._add(str(found["subject"]), int(found["id"]), dict(found["schema"]))
+                    subject, schema_id, schema = str(found["subject"]), int(found["id"]), dict(found["schema"])
                 except (ValueError, TypeError, KeyError, RecursionError):
-                    log.warning("a record is no schema; skipped", topic=SCHEMAS_TOPIC, offset=delivery.offset)
+                    if delivery.offset not in self._strange:
+                        log.warning("a record is no schema; skipped", topic=SCHEMAS_TOPIC, offset=delivery.offset)
+                    self._strange.add(delivery.offset)
+                    continue
+                self._by_id.setdefault(schema_id, schema)  # also what does not count: events may have its id
+                lines.setdefault(subject, _Line()).add(schema_id, found)
+            self._subjects = {subject: line.ids for subject, line in lines.items()}
             self._read_to = ends
-
-    def _add(self, subject: str, schema_id: int, schema: Schema) -> None:
-        self._by_id.setdefault(schema_id, schema)
-        ids = self._subjects.setdefault(subject, [])
-        if schema_id not in ids:
-            ids.append(schema_id)
 
     def _id_of(self, schema: Schema) -> int:
         text = canonical(schema)
@@ -196,6 +200,29 @@ class EmbeddedRegistry:
             if schema_id not in self._by_id or canonical(self._by_id[schema_id]) == text:
                 return schema_id
         raise AssertionError("256 collisions of a 31-bit hash")
+
+
+class _Line:
+    """The schemas of one subject in their order, as the records of the log say it; every reader finds the same."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self._followed: set[int | None] = set()
+
+    def add(self, schema_id: int, record: dict[str, Any]) -> None:
+        """Put a schema into its place, unless it is there, or another one has come first after the same one."""
+        if schema_id in self.ids:
+            return
+        after = record.get("after", "")
+        if not (after is None or isinstance(after, int)):  # of an older release, or of somebody who does not say
+            self.ids.append(schema_id)
+            return
+        if after in self._followed:
+            return
+        self._followed.add(after)
+        # A copy of a record that compaction has kept may lie behind what came after it.
+        place = 0 if after is None else self.ids.index(after) + 1 if after in self.ids else len(self.ids)
+        self.ids.insert(place, schema_id)
 
 
 def content_id(text: str, salt: int = 0) -> int:

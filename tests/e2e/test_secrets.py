@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
 import shutil
+import uuid
 from pathlib import Path
 
 import pytest
 
+from choreo.events.envelope import Delivery
+from choreo.events.registry import open_registry
 from choreo.events.secret import MASK
+from choreo.events.settings import Settings
+from choreo.events.transports import connect
 from choreo.saga.cli import exits
-from tests.support.cli import saga
+from tests.support.apicurio import ApicurioServer
+from tests.support.cli import environment, saga
 from tests.support.console import Console, Done
 
 VAULT = Path(__file__).with_name("vault.py")
@@ -106,3 +113,49 @@ def test_a_secret_reaches_no_log_no_span_no_dead_letter_and_no_command(
         assert told["body"] is None
         assert "is encrypted with key 'k1', and the keys here are none" in told["body_error"]
         assert "is encrypted and there is no key" in vault("run", program, "--until-idle", code=exits.USAGE).err
+
+
+@pytest.mark.kafka
+@pytest.mark.registry
+@pytest.mark.parametrize("mode", ["secrets", "event"])
+def test_encrypted_events_travel_over_kafka_with_their_schemas_in_a_registry_and_keys_are_rotated(
+    tmp_path: Path, mode: str, kafka_bootstrap: str, apicurio: ApicurioServer
+) -> None:
+    """Publisher, services and coordinator in processes of their own; the broker's bytes are looked at as they lie."""
+    name = f"vault{uuid.uuid4().hex[:8]}"
+    given = {"home": tmp_path / "home", "broker": f"kafka://{kafka_bootstrap}", "topic_prefix": f"{name}-"}
+    env = environment(**given, registry=apicurio.url, keys=KEYS) | {"VAULT_MODE": mode, "VAULT_NAME": name}
+    ran = saga("topics", "apply", VAULT, env=env)
+    assert ran.returncode == exits.OK, ran.stderr
+    for order, keys in (("good", KEYS), ("bad", f"k2={base64.b64encode(bytes(range(7, 39))).decode()},{KEYS}")):
+        env["CHOREO_KEYS"] = keys  # the second run begins with what the first has encrypted, and a key before it
+        data = json.dumps({"order_id": order, "card": CANARY, "items": [{"sku": "a", "note": NOTE}]})
+        for arguments in (["publish", f"{VAULT}:Ordered", "--data", data], ["run", VAULT, "--until-idle"]):
+            ran = saga(*arguments, env=env)
+            assert ran.returncode == exits.OK, ran.stderr
+    phases = {each["key"]: each["phase"] for each in json.loads(saga("list", "-o", "json", env=env).stdout)}
+    assert phases == {"good": "COMPLETED", "bad": "COMPENSATED"}
+
+    async def look() -> tuple[list[Delivery], list[str]]:
+        settings = Settings.model_validate({**given, "registry": apicurio.url})
+        async with connect(settings.broker_url, settings) as broker:
+            registry = open_registry(settings, broker)
+            found = [each for topic in await broker.topics() for each in await broker.snapshot(topic)]
+            shown = [json.dumps(each.schema) for each in await registry.history(f"{name}.orders-Ordered")]
+            await registry.close()
+            return found, shown
+
+    deliveries, schemas = asyncio.run(look())
+    by_type = {dict(each.headers).get("ce_type", b"").decode(): each for each in deliveries}
+    assert {"Ordered", "Held", "Pack", "Release", "Released"} <= by_type.keys()
+    released = by_type["Released"].value or b""
+    assert released.endswith(b"\x01"), "the undo was filled with the very card, by a coordinator that has the keys"
+    for each in deliveries:
+        shown = repr((each.key, each.value, each.headers))
+        assert CANARY not in shown and NOTE not in shown, each.topic
+    assert len(schemas) == 1 and '"encrypted"' in schemas[0], "the server has taken it, and a new key is no new schema"
+    sealed = [each.value or b"" for each in deliveries if each.topic == f"{name}.orders"]
+    assert sorted(key for each in sealed for key in (b"\x01\x02k1", b"\x01\x02k2") if key in each) == [
+        b"\x01\x02k1",
+        b"\x01\x02k2",
+    ], "one under each key"

@@ -13,6 +13,8 @@ from choreo import Context, Event, Permanent, Saga, Secret, Service, Transaction
 _MODES: dict[str, Literal["secrets"] | bool] = {"clear": False, "secrets": "secrets", "event": True}
 ENCRYPTED = _MODES[os.environ.get("VAULT_MODE", "clear")]
 FORMAT = cast(Literal["avro", "json"], os.environ.get("VAULT_FORMAT", "avro"))
+NAME = os.environ.get("VAULT_NAME", "vault")
+"""Of its topics, so that one schema registry may serve several."""
 
 
 class Item(BaseModel):
@@ -22,40 +24,40 @@ class Item(BaseModel):
     note: Secret[str]
 
 
-class Ordered(Event, topic="vault.orders", key="order_id", encrypted=ENCRYPTED, format=FORMAT):
+class Ordered(Event, topic=f"{NAME}.orders", key="order_id", encrypted=ENCRYPTED, format=FORMAT):
     order_id: str
     card: Secret[str]
     items: list[Item] = []
 
 
-class Held(Event, topic="vault.stock", key="order_id", encrypted=ENCRYPTED, format=FORMAT):
+class Held(Event, topic=f"{NAME}.stock", key="order_id", encrypted=ENCRYPTED, format=FORMAT):
     order_id: str
     card: Secret[str]
 
 
-class Release(Event, topic="vault.stock.commands", key="order_id", encrypted=ENCRYPTED, format=FORMAT):
+class Release(Event, topic=f"{NAME}.stock.commands", key="order_id", encrypted=ENCRYPTED, format=FORMAT):
     order_id: str
     card: Secret[str]
 
 
-class Released(Event, topic="vault.stock", key="order_id"):
+class Released(Event, topic=f"{NAME}.stock", key="order_id"):
     order_id: str
     same_card: bool
 
 
-class Pack(Event, topic="vault.packing", key="order_id", encrypted=ENCRYPTED, format=FORMAT):
+class Pack(Event, topic=f"{NAME}.packing", key="order_id", encrypted=ENCRYPTED, format=FORMAT):
     order_id: str
     sku: str
     note: Secret[str]
 
 
-class Packed(Event, topic="vault.packed", key="order_id"):
+class Packed(Event, topic=f"{NAME}.packed", key="order_id"):
     order_id: str
     sku: str
     length: int
 
 
-class Charged(Event, topic="vault.payments", key="order_id"):
+class Charged(Event, topic=f"{NAME}.payments", key="order_id"):
     order_id: str
 
 

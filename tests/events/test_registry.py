@@ -83,6 +83,12 @@ async def test_the_topic_is_read_again_only_when_it_has_grown(
     for number in range(50):
         with pytest.raises(DecodeError):
             await registry.fetch(number)
+    assert read == []  # its own record was read when it was written
+    await EmbeddedRegistry(broker).register("orders-S", schema("b"))
+    read.clear()
+    for number in range(50):
+        with pytest.raises(DecodeError):
+            await registry.fetch(number)
     assert read == [SCHEMAS_TOPIC]
 
 
@@ -93,6 +99,56 @@ async def test_colliding_ids_are_told_apart(broker: MemoryBroker, monkeypatch: p
     assert await registry.register("orders-S", schema("b")) == 41
     assert await EmbeddedRegistry(broker).fetch(41) == schema("b")
     assert await registry.register("orders-T", schema("b")) == 41
+
+
+@pytest.mark.parametrize("fits", [False, True], ids=["which-do-not-fit", "which-fit"])
+async def test_of_two_schemas_in_the_same_moment_the_second_is_held_to_the_first(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch, fits: bool
+) -> None:
+    """Both have looked, and neither has written: the log says who was first, to everybody the same."""
+    one, two = EmbeddedRegistry(broker), EmbeddedRegistry(broker)
+    await one.register("orders-R", schema("a"))
+    both, send = asyncio.Barrier(2), broker.send
+    turns = 0
+
+    async def together(records: Any) -> Any:
+        nonlocal turns
+        turns += 1
+        if turns <= 2:
+            await both.wait()
+        return await send(records)
+
+    monkeypatch.setattr(broker, "send", together)
+    number = {"name": "b", "type": "int", "default": 0}
+    others = [schema("a", b="x"), schema("a", c="x") if fits else {**schema(), "fields": [number]}]
+    calls = (one.register("orders-R", others[0]), two.register("orders-R", others[1]))
+    done = await asyncio.gather(*calls, return_exceptions=True)
+    assert turns >= 2, "both have checked before either wrote"
+    readers = (one, two, EmbeddedRegistry(broker))
+    told = [[each.schema for each in await reader.history("orders-R")] for reader in readers]
+    assert told[0] == told[1] == told[2]
+    if fits:
+        assert all(isinstance(each, int) for each in done)
+        assert told[0][0] == schema("a") and len(told[0]) == 3
+    else:
+        [refused] = [each for each in done if isinstance(each, SchemaRefused)]
+        assert "orders-R" in str(refused) and len(told[0]) == 2
+        [kept] = [each for each in done if isinstance(each, int)]
+        assert await EmbeddedRegistry(broker).fetch(kept) == told[0][1]
+
+
+async def test_the_order_of_a_subject_survives_compaction_and_writers_that_do_not_say_it(broker: MemoryBroker) -> None:
+    def written(number: int, **said: Any) -> Record:
+        value = {"subject": "orders-R", "id": number, "schema": schema("a"), **said}
+        return Record(SCHEMAS_TOPIC, f"orders-R:{number}".encode(), json.dumps(value).encode())
+
+    await broker.create_topics([TopicSpec(SCHEMAS_TOPIC, partitions=1, compacted=True)])
+    # 1 was written twice, and compaction has kept the later one; 3 came after 1 as 2 did, too late; 4 says nothing.
+    records = [written(2, after=1), written(1, after=None), written(3, after=1), written(4), written(5, after=4)]
+    await broker.send([*records, written(6, after=[])])
+    registry = EmbeddedRegistry(broker)
+    assert [each.id for each in await registry.history("orders-R")] == [1, 2, 4, 5, 6]
+    assert await registry.fetch(3) == schema("a")
 
 
 async def test_foreign_records_in_the_topic_are_skipped(broker: MemoryBroker) -> None:
