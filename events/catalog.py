@@ -1,7 +1,8 @@
-"""How the parts find each other without importing each other: announcements on two compacted topics, as JSON.
+"""How the parts find each other without importing each other: announcements on compacted topics, as JSON.
 
 Services say on `choreo.catalog` what they handle; coordinators say on `choreo.definitions` which sagas they watch.
-Neither proves life (ruling R13): that is what the members of a consumer group are for.
+Neither proves life (ruling R13): that is what the members of a consumer group are for. On `choreo.breakers` a process
+says, again and again, which of its handlers rest behind an open circuit breaker.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TypeVar
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from .clock import SECOND
 from .envelope import JSON, Delivery, Record
 from .transport import TopicSpec, Transport
 
@@ -18,6 +20,10 @@ log = structlog.get_logger("choreo.catalog")
 
 CATALOG_TOPIC = "choreo.catalog"
 DEFINITIONS_TOPIC = "choreo.definitions"
+BREAKERS_TOPIC = "choreo.breakers"
+
+BREAKER_HOLDS = 30 * SECOND
+"""How long what was said of a breaker is believed: whoever holds one open says so again before, and the dead do not."""
 
 
 class _Wire(BaseModel):
@@ -128,6 +134,33 @@ class DefinitionAnnouncement(_Wire):
         return f"{self.type}@{self.version}"
 
 
+class BreakerAnnouncement(_Wire):
+    """A handler that rests behind an open circuit breaker in one process; keyed by service, handler and process.
+
+    Args:
+        service, handler, process: who; the process by a name of its own.
+        at: when this was said; times are microseconds.
+        since: when the breaker opened.
+        until: when a call is let through again, to see.
+        waiting: events that wait for it in this process.
+        error: class of the last failure; its text may quote payloads.
+    """
+
+    service: str
+    handler: str
+    process: str
+    at: int
+    since: int
+    until: int
+    waiting: int = 0
+    error: str = ""
+
+    @property
+    def key(self) -> str:
+        """Its key."""
+        return f"{self.service}/{self.handler}/{self.process}"
+
+
 W = TypeVar("W", bound=_Wire)
 
 
@@ -154,6 +187,34 @@ async def read_catalog(transport: Transport) -> dict[str, ServiceAnnouncement]:
 async def read_definitions(transport: Transport) -> dict[str, DefinitionAnnouncement]:
     """Read what coordinators have announced, by `type@version`; without the topic nobody has."""
     return await _read(transport, DEFINITIONS_TOPIC, DefinitionAnnouncement)
+
+
+def breakers_topic() -> TopicSpec:
+    """Give the topic of open breakers as it should be."""
+    return TopicSpec(BREAKERS_TOPIC, partitions=1, compacted=True)
+
+
+async def announce_breakers(transport: Transport, opened: list[BreakerAnnouncement], closed: list[str]) -> None:
+    """Say which breakers are open, and by their keys which are not any more; a missing topic is created.
+
+    Raises:
+        TransportError: the broker did not take it.
+    """
+    await transport.create_topics([breakers_topic()])
+    headers = (("content-type", JSON.encode()),)
+    said = [Record(BREAKERS_TOPIC, each.key.encode(), each.model_dump_json().encode(), headers) for each in opened]
+    await transport.send([*said, *(Record(BREAKERS_TOPIC, key.encode(), None) for key in closed)])
+
+
+async def read_breakers(transport: Transport, now: int) -> list[BreakerAnnouncement]:
+    """Read which breakers are open: what nobody has said again for a while is not believed.
+
+    Args:
+        transport: an open broker.
+        now: microseconds.
+    """
+    found = await _read(transport, BREAKERS_TOPIC, BreakerAnnouncement)
+    return [each for _, each in sorted(found.items()) if each.at + BREAKER_HOLDS > now]
 
 
 def _record(announcement: ServiceAnnouncement | DefinitionAnnouncement) -> Record:

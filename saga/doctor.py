@@ -151,6 +151,13 @@ def _groups(seen: Seen) -> list[Finding]:
             told = f"service {service.service} has no live member, {unread:,} events wait for it"
             found.append(Finding("groups", verdict, told, f"start service {service.service}"))
     alive = len(around.services) - len(found)
+    for each in around.breakers:
+        error = f", last with {each.error}" if each.error else ""
+        told = (
+            f"service {each.service} leaves its handler {each.handler} alone: its circuit breaker is open{error}; "
+            f"{each.waiting:,} {_plural(each.waiting, 'event waits', 'events wait')} for it"
+        )
+        found.append(Finding("groups", "warning", told, f"mend what {each.handler} calls: it goes on by itself"))
     if not around.services:
         return [Finding("groups", "warning", "no service has announced itself", "saga run MODULE")]
     return [Finding("groups", "ok", f"{alive} of {len(around.services)} services have live members"), *found]

@@ -42,6 +42,9 @@ class HandlerReports(FanOut):
         if not report.dead:
             self._parked(plan, step, report)
             return
+        delayed = self.instance.conditions.get(Condition.DELAYED)
+        if delayed is not None and delayed.step == plan.name:
+            del self.instance.conditions[Condition.DELAYED]
         self._remark(Condition.DEAD_LETTERED, report.error, f"{report.service} gave up on {report.event_type}", plan)
         if plan.send is None and step.caused_by is None:
             step.caused_by = report.event_id  # the undo's guard finds the step by what triggered it
@@ -92,6 +95,11 @@ class HandlerReports(FanOut):
         self._undo_went_wrong(plan, step, report.error, report.message)
 
     def _parked(self, plan: StepPlan, step: Step, report: HandlerGaveUp) -> None:
+        if report.retry_topic:
+            told = f"{report.service} gave up on {report.event_type} for now and tries again from {report.retry_topic}"
+            self._remark(Condition.DELAYED, report.error, told, plan)
+            self.changes.append(Change(plan.name, step.state, f"delayed by {report.service}: {report.error}"))
+            return
         self._remark(
             Condition.KEY_PARKED, report.error, f"{report.service} parked {report.event_type} and tries again", plan
         )

@@ -78,10 +78,11 @@ class HandlerGaveUp:
         event_id, event_type: what the handler failed on.
         service, handler: who.
         produces: event types that the catalog says this handler produces.
-        dead: no further try is made; otherwise the event is parked and will be tried again.
+        dead: no further try is made; otherwise the event will be tried again.
         error, message: class and text of the error.
         attempts: how often it was tried.
         traceparent: the report's trace context.
+        retry_topic: where the event waits for that; empty where it is parked, and its key waits behind it.
     """
 
     id: str
@@ -95,6 +96,7 @@ class HandlerGaveUp:
     message: str = ""
     attempts: int = 1
     traceparent: str | None = None
+    retry_topic: str = ""
 
 
 @dataclass(frozen=True, slots=True)

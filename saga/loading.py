@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..events.catalog import catalog_topics
+from ..events.catalog import breakers_topic, catalog_topics
 from ..events.errors import ChoreoError, ConfigurationError
 from ..events.failures import HandlerFailed
 from ..events.registry import SCHEMAS_TOPIC
@@ -57,6 +57,7 @@ class Parts:
             names |= {spec.name for spec in nesting_topics(partitions)}
         internal = [
             *catalog_topics(),
+            breakers_topic(),
             *(TopicSpec(name, partitions=1, compacted=True) for name in (SCHEMAS_TOPIC, SETTLED_TOPIC)),
         ]
         return [

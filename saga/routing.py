@@ -224,6 +224,7 @@ class Routes:
             message=report.message,
             attempts=report.attempts,
             traceparent=envelope.traceparent,
+            retry_topic=report.retry_topic,
         )
         return Arrival(delivery, envelope, gave_up, tuple(targets), "" if targets else "no saga")
 

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..events.catalog import HandlerAnnouncement, ServiceAnnouncement, read_catalog
+from ..events.catalog import (
+    BreakerAnnouncement,
+    HandlerAnnouncement,
+    ServiceAnnouncement,
+    read_breakers,
+    read_catalog,
+)
+from ..events.clock import system_clock
 from ..events.envelope import TopicPartition
 from ..events.partitioner import partition_for
 from ..events.transport import GroupInfo, TopicInfo, Transport
@@ -23,6 +30,7 @@ class Surroundings:
         groups: consumer groups by name.
         topics: the broker's topics by name.
         ends: where each partition of the topics asked for ends.
+        breakers: circuit breakers that are open, one for each handler and process.
     """
 
     trouble: str | None = None
@@ -31,6 +39,7 @@ class Surroundings:
     groups: Mapping[str, GroupInfo] = field(default_factory=dict)
     topics: Mapping[str, TopicInfo] = field(default_factory=dict)
     ends: Mapping[TopicPartition, int] = field(default_factory=dict)
+    breakers: Sequence[BreakerAnnouncement] = ()
 
     def answering(self, types: Iterable[str]) -> list[tuple[ServiceAnnouncement, HandlerAnnouncement]]:
         """List the handlers that say they publish one of these event types."""
@@ -67,6 +76,11 @@ class Surroundings:
         found = self.groups.get(group)
         return 0 if found is None else len(found.members)
 
+    def resting(self, service: str, handler: str) -> BreakerAnnouncement | None:
+        """Give the open breaker of a handler; of several processes' the one that opened first."""
+        found = [each for each in self.breakers if (each.service, each.handler) == (service, handler)]
+        return min(found, key=lambda each: each.since, default=None)
+
 
 async def look_around(transport: Transport, coordinators: str, topics: Iterable[str]) -> Surroundings:
     """Ask a broker for everything that may explain why a saga waits.
@@ -81,6 +95,7 @@ async def look_around(transport: Transport, coordinators: str, topics: Iterable[
     """
     there = await transport.topics()
     services = await read_catalog(transport)
+    breakers = await read_breakers(transport, system_clock())
     consumed = {taken.topic for each in services.values() for handler in each.handlers for taken in handler.consumes}
     names = [coordinators, *sorted({service.group for service in services.values()})]
     asked = sorted((consumed | set(topics)) & there.keys())
@@ -92,4 +107,5 @@ async def look_around(transport: Transport, coordinators: str, topics: Iterable[
         groups={group.name: group for group in groups},
         topics=there,
         ends=ends,
+        breakers=breakers,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
-from ..events.catalog import HandlerAnnouncement, ServiceAnnouncement
+from ..events.catalog import BreakerAnnouncement, HandlerAnnouncement, ServiceAnnouncement
 from ..events.clock import format_duration
 from ..events.envelope import TopicPartition
 from .advance import advance
@@ -240,6 +240,8 @@ class _Why:
             return (f"saga dismiss {id_} --reason ...", f"saga cancel {id_} --reason ...")
         if word == Condition.DEAD_LETTERED and step is not None:
             return (f"saga dlq list --saga {id_}", f"mend the handler, then: saga dlq retry --saga {id_} --reason ...")
+        if word == Condition.DELAYED:
+            return ("mend the handler: it is tried again by itself, and is dead after its last retry topic",)
         if word == Condition.KEY_PARKED:
             return ("mend the handler: it is tried again by itself, and what waits behind it follows",)
         if word == Condition.WAITING_FOR_PERSON and code in ("PivotUnknown", "FailedAfterPivot"):
@@ -339,6 +341,9 @@ class _Why:
             left = f", and {_count(waiting, 'event')} of {_at(where[0])} unread" if where and waiting else ""
             told = f"service {name} is down: its consumer group {group!r} has no members{left}"
             return Reason("ConsumerDown", told, plan.name, since, (f"start service {name}: saga run MODULE:{name}",))
+        resting = around.resting(name, handler.name)
+        if resting is not None and (where is None or waiting):
+            return _resting(resting, plan, self._now)
         if where is not None and waiting:
             place, offset = where
             committed = around.groups[group].committed.get(place, 0)
@@ -412,6 +417,17 @@ def _broker_down(trouble: str) -> Reason:
 def _coordinator_down() -> Reason:
     told = "no coordinator is running, so nothing moves"
     return Reason("CoordinatorDown", told, remedies=("saga run MODULE:SAGA",))
+
+
+def _resting(breaker: BreakerAnnouncement, plan: StepPlan, now: int) -> Reason:
+    error = f", the last with {breaker.error}" if breaker.error else ""
+    again = f" in {_left(breaker.until, now)}" if breaker.until > now else ""
+    told = (
+        f"service {breaker.service} leaves its handler {breaker.handler} alone: its circuit breaker is open for "
+        f"{_ago(breaker.since, now)}, since too many calls failed{error}; one is let through{again}, to see"
+    )
+    remedy = f"mend what handler {breaker.handler} of {breaker.service} calls: it goes on by itself"
+    return Reason("BreakerOpen", told, plan.name, breaker.since, (remedy,))
 
 
 def _at(place: TopicPartition) -> str:

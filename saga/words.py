@@ -57,6 +57,8 @@ class Condition(StrEnum):
     UNEXPECTED = "Unexpected"
     DEAD_LETTERED = "DeadLettered"
     KEY_PARKED = "KeyParked"
+    DELAYED = "Delayed"
+    """A handler gave up for now: the event waits on a retry topic, and nothing waits behind it."""
     CONSUMER_DOWN = "ConsumerDown"
     CONSUMER_LAGGING = "ConsumerLagging"
     COORDINATOR_LAGGING = "CoordinatorLagging"

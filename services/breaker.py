@@ -84,6 +84,8 @@ class Circuit:
         """Where it stands."""
         self.opened = 0
         """How often it has opened."""
+        self.since = 0.0
+        """When it has ceased to be closed."""
 
     def wait(self, now: float) -> float | None:
         """Say how long no call may begin: 0 when one may, None until the probe under way has ended."""
@@ -94,6 +96,10 @@ class Circuit:
                 return self._until - now
             self.position, self._well = Position.HALF_OPEN, 0
         return None if self._probing else 0.0
+
+    def rests(self, now: float) -> float:
+        """Say for how long no call may begin yet, by what is known; 0 where one may, or a probe is under way."""
+        return max(0.0, self._until - now) if self.position is Position.OPEN else 0.0
 
     def begin(self) -> bool:
         """Note that a call begins; say whether it is a probe."""
@@ -140,6 +146,8 @@ class Circuit:
             self._probing = False
 
     def _open(self, now: float) -> None:
+        if self.position is Position.CLOSED:
+            self.since = now
         self.position, self._until = Position.OPEN, now + self._pause
         self._counts.clear()
         self.opened += 1

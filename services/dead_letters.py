@@ -31,9 +31,10 @@ class Failure:
         handler: its name in the service; empty when no handler could be told.
         error: what was raised.
         attempts: how often it was tried; 0 for what could not be read.
-        dead: True for a dead letter, False for a parked event.
+        dead: True for a dead letter, False for an event that is tried again.
         now: microseconds.
         event: what was handled: its secrets are taken out of the error's text, which a library may have written.
+        retry_topic: on which it waits for another try; empty where it is parked.
     """
 
     service: str
@@ -43,6 +44,7 @@ class Failure:
     dead: bool
     now: int
     event: Event | None
+    retry_topic: str = ""
 
     @property
     def error_class(self) -> str:
@@ -119,6 +121,7 @@ def handler_failed(delivery: Delivery, envelope: Envelope, failure: Failure, cod
         attempts=failure.attempts,
         error_class=failure.error_class,
         message=failure.message,
+        retry_topic=failure.retry_topic,
     )
     kind = "dead" if failure.dead else "parked"
     news = Envelope(

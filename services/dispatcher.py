@@ -21,7 +21,7 @@ from .batches import Collector, halves
 from .board import Finished, Go
 from .commit import Outcome
 from .execution import Execution
-from .gates import Gate
+from .gates import Gate, Rest
 from .inbox import Key
 from .job import Job, Kind, Later, Result, Route, Stage
 from .lanes import Lanes
@@ -105,6 +105,10 @@ class Dispatcher:
     def followers(self, job: Job) -> Sequence[Job]:
         """Give the jobs that wait in the lane behind one whose turn it is, and that may run along with it."""
         return self._lanes.waiting(job.lane) if job.route.gate is None else ()
+
+    def resting(self) -> dict[str, Rest]:
+        """Tell, by handler, of the breakers that are not closed."""
+        return {route.handler.name: rest for route, gate in self._gates.items() if (rest := gate.rest()) is not None}
 
     def held(self) -> frozenset[str]:
         """Name the topics of which nothing more should be read, since too much of a handler waits at its gate."""

@@ -307,13 +307,14 @@ class Execution:
         record = climb(job.delivery, handler, job.rung)
         if record.size() > MOST_RECORD_BYTES:
             return self.dead(job, error)
-        failure = Failure(handler.service, handler.name, error, job.attempt, False, self._clock(), job.event)
+        now, topic = self._clock(), record.topic
+        failure = Failure(handler.service, handler.name, error, job.attempt, False, now, job.event, topic)
         log.warning(
             "event will be tried again later, what follows of its key goes on",
             service=handler.service,
             handler=handler.name,
             event_id=job.envelope.id,
-            topic=record.topic,
+            topic=topic,
             error=failure.error_class,
             reason=failure.message,
             attempts=job.attempt,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 import structlog
 
@@ -21,6 +22,22 @@ MOST_HELD = 500
 """Jobs of one gate that may be in flight; beyond it the topics of its handler are not read."""
 
 _DUST = 1e-5  # what a sum of floats leaves of a time that has come, in seconds
+
+
+class Rest(NamedTuple):
+    """A handler that is left alone by its breaker; in seconds, and of one moment.
+
+    Args:
+        since: how long ago the breaker opened.
+        left: how long it is until a call is let through, to see.
+        waiting: jobs that wait for it.
+        error: class of the last failure.
+    """
+
+    since: float
+    left: float
+    waiting: int
+    error: str
 
 
 class Gate:
@@ -42,6 +59,7 @@ class Gate:
         self._waiting: deque[Job] = deque()
         self._inside: dict[Job, bool] = {}
         self._sleeper: asyncio.Task[None] | None = None
+        self._error = ""
         self.load = 0
         """Jobs of this handler in flight, waiting in their lanes or anywhere else."""
 
@@ -49,6 +67,14 @@ class Gate:
     def position(self) -> Position | None:
         """Where its breaker stands; None without one."""
         return self._circuit.position if self._circuit is not None else None
+
+    def rest(self) -> Rest | None:
+        """Tell of its breaker while that is not closed."""
+        circuit = self._circuit
+        if circuit is None or circuit.position is Position.CLOSED:
+            return None
+        now = asyncio.get_running_loop().time()
+        return Rest(now - circuit.since, circuit.rests(now), self.load, self._error)
 
     @property
     def full(self) -> bool:
@@ -80,6 +106,8 @@ class Gate:
         probe = self._inside.get(job, False)
         before = circuit.position
         failed = circuit.counts(error)
+        if failed:
+            self._error = type(error).__name__
         circuit.end(failed, probe, asyncio.get_running_loop().time())
         if circuit.position is not before:
             if circuit.position is Position.OPEN:

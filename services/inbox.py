@@ -34,6 +34,7 @@ from sqlalchemy import (
     update,
 )
 
+from ..events.database import lock_schema
 from ..events.envelope import Envelope, Record
 from ..events.ids import derived_id
 
@@ -256,3 +257,9 @@ def _text(data: bytes | None) -> str | None:
 
 def _bytes(text: str | None) -> bytes | None:
     return None if text is None else b64decode(text)
+
+
+def create_own(connection: Connection, tables: MetaData) -> None:
+    """Create the tables that a service declares as its own, where they are missing."""
+    lock_schema(connection)  # two replicas may start at once
+    tables.create_all(connection)

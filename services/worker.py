@@ -14,11 +14,10 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, MetaData
 
 from ..events.clock import SECOND, Clock, system_clock
 from ..events.codec import open_codec
-from ..events.database import Database, first_line, lock_schema
+from ..events.database import Database, first_line
 from ..events.envelope import Delivery, TopicPartition
 from ..events.errors import ChoreoError, CommitRefused, TransportError
 from ..events.failpoints import failpoint
@@ -50,6 +49,7 @@ from .measuring import MeasuredCalls
 from .partitions import Partitions
 from .provided import Overrides, Provided
 from .reading import Reader, Reading
+from .resting import Resting
 from .service import Default, Service
 from .watchdog import Watchdog, watch
 
@@ -121,6 +121,7 @@ class Worker:
         self._definitions = Definitions(transport)
         self._partitions = Partitions()
         self._delays = Delays(self._reader.rungs.values(), clock)
+        self._resting = Resting(service.name, transport, clock, owner)
         self._own_database = database is None
         self._database = database
         self._relay: Relay | None = None
@@ -190,11 +191,12 @@ class Worker:
         self._tasks = [self._watch(run(), f"{service.name} {name}") for name, run in loops.items()]
         self._polling = self._watch(self._poll(), f"{service.name} poll")
         self._watchdog = watch(service) if self._clock is system_clock else None  # virtual time is never blocked
-        log.info("service runs", service=service.name, topics=list(service.consumes), store=self._store_name())
+        store = "none" if self._database is None else self._database.url
+        log.info("service runs", service=service.name, topics=list(service.consumes), store=store)
         blocking = [handler.name for handler in service.handlers if handler.signature.blocking]
         if blocking:
-            most = service.threads.most
-            log.info("blocking handlers run in threads", service=service.name, handlers=blocking, threads=most)
+            told = {"service": service.name, "handlers": blocking, "threads": service.threads.most}
+            log.info("blocking handlers run in threads", **told)
 
     async def stop(self) -> None:
         """Stop reading, let running handlers end (at most the service's `drain`), commit, and leave the group."""
@@ -215,6 +217,7 @@ class Worker:
             )
         await self._dispatcher.close()
         await farewell([*self._tasks, *self._delays.forget()])
+        await self._resting.tell({})
         try:
             if self._consumer is not None:
                 await self._partitions.commit(self._consumer)
@@ -279,7 +282,7 @@ class Worker:
         self.parking = [route.name for route in self._reader.routes if route.parks or route.name in left]
         tables = service.tables
         if tables is not None:
-            await database.write(lambda connection: _create(connection, tables))
+            await database.write(lambda connection: inbox.create_own(connection, tables))
         told, owner = self._tracing.acknowledged, self._owner
         relay = Relay(database, self._transport, clock=self._clock, acknowledged=told, owner=owner)
         await relay.start()
@@ -307,11 +310,8 @@ class Worker:
         if self._own_registry:
             await self._registry.close()
 
-    def _store_name(self) -> str:
-        return self._database.url if self._database is not None else "none"
-
     def _watch(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.create_task(work, name=name)
+        task = asyncio.create_task(work, name=name)
         task.add_done_callback(self._task_ended)
         return task
 
@@ -472,6 +472,7 @@ class Worker:
         while not self._stopping:
             self._tick.clear()
             try:
+                await self._resting.tell(self._dispatcher.resting())
                 if self._house is not None:
                     await self._house.keep(self._assigned)
                 if self._clock() >= next_look:
@@ -485,8 +486,3 @@ class Worker:
         found = await self._definitions.changed()
         if found is not None:
             self._execution.learn_definitions(found)
-
-
-def _create(connection: Connection, tables: MetaData) -> None:
-    lock_schema(connection)  # two replicas may start at once
-    tables.create_all(connection)

@@ -103,11 +103,19 @@ class Play:
         return self._took(advance(self.definition, self.instance, Elapsed(self.now), self.now))
 
     def gave_up(
-        self, event_type: str, produces: tuple[str, ...], *, dead: bool = True, event_id: str = "x"
+        self,
+        event_type: str,
+        produces: tuple[str, ...],
+        *,
+        dead: bool = True,
+        event_id: str = "x",
+        retry_topic: str = "",
     ) -> Transition:
         """A service reports that its handler failed."""
         self.counter += 1
-        report = HandlerGaveUp(f"r{self.counter}", event_id, event_type, "svc", "handler", produces, dead, "Boom")
+        report = HandlerGaveUp(
+            f"r{self.counter}", event_id, event_type, "svc", "handler", produces, dead, "Boom", retry_topic=retry_topic
+        )
         return self._took(advance(self.definition, self.instance, report, self.now))
 
     def person(self, kind: OperatorKind, step: str | None = None) -> Transition:

@@ -306,7 +306,7 @@ def test_ruling_14_a_report_concerns_the_saga_of_the_event_and_says_what_its_han
     arrival = routes.failure(came(envelope, 200), envelope, failed(), CATALOG)
     assert arrival.targets == (Target("order", "4711", None),)
     assert arrival.input == HandlerGaveUp(
-        "e", "e1", "placed", "stock", "reserve", ("reserve.done",), True, "Boom", "no", 5, "t"
+        "e", "e1", "placed", "stock", "reserve", ("reserve.done",), True, "Boom", "no", 5, "t", "x"
     )
     assert arrival.reason == ""
     for report, timestamp in ((failed("stranger"), 200), (failed(key=""), 200), (failed(), 199)):

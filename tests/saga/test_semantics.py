@@ -507,6 +507,23 @@ def test_ruling_14_a_parked_event_only_sets_a_condition() -> None:
     assert "KeyParked" not in play.instance.conditions
 
 
+def test_an_event_on_a_retry_topic_is_delayed_and_not_parked_until_it_is_answered_or_dead() -> None:
+    for ends in ("charge.done", "dead"):
+        play = Play()
+        play.sees("reserve.done")
+        play.gave_up("reserve.done", ("charge.done",), dead=False, retry_topic="stock.retry.payment.1m")
+        assert play.states()["charge"] == "WAITING"
+        told = play.instance.conditions["Delayed"]
+        assert (told.step, "KeyParked" in play.instance.conditions) == ("charge", False)
+        assert "tries again from stock.retry.payment.1m" in told.message
+        if ends == "dead":
+            play.gave_up("reserve.done", ("charge.done",))
+            assert "DeadLettered" in play.instance.conditions
+        else:
+            play.sees("charge.done")
+        assert "Delayed" not in play.instance.conditions
+
+
 def test_ruling_14_a_dead_handler_that_produces_no_outcome_changes_nothing() -> None:
     play = Play()
     transition = play.gave_up("placed", ("analytics.row",))

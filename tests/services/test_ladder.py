@@ -107,6 +107,7 @@ async def test_a_record_on_a_rung_is_the_event_as_it_came_and_sagas_hear_of_it_o
         assert len(rung.delivery.headers) == len(original.delivery.headers) + 3
     (news,) = await rig.published("choreo.failures")
     assert (news.event["dead"], news.event["topic"], news.envelope.saga_id) == (False, "orders", "fulfilment/1")
+    assert news.event["retry_topic"] == "orders.retry.inventory.1ms", "it is not parked"
 
 
 async def test_only_the_handler_that_gave_up_tries_again(rig: Rig, store):

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from choreo.events.errors import DefinitionError, Permanent
+from choreo.events.catalog import BREAKER_HOLDS, BREAKERS_TOPIC, BreakerAnnouncement, read_breakers
+from choreo.events.clock import system_clock
+from choreo.events.errors import DefinitionError, Permanent, TransportError
 from choreo.saga.testing import Harness
 from choreo.services.breaker import Breaker, Circuit, Position
 from choreo.services.context import Context, Transaction
@@ -309,6 +311,58 @@ async def test_an_open_breaker_holds_its_own_handler_only_and_reading_pauses(rig
         await until(lambda: len(charged) >= 50)
         await asyncio.sleep(0.1)
         assert len(worker._dispatcher.jobs) < 1_000, "what waits is left with the broker"
+
+
+async def test_an_open_breaker_is_told_to_everybody_until_it_closes(rig: Rig, store, monkeypatch):
+    service = Service("shop", store=store)
+    up = False
+
+    @service.on(OrderPlaced, retry=ONCE, breaker=Breaker(calls=2, pause="1s"))
+    async def reserve(order: OrderPlaced) -> StockReserved:
+        if not up:
+            raise ConnectionError("card 4711 refused")
+        return StockReserved(order_id=order.order_id)
+
+    async def told() -> list[BreakerAnnouncement]:
+        return await read_breakers(rig.broker, system_clock())
+
+    async with rig.running(service):
+        await rig.publish(*_orders(6))
+        await until(told)
+        [open_] = await told()
+        assert (open_.service, open_.handler, open_.error) == ("shop", "reserve", "ConnectionError")
+        assert open_.since <= open_.at <= open_.until
+        assert "4711" not in open_.model_dump_json()
+        assert await read_breakers(rig.broker, open_.at + BREAKER_HOLDS + 1) == [], "the dead say nothing any more"
+        up = True
+
+        async def closed() -> bool:
+            return not await told()
+
+        await until(closed)
+    left = [each.value for each in await rig.broker.snapshot(BREAKERS_TOPIC)]
+    assert left[-1] is None, "it was taken back"
+
+
+async def test_a_service_whose_breakers_cannot_be_told_goes_on(rig: Rig, store, monkeypatch):
+    service = Service("shop", store=store)
+    handled = []
+
+    @service.on(OrderPlaced, retry=ONCE, breaker=Breaker(calls=1, pause="100ms"))
+    async def reserve(order: OrderPlaced) -> None:
+        handled.append(order.order_id)
+        if len(handled) == 1:
+            raise ConnectionError("away")
+
+    async def refuse(*_: object) -> None:
+        raise TransportError("not allowed")
+
+    monkeypatch.setattr("choreo.services.resting.announce_breakers", refuse)
+    await rig.publish(*_orders(5))
+    with structlog.testing.capture_logs() as logs:
+        worker = await rig.run(service)
+    assert worker.counters.handled == 4
+    assert len([each for each in logs if each["event"].startswith("open breakers cannot be announced")]) <= 2
 
 
 async def test_a_stop_does_not_wait_for_what_is_held_at_a_gate():
