@@ -376,6 +376,7 @@ NEEDED = {
     "choreo.outcomes.dlq",
     "choreo.catalog",
     "choreo.definitions",
+    "choreo.breakers",
     "choreo.schemas",
     "choreo.dead-letters",
 }
@@ -388,7 +389,7 @@ def test_topics_are_created_once_with_their_dead_letters_and_choreos_own(saga: C
     assert {validate(row, "saga.topic/v1")["topic"] for row in done if row["created"]} == NEEDED
     assert {row["partitions"] for row in done if not row["compacted"]} == {3}
     again = saga("topics", "apply", "shop.py", "--partitions", "5")
-    assert "0 of 16 topics created" in again.err
+    assert "0 of 17 topics created" in again.err
     assert "other partition counts than 5" in again.err
     assert saga("topics", "apply", "shop.py", "-o", "id").out == ""
 
