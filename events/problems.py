@@ -17,8 +17,10 @@ _TITLES = {
     408: "The body did not come",
     409: "It is something else already",
     413: "Too large",
+    414: "Too long",
     415: "Not in this form",
     422: "The event is not as it should be",
+    429: "Too often",
     500: "Something is wrong here",
     503: "Not now",
 }

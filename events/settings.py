@@ -102,6 +102,18 @@ class Settings(BaseSettings):
         description="Bearer tokens of the HTTP gateway, joined by commas; none lets all in.",
     )
     gateway_body: int = Field(default=1_048_576, gt=0, description="Bytes of a request to the HTTP gateway at most.")
+    web_tokens: SecretStr = Field(
+        default=SecretStr(""),
+        description="Who may use the web view: role:name=token[,role:name=token], roles viewer, operator and admin.",
+    )
+    web_proxies: str = Field(
+        default="", description="Addresses and networks of proxies whose headers say who uses the web view."
+    )
+    web_user_header: str = Field(default="x-forwarded-user", description="The proxy's header with the user's name.")
+    web_role_header: str = Field(default="x-forwarded-role", description="The proxy's header with the user's role.")
+    web_hosts: str = Field(
+        default="", description="Names under which the web view may be called, beside the address that it listens at."
+    )
     webhook_secret: SecretStr = Field(default=SecretStr(""), description="Signs what the webhook is sent.")
     health: str = Field(
         default="", description="Where `saga run` answers /healthz and /readyz: HOST:PORT, or PORT on 127.0.0.1."

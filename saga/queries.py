@@ -130,11 +130,20 @@ def list_sagas(connection: Connection, wanted: Filter, *, sort: str = "attention
         sort: one of `SORTS`; "attention" puts failed and open ones first, each newest first.
         limit: at most so many; None for all.
     """
-    columns = [saga.c[name] for name in SagaRow._fields]
+    return read_rows(connection, wanted, _order(sort), limit)
+
+
+def read_rows(
+    connection: Connection,
+    wanted: Filter,
+    order: Sequence[ColumnElement[Any]],
+    limit: int | None,
+    *more: ColumnElement[bool],
+) -> list[SagaRow]:
+    """Read the sagas of a filter in an order of columns, restricted by `more`."""
     nowhere = loaded_nowhere(connection)
-    query = _where(select(*columns), wanted, nowhere).order_by(*_order(sort)).limit(limit)
-    rows = connection.execute(query).all()
-    return [_row(row, nowhere) for row in rows]
+    query = _where(select(*(saga.c[name] for name in SagaRow._fields)), wanted, nowhere).where(*more)
+    return [_row(row, nowhere) for row in connection.execute(query.order_by(*order).limit(limit))]
 
 
 def states(connection: Connection, ids: Sequence[str]) -> dict[str, Found]:

@@ -1,4 +1,4 @@
-"""`saga serve`: the HTTP gateway, and the webhook beside it or alone."""
+"""`saga serve`: the web view, or the HTTP gateway; and the webhook beside them or alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -18,8 +18,10 @@ from .shell import Shell
 
 if TYPE_CHECKING:
     from ...events.event import Event
+    from ...events.settings import Settings
     from ...events.transport import Transport
     from ..serving import Serving
+    from ..web.app import WebView
     from ..webhook import Webhook
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -30,43 +32,52 @@ _HIDDEN = Parameter(negative="", show_default=False)
 
 def serve(
     *targets: str,
+    web: Annotated[bool, _HIDDEN] = False,
     gateway: Annotated[bool, _HIDDEN] = False,
     webhook: Annotated[str, Parameter(show_default=False)] = "",
     host: str = "127.0.0.1",
     port: int = 8080,
+    role: Literal["viewer", "operator", "admin"] = "viewer",
     certificate: Annotated[Path | None, Parameter(show_default=False)] = None,
     key: Annotated[Path | None, Parameter(show_default=False)] = None,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
-    """Serve events and sagas over HTTP, and post the ends of sagas to a URL.
+    """Serve the web view of sagas; or events and sagas over HTTP; and post the ends of sagas to a URL.
 
-    For example: saga serve --gateway shop.py:OrderPlaced
+    For example: saga serve; saga serve --gateway shop.py:OrderPlaced
 
-    POST /events publishes CloudEvents; GET /sagas/TYPE/KEY?wait=30 tells how a saga stands, once it has ended. Beyond
-    loopback it asks for one of CHOREO_GATEWAY_TOKENS. Ctrl-C or SIGTERM ends it once what was asked is answered.
+    Without more it is the web view: lists, graphs, dead letters, approvals, live. Who reaches it may only look, unless
+    --role says more, or CHOREO_WEB_TOKENS who may do what; beyond loopback it wants these.
+
+    The gateway: POST /events publishes CloudEvents; GET /sagas/TYPE/KEY?wait=30 tells how a saga stands, once it has
+    ended. Beyond loopback it asks for one of CHOREO_GATEWAY_TOKENS.
+
+    Ctrl-C or SIGTERM ends it once what was asked is answered.
 
     Args:
         targets: what may be published, module:object or path/file.py:object: Event classes; a Service or a Saga stands
             for the events that it takes, a module for the Event classes that it holds.
-        gateway: answer HTTP requests.
+        web: the web view also beside --webhook.
+        gateway: answer HTTP requests of other systems.
         webhook: post every saga's end to this URL, signed with CHOREO_WEBHOOK_SECRET.
         host: address to listen at.
         port: 0 takes a free one.
+        role: of everybody who reaches the web view, where no tokens and no proxies are set.
         certificate: PEM file, for https.
         key: PEM file of its key.
     """
     from ..publishable import load_events
 
-    if not gateway and not webhook:
-        raise ConfigurationError(
-            "what shall be served? saga serve --gateway shop.py:OrderPlaced, or saga serve --webhook https://host/path"
-        )
+    web = web or not (gateway or webhook)
+    if web and gateway:
+        raise ConfigurationError("--web and --gateway each want an address of their own; start saga serve twice")
     if targets and not gateway:
         raise ConfigurationError("targets say what the gateway takes; add --gateway")
     if (certificate is None) != (key is None):
         raise ConfigurationError("https needs both --certificate and --key")
     events = load_events(targets)  # before there is a loop: a module may do at its import what it likes
     settings = shell.settings
+    view = _web_view(settings, host, role) if web else None
     if gateway and not _is_loopback(host) and not settings.gateway_token_list:
         raise ConfigurationError(
             f"at {host} everybody could publish: set CHOREO_GATEWAY_TOKENS, or stay at the default, --host 127.0.0.1"
@@ -80,9 +91,9 @@ def serve(
         from ..webhook import Webhook
 
         hook = Webhook(webhook, settings.webhook_secret.get_secret_value())
-    listening = _listen(host, port) if gateway else None
+    listening = _listen(host, port) if gateway or web else None
     try:
-        return asyncio.run(_serve(shell, events, hook, listening, certificate, key))
+        return asyncio.run(_serve(shell, events, hook, view, listening, certificate, key))
     finally:
         if listening is not None:
             listening.close()
@@ -92,24 +103,31 @@ async def _serve(
     shell: Shell,
     events: list[type[Event]],
     hook: Webhook | None,
+    view: WebView | None,
     listening: socket.socket | None,
     certificate: Path | None,
     key: Path | None,
 ) -> int:
     from ...events.transports import connect
+    from ..serving import Serving
     from .run import stop_on_signal
 
     stopping = stop_on_signal()
     settings = shell.settings
     async with AsyncExitStack() as stack:
-        transport = await stack.enter_async_context(connect(settings.broker_url, settings))
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(stopping.wait())]
+        if hook is not None or view is None:  # the web view works with the broker down, and says so
+            transport = await stack.enter_async_context(connect(settings.broker_url, settings))
         if hook is not None:
             tasks.append(asyncio.create_task(await _post_ends(shell, hook, transport, stack)))
         if listening is not None:
-            serving = await _answer(shell, events, transport, listening, certificate, key, stack)
+            if view is None:
+                serving = await _answer(shell, events, transport, listening, certificate, key, stack)
+            else:
+                serving = Serving(view, view.feed.end, listening, certificate=certificate, key=key)
+                await stack.enter_async_context(serving)
             tasks.append(asyncio.create_task(serving.wait()))
-        _announce(shell, events, hook, listening, certificate is not None, transport.url)
+        _announce(shell, events, hook, view, listening, certificate is not None)
         done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
             task.cancel()
@@ -154,8 +172,29 @@ async def _answer(
     # Where no token is asked for, no web page that somebody looks at on this machine may speak to us either.
     hosts = None if settings.gateway_token_list else {*LOOPBACK, listening.getsockname()[0]}
     gateway = Gateway(events, broker=transport, settings=settings, doors=[door], hosts=hosts)
-    serving = Serving(gateway, door, listening, certificate=certificate, key=key)
+    serving = Serving(gateway, door.end_waiting, listening, certificate=certificate, key=key)
     return await stack.enter_async_context(serving)
+
+
+def _web_view(settings: Settings, host: str, role: str) -> WebView:
+    """Make the web view.
+
+    Raises:
+        ConfigurationError: everybody could look, or a setting is wrong.
+    """
+    try:
+        from ..web.app import WebView
+        from ..web.visitors import Role
+    except ModuleNotFoundError as error:
+        if error.name not in ("jinja2", "starlette", "uvicorn"):
+            raise
+        raise ConfigurationError("the web view needs pip install 'choreo[web]'") from None
+    if not _is_loopback(host) and not settings.web_tokens.get_secret_value() and not settings.web_proxies:
+        raise ConfigurationError(
+            f"at {host} everybody could look: set CHOREO_WEB_TOKENS or CHOREO_WEB_PROXIES, "
+            "or stay at the default, --host 127.0.0.1"
+        )
+    return WebView(settings, hosts={*LOOPBACK, host}, local=Role[role.upper()])
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -184,9 +223,9 @@ def _announce(
     shell: Shell,
     events: list[type[Event]],
     hook: Webhook | None,
+    view: WebView | None,
     listening: socket.socket | None,
     secure: bool,
-    broker: str,
 ) -> None:
     """Say in one line what is served, and where."""
     from ...events.database import redacted
@@ -195,12 +234,14 @@ def _announce(
     told: dict[str, object] = {}
     if listening is not None:
         host, port = listening.getsockname()[:2]
-        told["gateway"] = f"{'https' if secure else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
-        told["takes"] = ", ".join(event.spec().type for event in events) or "no events"
+        address = f"{'https' if secure else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+        told["gateway" if view is None else "web"] = address
+        if view is None:
+            told["takes"] = ", ".join(event.spec().type for event in events) or "no events"
         told["store"] = redacted(shell.settings.store_url)
     if hook is not None:
         told["webhook"] = hook.host
-    told["broker"] = broker
+    told["broker"] = redacted(shell.settings.broker_url)
     if as_json():
         import structlog
 

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from ...events.errors import SagaNotFound
 from . import exits
 from .shell import Shell
 
 if TYPE_CHECKING:
-    from ...events.database import Database
     from ..why import Explanation
 
 _INDENT = 10
@@ -28,59 +26,18 @@ async def why(saga: str, /, *, shell: Annotated[Shell, Parameter(parse=False)]) 
     Args:
         saga: type/key, the key alone where only one type has it, @latest or @latest:type.
     """
-    from ..report import rfc3339
-
-    async with shell.sagas() as database:
-        now = await database.read(database.now)
-        id_, phase, explanation = await _explain(shell, database, saga, now)
-    if shell.machine:
-        shell.json(
-            {
-                "schema": "saga.why/v1",
-                "id": id_,
-                "phase": phase,
-                "headline": explanation.headline,
-                "reasons": [
-                    {**each._asdict(), "since": rfc3339(each.since), "remedies": list(each.remedies)}
-                    for each in explanation.reasons
-                ],
-                "prospects": [{"at": rfc3339(each.at), "sentence": each.sentence} for each in explanation.prospects],
-                "remedies": list(explanation.remedies),
-                "at": rfc3339(now),
-            }
-        )
-    else:
-        _draw(shell, explanation, now)
-        if id_ is not None:
-            shell.hint(f"next  saga status {id_} · saga status {id_} --history")
-    return exits.OK
-
-
-async def _explain(shell: Shell, database: Database, saga: str, now: int) -> tuple[str | None, str | None, Explanation]:
-    from ...events.envelope import TopicPartition
-    from .. import queries
-    from ..why import Place, explain, explain_absent
+    from ..explaining import explain_saga
     from .observing import survey
 
-    try:
-        id_ = await database.read(lambda connection: queries.resolve(connection, saga))
-    except SagaNotFound:
-        early = await database.read(lambda connection: queries.early_events(connection, saga))
-        if not early:
-            raise
-        return None, None, explain_absent(saga, early, await survey(shell.settings, ()), now)
-    found, stood, brakes, queued = await database.read(
-        lambda c: (
-            queries.load(c, id_),
-            queries.read_places(c, id_),
-            queries.brakes(c),
-            queries.queued_commands(c, id_),
-        )
-    )
-    places = {event: Place(TopicPartition(topic, number), offset) for event, (topic, number, offset) in stood.items()}
-    around = await survey(shell.settings, found.definition.topics.values())
-    told = explain(found.definition, found.instance, places, around, brakes, now, queued)
-    return id_, found.instance.phase.value, told
+    async with shell.sagas() as database:
+        explained = await explain_saga(database, saga, lambda topics: survey(shell.settings, topics))
+    if shell.machine:
+        shell.json(explained.as_json())
+    else:
+        _draw(shell, explained.explanation, explained.at)
+        if explained.id is not None:
+            shell.hint(f"next  saga status {explained.id} · saga status {explained.id} --history")
+    return exits.OK
 
 
 def _draw(shell: Shell, explanation: Explanation, now: int) -> None:

@@ -55,7 +55,11 @@ text = "a text"
 @pytest.mark.parametrize(
     ("arguments", "settings", "told"),
     [
-        ((), {}, "what shall be served?"),
+        (("--web", "--gateway"), {}, "start saga serve twice"),
+        (("--host", "0.0.0.0"), {}, "everybody could look: set CHOREO_WEB_TOKENS"),
+        ((), {"web_tokens": "alice=0123456789abcdef"}, "role:name=token"),
+        ((), {"web_tokens": "viewer:alice=short"}, "16 printable"),
+        ((), {"web_proxies": "proxy.example"}, "is no address"),
         (("shop.py:OrderPlaced", "--webhook", "http://127.0.0.1/"), {}, "add --gateway"),
         (("--gateway", "--certificate", "x.pem"), {}, "https needs both"),
         (("--gateway", "--host", "0.0.0.0"), {}, "everybody could publish: set CHOREO_GATEWAY_TOKENS"),

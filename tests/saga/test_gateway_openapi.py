@@ -67,7 +67,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             door = SagaDoor(own, most_wait=0.2)
             events: list[type[Event]] = [Parcelled, Placed]
             gateway = Gateway(events, broker=stage.broker, settings=own, tokens=[TOKEN], doors=[door])
-            async with Serving(gateway, door, listening):
+            async with Serving(gateway, door.end_waiting, listening):
                 running.set()
                 while not stop.is_set():
                     await asyncio.sleep(0.05)

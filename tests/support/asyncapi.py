@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 import tarfile
 from functools import cache
 from pathlib import Path
@@ -13,11 +11,11 @@ from typing import Any
 from jsonschema import Draft7Validator
 
 from .cache import cached
+from .npm import packed
 from .parts import Missing, missing
 
 VERSION = "6.11.1"
 PACKAGE = f"@asyncapi/specs@{VERSION}"
-_PATIENCE = 300
 
 
 def asyncapi_schemas() -> Path:
@@ -30,24 +28,12 @@ def asyncapi_schemas() -> Path:
 
 
 def _fetch(folder: Path) -> None:
-    npm = shutil.which("npm")
-    if npm is None:
-        raise Missing(f"npm is not installed (it fetches {PACKAGE} once)")
-    try:
-        done = subprocess.run(
-            [npm, "pack", PACKAGE, "--silent", "--pack-destination", str(folder)],
-            check=False, capture_output=True, text=True, timeout=_PATIENCE, cwd=folder,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise Missing(f"npm did not fetch {PACKAGE} within {_PATIENCE} s") from None
-    archives = list(folder.glob("*.tgz"))
-    if done.returncode or not archives:
-        raise Missing(f"npm could not fetch {PACKAGE}: {(done.stderr.strip().splitlines() or ['no reason'])[-1]}")
-    with tarfile.open(archives[0]) as archive:
+    archive_file = packed(PACKAGE, folder)
+    with tarfile.open(archive_file) as archive:
         member = archive.extractfile("package/schemas/3.0.0.json")
         assert member is not None
         (folder / "3.0.0.json").write_bytes(member.read())
-    archives[0].unlink()
+    archive_file.unlink()
 
 
 @cache

@@ -16,6 +16,7 @@ from tests.wire.participants import go_participant
 
 from .apicurio import apicurio_home
 from .asyncapi import asyncapi_schemas
+from .browser import axe_script, chromium_home
 from .compose import compose_binary
 from .jaeger import jaeger_binary
 from .kafka import kafka_jars
@@ -32,6 +33,8 @@ PARTS: dict[str, Callable[[], Path]] = {
     "AsyncAPI's JSON schema": asyncapi_schemas,
     "Apicurio Registry": apicurio_home,
     "the participant in Go": go_participant,
+    "Chromium": chromium_home,
+    "axe-core": axe_script,
 }
 
 

@@ -1,16 +1,9 @@
-"""A real MariaDB server for the tests, from Debian's packages.
-
-Nothing is installed on the system: what `apt-get` would install for the server is downloaded and unpacked into the
-cache, and the server is run from there.
-"""
+"""A real MariaDB server for the tests, from Debian's packages (`debian`)."""
 
 from __future__ import annotations
 
 import itertools
 import os
-import platform
-import re
-import shutil
 import socket
 import subprocess
 from pathlib import Path
@@ -18,14 +11,11 @@ from urllib.parse import quote
 
 import pymysql
 
-from .cache import cached
-from .parts import Missing
+from .debian import libraries, unpacked
 from .server import Server
 
 PACKAGE = "mariadb-server-core"
 _START_SECONDS = 60
-_DOWNLOAD_SECONDS = 300
-_CHANGED = re.compile(r"^Inst (\S+) .*?\((\S+) ", re.MULTILINE)
 _SETTINGS = (
     "--no-defaults",
     "--skip-networking",
@@ -109,9 +99,7 @@ class MariaDBServer(Server):
         ]
 
     def _environment(self) -> dict[str, str]:
-        libraries = [str(folder) for folder in sorted(self._home.glob("usr/lib/*-linux-gnu"))]
-        libraries += [str(folder) for folder in sorted(self._home.glob("lib/*-linux-gnu"))]
-        return {**os.environ, "LD_LIBRARY_PATH": ":".join(libraries)}
+        return {**os.environ, "LD_LIBRARY_PATH": libraries(self._home)}
 
 
 def mariadb_programs() -> Path:
@@ -120,71 +108,4 @@ def mariadb_programs() -> Path:
     Raises:
         Missing: this is no Debian, or apt cannot give the packages.
     """
-    for program in ("apt-get", "dpkg"):
-        if shutil.which(program) is None:
-            raise Missing(f"there is no {program}: its server comes from Debian's package {PACKAGE}")
-    return cached(f"mariadb-{platform.machine()}-{_release()}", _download)
-
-
-def _release() -> str:
-    """Name the system that the packages are for: they need its C library."""
-    lines = Path("/etc/os-release").read_text().splitlines()
-    known = dict(line.split("=", 1) for line in lines if "=" in line)
-    return re.sub(r"[^a-z0-9.]", "", f"{known.get('ID', '')}{known.get('VERSION_ID', '')}".lower())
-
-
-def _download(folder: Path) -> None:
-    wanted = _closure()
-    if not wanted and os.geteuid() == 0:
-        _apt("update")  # a new machine has no lists of packages
-        wanted = _closure()
-    if not wanted:
-        raise Missing(f"apt knows no {PACKAGE}; run `apt-get update`" + ("" if os.geteuid() == 0 else " as root"))
-    files = folder / "packages"
-    files.mkdir()
-    # apt's own sandbox user may not write into the cache of whoever runs this.
-    options = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
-    try:
-        _apt(*options, "download", *wanted, cwd=files)
-    except Missing:
-        if os.geteuid() != 0:
-            raise
-        _apt("update")  # the lists are older than what the server still has
-        _apt(*options, "download", *_closure(), cwd=files)
-    for package in sorted(files.iterdir()):
-        done = subprocess.run(["dpkg", "-x", str(package), str(folder)], check=False, capture_output=True, text=True)
-        if done.returncode:
-            raise Missing(f"{package.name} cannot be unpacked: {done.stderr.strip()[-300:]}")
-    shutil.rmtree(files)
-    if not (folder / "usr/sbin/mariadbd").exists():
-        raise Missing(f"Debian's package {PACKAGE} holds no mariadbd")
-
-
-def _closure() -> list[str]:
-    """The packages, with versions, that this system lacks to run the server."""
-    done = subprocess.run(
-        ["apt-get", "install", "--simulate", "--no-install-recommends", "--reinstall", PACKAGE],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "LC_ALL": "C"},
-    )
-    return [f"{name}={version}" for name, version in _CHANGED.findall(done.stdout)]
-
-
-def _apt(*arguments: str, cwd: Path | None = None) -> None:
-    try:
-        done = subprocess.run(
-            ["apt-get", "-q", *arguments],
-            check=False,
-            capture_output=True,
-            text=True,
-            cwd=cwd,
-            timeout=_DOWNLOAD_SECONDS,
-            env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
-        )
-    except subprocess.TimeoutExpired:
-        raise Missing(f"`apt-get {arguments[0]}` took more than {_DOWNLOAD_SECONDS} s") from None
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("E:")] or done.stderr.splitlines()[-1:]
-        raise Missing(f"apt-get failed: {' '.join(lines)[:300]}")
+    return unpacked("mariadb", PACKAGE, "usr/sbin/mariadbd")

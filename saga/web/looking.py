@@ -1,0 +1,165 @@
+"""Pages about sagas: the list, and one of them. Each has a twin that gives the JSON of the command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from ...events.errors import SagaNotFound
+from .. import paging, queries, report
+from ..explaining import Explained, explain_saga
+from ..graph import as_json, graph_of, svg
+from ..looking import look
+from ..words import Phase
+from .asked import command, read_list, saga_path
+from .rendering import Renderer
+from .sources import Sources
+from .timeline import timeline
+
+_MOST_HISTORY = 500
+
+
+class SagaPages:
+    """Answers what is asked about sagas.
+
+    Args:
+        sources: the store and the broker.
+        renderer: makes the pages.
+    """
+
+    def __init__(self, sources: Sources, renderer: Renderer) -> None:
+        self._sources = sources
+        self._renderer = renderer
+
+    def routes(self) -> list[BaseRoute]:
+        """Give the routes."""
+        return [
+            Route("/sagas", self._list, methods=["GET"]),
+            Route("/sagas.json", self._list_json, methods=["GET"]),
+            Route("/approvals", self._approvals, methods=["GET"]),
+            Route("/approvals.json", self._approvals_json, methods=["GET"]),
+            Route("/sagas/{id:path}", self._saga, methods=["GET"]),
+            Route("/why/{id:path}.json", self._why_json, methods=["GET"]),
+            Route("/graph/{id:path}.json", self._graph_json, methods=["GET"]),
+        ]
+
+    # -- lists --------------------------------------------------------------------------------------------------------
+
+    async def _list(self, request: Request) -> Response:
+        asked, page, now = await self._page(request)
+        types = [each.type for each in await self._sources.database.read(queries.newest_definitions)]
+        return self._renderer.page(
+            request,
+            "sagas.html",
+            title="Sagas",
+            now=now,
+            here="sagas",
+            cli=[asked.cli],
+            twin=asked.address("/sagas.json", after=asked.after),
+            asked=asked,
+            rows=page.rows,
+            following=asked.address("/sagas", after=page.after) if page.after else "",
+            first=asked.address("/sagas"),
+            types=types,
+            phases=[phase.value for phase in Phase],
+            sorts=queries.SORTS,
+        )
+
+    async def _list_json(self, request: Request) -> Response:
+        asked, page, now = await self._page(request)
+        root = request.scope.get("root_path", "")
+        headers = {}
+        if page.after:
+            headers["link"] = f'<{root}{asked.address("/sagas.json", after=page.after)}>; rel="next"'
+        return JSONResponse([report.summary(row, now) for row in page.rows], headers=headers)
+
+    async def _page(self, request: Request) -> Any:
+        database = self._sources.database
+        now = await database.read(database.now)
+        asked = read_list(request.query_params, now)
+        page = await database.read(
+            lambda c: paging.page_of(c, asked.wanted, sort=asked.sort, limit=asked.limit, after=asked.after)
+        )
+        return asked, page, now
+
+    async def _approvals(self, request: Request) -> Response:
+        rows, asking, now = await self._waiting()
+        return self._renderer.page(
+            request,
+            "approvals.html",
+            title="Approvals",
+            now=now,
+            here="approvals",
+            cli=["saga list --waiting-for-person"],
+            twin="/approvals.json",
+            rows=rows,
+            asking=asking,
+        )
+
+    async def _approvals_json(self, request: Request) -> Response:
+        rows, _, now = await self._waiting()
+        return JSONResponse([report.summary(row, now) for row in rows])
+
+    async def _waiting(self) -> Any:
+        wanted = queries.Filter(conditions=("WaitingForPerson",))
+        database = self._sources.database
+        page = await database.read(lambda c: paging.page_of(c, wanted, sort="attention", limit=200))
+        found = await database.read(lambda c: queries.states(c, [row.id for row in page.rows]))
+        asking = {id_: each.instance.conditions.get("WaitingForPerson") for id_, each in found.items()}
+        return page.rows, asking, await database.read(database.now)
+
+    # -- one saga -----------------------------------------------------------------------------------------------------
+
+    async def _saga(self, request: Request) -> Response:
+        text = request.path_params["id"]
+        raw: bytes = request.scope.get("raw_path") or b""
+        machine = text.endswith(".json") and raw.partition(b"?")[0].endswith(b".json")
+        id_ = await self._find(text.removesuffix(".json") if machine else text)
+        database = self._sources.database
+        observed = await self._sources.observed()
+        view = await look(database, self._sources.settings, id_, observed)
+        if machine:
+            entries = [report.history_entry(id_, entry) for entry in view.entries]
+            return JSONResponse({**view.told, "history": entries})
+        explained = await self._explain(id_)
+        person = any(each["type"] == "WaitingForPerson" for each in view.told["conditions"])
+        return self._renderer.page(
+            request,
+            "saga.html",
+            title=id_,
+            now=view.observed.at,
+            here="sagas",
+            cli=[command("saga", "status", id_, "--history"), command("saga", "why", id_)],
+            twin=f"{saga_path(id_)}.json",
+            saga_id=id_,
+            told=view.told,
+            person=person,
+            timeline=timeline(view),
+            picture=Markup("\n".join(svg(graph_of(view.found.definition, view.found.instance)))),  # noqa: S704 - escaped
+            why=explained.as_json(),
+            entries=view.entries[-_MOST_HISTORY:],
+            earlier=max(0, len(view.entries) - _MOST_HISTORY),
+        )
+
+    async def _why_json(self, request: Request) -> Response:
+        return JSONResponse((await self._explain(request.path_params["id"])).as_json())
+
+    async def _graph_json(self, request: Request) -> Response:
+        id_ = await self._find(request.path_params["id"])
+        found = await self._sources.database.read(lambda c: queries.load(c, id_))
+        return JSONResponse(as_json(graph_of(found.definition, found.instance)))
+
+    async def _find(self, text: str) -> str:
+        if "\0" in text:
+            raise SagaNotFound("there is no saga with a NUL character in its name")
+        return await self._sources.database.read(lambda c: queries.resolve(c, text))
+
+    async def _explain(self, id_: str) -> Explained:
+        async def around(topics: Any) -> Any:
+            return await self._sources.surroundings()
+
+        return await explain_saga(self._sources.database, id_, around)

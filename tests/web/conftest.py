@@ -1,0 +1,41 @@
+"""Fixtures of the web view's tests: one shop with its pages and one browser for a module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.support.browser import chromium_environment, chromium_home, chromium_program
+from tests.support.parts import Missing, missing
+from tests.web.served import ServedShop
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedShop]:
+    """A shop that runs, and its web view."""
+    made = ServedShop(tmp_path_factory.mktemp("shop"))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A real headless browser; it ends with the module, since Playwright keeps a loop in this thread."""
+    try:
+        home = chromium_home()
+    except Missing as reason:
+        missing("Chromium", str(reason))
+    scratch: Path = tmp_path_factory.mktemp("browser")
+    with sync_playwright() as playwright:
+        # The tests may run as root, where its own sandbox does not work; it opens our pages only.
+        launched = playwright.chromium.launch(
+            executable_path=chromium_program(home), env=dict(chromium_environment(home, scratch)), args=["--no-sandbox"]
+        )
+        yield launched
+        launched.close()
