@@ -18,7 +18,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0004"
+HEAD = "0005"
 metadata = MetaData()
 
 definition = Table(
@@ -70,6 +70,7 @@ saga = Table(
     UniqueConstraint("type", "key", "run"),
     Index("choreo_saga_key", "key"),
     Index("choreo_saga_phase", "phase", "updated_at"),
+    Index("choreo_saga_listed", "phase", "started_at"),
     Index("choreo_saga_type", "type", "started_at"),
     Index("choreo_saga_started", "started_at"),
 )
@@ -94,6 +95,10 @@ Index(
 
 _PAUSED = text("conditions LIKE '%Paused%'")
 Index("choreo_saga_paused", saga.c.type, saga.c.version, sqlite_where=_PAUSED, postgresql_where=_PAUSED)
+
+_REMARKED = text("conditions <> ''")
+Index("choreo_saga_remarked", saga.c.phase, saga.c.started_at, sqlite_where=_REMARKED, postgresql_where=_REMARKED)
+"""Those with a condition are few: so they are found among very many."""
 
 history = Table(
     "choreo_history",
