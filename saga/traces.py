@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
 
+from ..tracing.critical import critical_path, length
 from ..tracing.ids import ROOT, compensation_path, span_id, step_path, trace_id
 from ..tracing.saga_spans import end_spans, started_spans, step_spans
 from ..tracing.spanfile import to_row
@@ -16,7 +18,7 @@ from .definition import Definition
 from .instance import Instance, Step
 from .occurrence import base_of, traced, unfold, wire_of
 from .report import rfc3339
-from .stories import story_of
+from .stories import stories_of
 from .words import StepState
 
 TRACE = "saga.trace/v1"
@@ -29,8 +31,8 @@ class Trace(NamedTuple):
 
     Args:
         trace_id: of its present epoch.
-        nodes: the lines, in the order of the tree; earlier epochs stand before it, as far as the span file has them.
-        source: "history", and "spans" where the span file had some.
+        nodes: the lines, in the order of the tree; earlier epochs stand before it, as far as they are known.
+        source: "history", "spans" where the span file had some, "jaeger" where Jaeger had.
         silent: steps that were answered and left no span of who did it, where others did.
     """
 
@@ -39,9 +41,26 @@ class Trace(NamedTuple):
     source: list[str]
     silent: list[str]
 
+    @property
+    def root(self) -> SpanRow | None:
+        """The saga itself, in its present epoch."""
+        tops = (node.span for node in self.nodes if not node.depth and not node.orphan)
+        return next((span for span in tops if span.trace_id == self.trace_id), None)
+
+    @property
+    def critical(self) -> list[SpanRow]:
+        """The steps of its present epoch that its length is made of."""
+        return critical_path(self.nodes, self.root) if self.root is not None else []
+
 
 def build_trace(
-    definition: Definition, instance: Instance, spans: Sequence[SpanRow], namespace: str, now: int, service: str
+    definition: Definition,
+    instance: Instance,
+    spans: Sequence[SpanRow],
+    namespace: str,
+    now: int,
+    service: str,
+    jaeger: Sequence[SpanRow] = (),
 ) -> Trace:
     """Put a saga's trace together.
 
@@ -51,6 +70,7 @@ def build_trace(
         namespace: of the deployment.
         now: where what is open ends for now, microseconds.
         service: the name under which the coordinator's own spans go.
+        jaeger: what Jaeger has of them.
     """
     trace = f"{trace_id(namespace, instance.id, instance.epoch):032x}"
     drawn = _told(definition, instance, namespace, service)
@@ -58,11 +78,21 @@ def build_trace(
     # The history decides about the coordinator's spans of this epoch: it knows what is open, and what is not sampled.
     ours = {(span.trace_id, span.span_id) for span in drawn}
     seen = [span for span in spans if (span.trace_id, span.span_id) not in ours]
+    ours |= {(span.trace_id, span.span_id) for span in seen}
+    asked = [span for span in jaeger if (span.trace_id, span.span_id) not in ours]
+    seen += asked
     parents = {span.parent_id for span in seen if span.trace_id == trace and span.kind == "CONSUMER"}
     answered = [name for name, step in instance.steps.items() if _answered(instance, step)]
     shown = [name for name in answered if traced(instance, name) and name not in definition.fans]
     silent = [name for name in shown if parents and not _done_under(namespace, instance, name) & parents]
-    return Trace(trace, build_tree([*drawn, *seen]), ["history", *(["spans"] if seen else [])], silent)
+    source = ["history", *(["spans"] if len(seen) > len(asked) else []), *(["jaeger"] if jaeger else [])]
+    return Trace(trace, build_tree([*drawn, *seen]), source, silent)
+
+
+def as_jaeger_shows(instance: Instance, spans: Sequence[SpanRow], namespace: str) -> Trace:
+    """Put together nothing but what Jaeger has of a saga's traces."""
+    trace = f"{trace_id(namespace, instance.id, instance.epoch):032x}"
+    return Trace(trace, build_tree(spans), ["jaeger"], [])
 
 
 def _answered(instance: Instance, step: Step) -> bool:
@@ -70,9 +100,16 @@ def _answered(instance: Instance, step: Step) -> bool:
     return step.outcome is StepState.DONE and step.ended_at is not None and step.ended_at >= instance.opened_at
 
 
-def tell(trace: Trace, instance: Instance, url: str | None) -> dict[str, Any]:
-    """Tell a trace as `saga.trace/v1`."""
-    first = min((node.start for node in trace.nodes), default=0)
+def tell(trace: Trace, instance: Instance, url: str | None, nodes: Sequence[Node] | None = None) -> dict[str, Any]:
+    """Tell a trace as `saga.trace/v1`.
+
+    Args:
+        trace, instance: of the saga.
+        url: of its page in Jaeger.
+        nodes: the lines to tell; None: all.
+    """
+    shown = trace.nodes if nodes is None else nodes
+    first = min((node.start for node in shown), default=0)
     return {
         "schema": TRACE,
         "id": instance.id,
@@ -82,7 +119,8 @@ def tell(trace: Trace, instance: Instance, url: str | None) -> dict[str, Any]:
         "source": trace.source,
         "steps_without_spans": trace.silent,
         "url": url,
-        "spans": [_told_span(node, first) for node in trace.nodes],
+        "critical_path_ms": length(trace.critical) // 1_000,
+        "spans": [_told_span(node, first) for node in shown],
     }
 
 
@@ -122,15 +160,57 @@ def _told_span(node: Node, first: int) -> dict[str, Any]:
 
 def _told(definition: Definition, instance: Instance, namespace: str, service: str) -> list[SpanRow]:
     """Make the coordinator's spans from the history, whether or not they were sampled."""
-    story = replace(story_of(definition, instance, namespace), sampled=True)
     resource = Resource({"service.name": service})
-    spans = started_spans(story, resource)
-    for step in story.steps:
-        spans += step_spans(story, step, resource)
-    if instance.phase.ended:
+    spans = []
+    own = set()
+    for told in stories_of(definition, instance, namespace):
+        story = replace(told, sampled=True)
+        spans += started_spans(story, resource)
+        for step in story.steps:
+            spans += step_spans(story, step, resource)
+        if story.ended_at is not None:
+            spans += end_spans(story, resource)
+        own.add(f"{trace_id(namespace, instance.id, story.epoch):032x}")
+    return [row for span in spans if (row := to_row(span)) is not None and row.trace_id in own]
+
+
+def spans_again(definition: Definition, instance: Instance, namespace: str, resource: Resource) -> list[ReadableSpan]:
+    """Make the coordinator's spans of every epoch once more, in traces that no earlier emission can mix with.
+
+    Args:
+        definition, instance: the saga.
+        namespace: of the deployment.
+        resource: who emits them.
+    """
+    spans = []
+    view = f"again/{instance.seq}"  # another state is another view: no span has two contents
+    for told in stories_of(definition, instance, namespace):
+        story = replace(told, sampled=True, view=view)
+        spans += started_spans(story, resource)
+        for step in story.steps:
+            spans += step_spans(story, step, resource)
         spans += end_spans(story, resource)
-    own = f"{trace_id(namespace, instance.id, instance.epoch):032x}"
-    return [row for span in spans if (row := to_row(span)) is not None and row.trace_id == own]
+    return spans
+
+
+def gantt(title: str, nodes: Iterable[Node]) -> list[str]:
+    """Write a trace as a Mermaid Gantt chart, one section for each service."""
+    lines = ["gantt", f"  title {_plain(title)}", "  dateFormat x", "  axisFormat %H:%M:%S"]
+    services: dict[str, list[SpanRow]] = {}
+    for node in nodes:
+        services.setdefault(node.service, []).append(node.span)
+    for service, spans in services.items():
+        lines.append(f"  section {_plain(service) or 'unknown'}")
+        for span in spans:
+            word = "active, " if is_open(span) else "crit, " if span.status == "ERROR" else ""
+            start = span.start // 1_000
+            lines.append(f"  {_plain(span.name)} :{word}{start}, {max(start + 1, span.end // 1_000)}")
+    return lines
+
+
+def _plain(text: str) -> str:
+    """Leave out what means something in Mermaid: a name comes from whoever sends spans."""
+    return "".join(char if char.isalnum() or char in " ._-/~%" else "_" for char in text)
 
 
 def _still_open(definition: Definition, instance: Instance, namespace: str, now: int, service: str) -> list[SpanRow]:
@@ -145,7 +225,8 @@ def _still_open(definition: Definition, instance: Instance, namespace: str, now:
             trace, id_, parent, name, "INTERNAL", service, start, max(start, now), attributes={OPEN: True, **attributes}
         )
 
-    rows = [row(root, None, f"saga {instance.type}", instance.opened_at, {})]
+    begin = instance.turned[-1] if instance.turned else instance.opened_at
+    rows = [row(root, None, f"saga {instance.type}", begin, {})]
     for plan in unfold(definition, instance).steps:
         step = instance.steps[plan.name]
         name, occurrence = wire_of(plan.name)
@@ -154,14 +235,16 @@ def _still_open(definition: Definition, instance: Instance, namespace: str, now:
                 row(
                     _step_id(namespace, instance, plan.name),
                     root,
-                    f"step {name}",
-                    step.ready_at + plan.index + 1,
+                    f"{'wait' if plan.approval is not None else 'step'} {name}",
+                    max(begin, step.ready_at) + plan.index + 1,
                     _state(step),
                 )
             )
         if step.undo_ready_at and step.undo_ended_at is None:
             id_ = f"{span_id(namespace, instance.id, *compensation_path(name, occurrence)):016x}"
-            rows.append(row(id_, root, f"compensate {name}", step.undo_ready_at + plan.index + 1, _state(step)))
+            rows.append(
+                row(id_, root, f"compensate {name}", max(begin, step.undo_ready_at) + plan.index + 1, _state(step))
+            )
     return rows
 
 

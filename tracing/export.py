@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from opentelemetry.trace import (
@@ -22,9 +22,10 @@ from opentelemetry.trace import (
 from ..events.errors import ConfigurationError
 from ..events.settings import Settings
 from .sampling import Sampling, read_sampling
-from .spans import Pipeline, Tracing
+from .spans import Losses, Pipeline, Tracing
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace.export import SpanExporter
 
     from .pipeline import CountedProcessor
@@ -132,11 +133,39 @@ def _applications_provider() -> TracerProvider | None:
 def _otlp_protocol(environ: Mapping[str, str]) -> str | None:
     """Give the OTLP protocol that the environment asks for; None where it asks for no OTLP."""
     exporters = {each.strip() for each in environ.get("OTEL_TRACES_EXPORTER", "").lower().split(",") if each.strip()}
-    endpoint = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-    if "otlp" not in exporters and (exporters or not endpoint):
+    named = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    if "otlp" not in exporters and (exporters or not named):
         return None
     protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
     return (protocol or "http/protobuf").strip().lower()
+
+
+def export_again(spans: Iterable[ReadableSpan], timeout: float) -> Losses:
+    """Export spans to the OTLP endpoint that the environment names, and say what became of them.
+
+    Args:
+        spans: ended ones.
+        timeout: seconds that it may take; blocks, so never call it on an event loop.
+
+    Raises:
+        ConfigurationError: no endpoint is named.
+    """
+    protocol = _otlp_protocol(os.environ)
+    if protocol is None:
+        raise ConfigurationError(
+            "no OTLP endpoint is named, so there is nowhere to export to; set OTEL_EXPORTER_OTLP_ENDPOINT"
+        )
+    pipeline = _otlp_pipeline(protocol, os.environ)
+    for span in spans:
+        pipeline.on_end(span)
+    pipeline.close(timeout)
+    return pipeline.losses()
+
+
+def endpoint() -> str:
+    """Give the OTLP endpoint that the environment names; "" where it names none."""
+    environ = os.environ
+    return environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or ""
 
 
 def _otlp_pipeline(protocol: str, environ: Mapping[str, str]) -> CountedProcessor:

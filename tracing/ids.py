@@ -21,14 +21,17 @@ WAIT = ("wait",)
 """Begin of the path of a wait that is no step of the definition, e.g. `wait, lock`."""
 
 
-def trace_id(namespace: str, saga_id: str, epoch: int = 0) -> int:
+def trace_id(namespace: str, saga_id: str, epoch: int = 0, view: str = "") -> int:
     """Derive the id of a saga's trace.
 
     Args:
         namespace: keeps two deployments apart in one Jaeger; may be empty.
         saga_id: the saga's public name, with `~run` from run 2 on.
-        epoch: raised when a finished saga reopens (ruling R11); 0 adds nothing to the hash.
+        epoch: raised when a finished saga reopens (ruling R11), and every day; 0 adds nothing to the hash.
+        view: of a saga that is emitted again, so that it cannot mix with what was emitted before; "" adds nothing.
     """
+    if view:
+        return _digest(16, "trace", namespace, saga_id, str(epoch), "view", view)
     if epoch:
         return _digest(16, "trace", namespace, saga_id, str(epoch))
     return _digest(16, "trace", namespace, saga_id)

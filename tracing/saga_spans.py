@@ -103,6 +103,7 @@ class SagaStory:
         origin: `traceparent` of the start event.
         sampled: the saga's one decision, `Sampling.decide`.
         always: it is shown although it was not sampled: it failed, or was slow.
+        view: names the emission where it is not the first one; it has a trace of its own then.
         steps: what has ended in this epoch, in the order of the history.
     """
 
@@ -119,6 +120,7 @@ class SagaStory:
     origin: str | None = None
     sampled: bool = True
     always: bool = False
+    view: str = ""
     steps: tuple[StepStory, ...] = ()
 
 
@@ -212,7 +214,7 @@ def _started(story: SagaStory, resource: Resource) -> list[ReadableSpan]:
             links=_links_back(story, origin),
         )
     ]
-    if origin is not None and origin.trace_flags.sampled and not story.epoch:
+    if origin is not None and origin.trace_flags.sampled and not story.epoch and not story.view:
         anchor = _identity(story)
         anchor["saga.trace_id"] = f"{trace:032x}"
         spans.append(
@@ -294,7 +296,8 @@ def _root(story: SagaStory, resource: Resource) -> ReadableSpan:
 
 
 def _root_of(story: SagaStory) -> tuple[int, int]:
-    return trace_id(story.namespace, story.saga_id, story.epoch), span_id(story.namespace, story.saga_id, *ROOT)
+    trace = trace_id(story.namespace, story.saga_id, story.epoch, story.view)
+    return trace, span_id(story.namespace, story.saga_id, *ROOT)
 
 
 def _identity(story: SagaStory) -> Attributes:
@@ -305,10 +308,13 @@ def _links_back(story: SagaStory, origin: SpanContext | None) -> list[Link]:
     links = []
     if origin is not None:
         links.append(Link(origin, {"saga.link": "origin"}))
+    root = span_id(story.namespace, story.saga_id, *ROOT)
     if story.epoch:
-        before = trace_id(story.namespace, story.saga_id, story.epoch - 1)
-        root = span_id(story.namespace, story.saga_id, *ROOT)
+        before = trace_id(story.namespace, story.saga_id, story.epoch - 1, story.view)
         links.append(Link(SpanContext(before, root, True, SAMPLED), {"saga.link": "previous"}))
+    if story.view:
+        first = trace_id(story.namespace, story.saga_id, story.epoch)
+        links.append(Link(SpanContext(first, root, True, SAMPLED), {"saga.link": "first"}))
     return links
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ..cli.shell import Shell
 from ..cli.status import status
-from ..cli.trace import trace
+from ..cli.trace import draw
 from ..instance import Instance
 from ..words import Phase, StepState
 from .books import Books, Check
@@ -57,7 +57,7 @@ async def end(shell: Shell, books: Books, checks: Sequence[Check], folder: Path)
         shell.show()
         await status(key, shell=here)
         shell.show()
-        await trace(key, shell=here)
+        await draw(key, shell=here)
         shell.hint(_next(key, folder))
     wrong = [check for check in checks if not check.holds]
     if wrong:

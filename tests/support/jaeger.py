@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 
-from choreo.tracing.tree import AttributeValue, EventRow, LinkRow, Node, SpanRow, build_tree
+from choreo.tracing.otlp_json import read_otlp_json
+from choreo.tracing.tree import Node, SpanRow, build_tree
 
 from .cache import cached
 from .go import build, go_version
@@ -29,8 +29,6 @@ VERSION = "v1.76.0"
 CONFIG = Path(__file__).parent.parent.parent / "compose" / "jaeger.yaml"
 _MODULE = f"github.com/jaegertracing/jaeger@{VERSION}"
 _START_SECONDS = 30
-_KINDS = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
-_STATUS = ("UNSET", "OK", "ERROR")
 
 
 def jaeger_binary() -> Path:
@@ -121,13 +119,7 @@ class JaegerServer(Server):
         if answer.status_code == 404:
             return []
         answer.raise_for_status()
-        rows = []
-        for resource_spans in answer.json()["result"]["resourceSpans"]:
-            service = str(_attributes(resource_spans["resource"]).get("service.name", ""))
-            for scope_spans in resource_spans["scopeSpans"]:
-                # Where every span of a scope was a duplicate, there is no list.
-                rows += [_row(span, service) for span in scope_spans.get("spans", ())]
-        return rows
+        return read_otlp_json(answer.json()["result"])
 
     def tree(self, trace_id: int | str) -> list[Node]:
         """Give a trace as a tree."""
@@ -142,43 +134,6 @@ class JaegerServer(Server):
             return httpx.get(f"http://127.0.0.1:{self._health}/status", trust_env=False).status_code == 200
         except httpx.TransportError:
             return False
-
-
-def _row(span: Mapping[str, Any], service: str) -> SpanRow:
-    status = span.get("status", {})
-    return SpanRow(
-        span["traceId"],
-        span["spanId"],
-        span.get("parentSpanId") or None,
-        span["name"],
-        _KINDS[span.get("kind", 0)],
-        service,
-        int(span["startTimeUnixNano"]) // 1_000,
-        int(span["endTimeUnixNano"]) // 1_000,
-        _STATUS[status.get("code", 0)],
-        status.get("message", ""),
-        _attributes(span),
-        tuple(LinkRow(link["traceId"], link["spanId"], _attributes(link)) for link in span.get("links", ())),
-        tuple(
-            EventRow(event["name"], int(event["timeUnixNano"]) // 1_000, _attributes(event))
-            for event in span.get("events", ())
-        ),
-    )
-
-
-def _attributes(of: Mapping[str, Any]) -> dict[str, AttributeValue]:
-    # What Jaeger remarks by itself (a span without length, a copy) differs from one reading to the next.
-    return {
-        pair["key"]: _value(pair["value"]) for pair in of.get("attributes", ()) if pair["key"] != "@jaeger@warnings"
-    }
-
-
-def _value(value: Mapping[str, Any]) -> AttributeValue:
-    ((kind, content),) = value.items()
-    if kind == "arrayValue":
-        return [str(_value(each)) for each in content.get("values", ())]
-    number: AttributeValue = int(content) if kind == "intValue" else content
-    return number
 
 
 def _addresses(server: JaegerServer) -> str:

@@ -46,6 +46,11 @@ def test_span_ids_are_frozen(namespace: str, saga_id: str, path: tuple[str, ...]
     assert f"{span_id(namespace, saga_id, *path):016x}" == expected
 
 
+def test_a_view_is_frozen_and_another_trace_than_any_epoch() -> None:
+    assert f"{trace_id('', 'fulfilment/4711', 0, 'again/7'):032x}" == "e15c0f5717dd9ca8df547d01c7d5a929"
+    assert trace_id("", "x", 1, "again/7") != trace_id("", "x", 0, "again/7") != trace_id("", "x", 0, "again/8")
+
+
 def test_the_documented_bytes_give_the_same_ids() -> None:
     """The example of docs/tracing.md, spelled out byte by byte."""
     data = b"\x00\x00\x00\x05trace" + b"\x00\x00\x00\x00" + b"\x00\x00\x00\x0ffulfilment/4711"
