@@ -33,6 +33,7 @@ from .partitioner import partition_for
 from .sending import Joiner, check_records, check_spec, topic_missing
 from .settings import Settings
 from .transport import Begin, Consumer, GroupInfo, Listener, TopicInfo, TopicSpec
+from .uninstrumented import plain
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -269,7 +270,7 @@ class KafkaTransport:
                     reader.seek(place, begins[place])
             quiet = 0.0
             while left:
-                batch = await self.ask(lambda: reader.getmany(timeout_ms=round(FETCH * 1000)))
+                batch = await self.ask(lambda: plain(reader.getmany)(timeout_ms=round(FETCH * 1000)))
                 quiet = 0.0 if batch else quiet + FETCH
                 if quiet > self._patience:
                     raise self.failed(f"does not give the records of topic {topic!r}", TimeoutError())

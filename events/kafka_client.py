@@ -17,6 +17,7 @@ from .embedded import Offsets, commit_refused, position_lost
 from .envelope import Delivery, TopicPartition
 from .errors import ChoreoError, PositionLost
 from .kafka_member import Found, KafkaMember
+from .uninstrumented import plain
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -83,12 +84,13 @@ class KafkaClient(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka h
         By itself the client gives all that it has of one partition before it comes to the next.
         """
         found: dict[Place, list[Any]] = {}
+        getmany = plain(self._kafka.getmany)
         if self._crowded:
             for left, place in zip(range(len(own), 0, -1), own, strict=True):
                 if (only and place not in only) or most <= 0:
                     continue
                 try:
-                    more = await self._kafka.getmany(place, timeout_ms=0, max_records=-(-most // left))
+                    more = await getmany(place, timeout_ms=0, max_records=-(-most // left))
                 except kafka_errors.KafkaError:
                     if found:
                         break  # it is met again, and what was taken is not lost
@@ -99,7 +101,7 @@ class KafkaClient(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka h
                 self._crowded = most <= 0
                 return found
         share = -(-most // max(1, len(own))) if self._crowded else most
-        found = await self._kafka.getmany(*only, timeout_ms=round(timeout * 1000), max_records=share)
+        found = await getmany(*only, timeout_ms=round(timeout * 1000), max_records=share)
         self._crowded = sum(map(len, found.values())) >= share
         return found
 
