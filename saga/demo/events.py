@@ -106,6 +106,16 @@ class PaymentRefunded(ShopEvent, topic="payment"):
     """The money is back, or was never taken."""
 
 
+# ---- fraud --------------------------------------------------------------------------------------------------------
+
+
+class FraudSuspected(Event, topic="fraud", key="customer"):
+    """Too many of a customer's cards were declined. Said by the fraud check (`fraud.py`), where it runs."""
+
+    customer: str
+    orders: list[str]
+
+
 # ---- shipping -----------------------------------------------------------------------------------------------------
 
 

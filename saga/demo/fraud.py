@@ -1,8 +1,8 @@
 """The shop's fraud check, as a Faust agent: who has three cards declined within ten minutes is suspected.
 
-It needs Kafka and the extra `faust`: `faust -A choreo.saga.demo.fraud worker`. The shop does not know of it.
+It needs Kafka and the extra `faust`: `faust -A choreo.saga.demo.fraud worker`. The shop runs without it just as well.
 
-    PaymentDeclined (by order) -> sort -> CardDeclined (by customer) -> watch -> FraudSuspected
+    PaymentDeclined (by order) -> sort -> CardDeclined (by customer) -> watch -> FraudSuspected -> payment
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 from ...events.event import Event
 from ...services.faust import App, Stream
-from .events import PaymentDeclined
+from .events import FraudSuspected, PaymentDeclined
 
 LIMIT = 3
 """Orders with a declined card, within the window, that make a customer suspect."""
@@ -26,13 +26,6 @@ class CardDeclined(Event, topic="fraud.cards", key="customer"):
 
     customer: str
     order_id: str
-
-
-class FraudSuspected(Event, topic="fraud", key="customer"):
-    """Too many of a customer's cards were declined."""
-
-    customer: str
-    orders: list[str]
 
 
 app = App("fraud")

@@ -26,6 +26,7 @@ from .events import (
     CarrierBooked,
     CarrierCancelled,
     CarrierRefused,
+    FraudSuspected,
     OrderCancelled,
     OrderFulfilled,
     OrderPlaced,
@@ -177,6 +178,8 @@ ledger = Table(
     Column("cents", Integer, nullable=False),
 )
 """Every movement of money: captured or refunded."""
+suspects = Table("suspects", _payment_tables, Column("customer", String(64), primary_key=True))
+"""Customers of whom no card is taken any more."""
 
 payment = Service("payment", tables=_payment_tables)
 
@@ -187,13 +190,22 @@ class CardNetworkError(Exception):
 
 @payment.on(OrderPlaced, retry=Retry(attempts=3, first="100ms", most="1s"))
 async def charge(placed: OrderPlaced, tx: Transaction) -> PaymentCaptured | PaymentDeclined:
-    """Charge the card."""
-    if placed.card == DECLINED:
+    """Charge the card, unless the bank declines it, or its customer is suspect."""
+    found = await tx.execute(suspects.select().where(suspects.c.customer == placed.customer))
+    if placed.card == DECLINED or found.first() is not None:
         return PaymentDeclined(order_id=placed.order_id, customer=placed.customer)
     await tx.execute(insert(ledger).values(order_id=placed.order_id, kind="captured", cents=_cents(placed)))
     if placed.card == CRASHES:
         raise CardNetworkError("no route to the bank of this card")
     return PaymentCaptured(order_id=placed.order_id, amount=placed.total)
+
+
+@payment.on(FraudSuspected)
+async def distrust(suspected: FraudSuspected, tx: Transaction) -> None:
+    """Take no card of this customer any more; where no fraud check runs, nobody is ever suspect."""
+    known = await tx.execute(suspects.select().where(suspects.c.customer == suspected.customer))
+    if known.first() is None:
+        await tx.execute(insert(suspects).values(customer=suspected.customer))
 
 
 @payment.on(RefundPayment, undoes=charge)
