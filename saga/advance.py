@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from . import pausing, promise
+from . import holding, pausing, promise
 from .answers import Answers
 from .children import UNDONE
 from .definition import Definition
@@ -150,6 +150,8 @@ def advance(definition: Definition, instance: Instance, input_: Input, now: int)
             assert_never(input_)
     move.settle()
     move.tell_parent(instance.phase)
+    if copy.paused is not None:
+        holding.keep(move, input_)
     return move.transition()
 
 

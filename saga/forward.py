@@ -24,7 +24,7 @@ class Forward(Backward):
 
     def settle(self) -> None:
         """Make every move that follows by itself: open what is ready, let go of what is unwanted, undo, end."""
-        if self.instance.waits_for_lock:
+        if self.instance.waits_for_lock or self.instance.paused is not None:
             return
         while self.instance.phase is Phase.RUNNING and self._go_on():
             pass
@@ -200,6 +200,8 @@ class Forward(Backward):
             step.early = True  # it may turn out that nobody wants it
             step.conclude(state, self.now)
             return
+        if self.instance.paused is not None:
+            return  # what it leads to is decided when the saga goes on
         self._failed_for_good(plan, step, error, message, event)
 
     def _failed_for_good(self, plan: StepPlan, step: Step, error: str, message: str, event: str | None) -> None:

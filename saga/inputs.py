@@ -106,7 +106,9 @@ class Elapsed:
     until: int
 
 
-OperatorKind = Literal["cancel", "retry-undo", "mark-undone", "approve", "reject", "dismiss"]
+OperatorKind = Literal[
+    "cancel", "retry-undo", "mark-undone", "approve", "reject", "dismiss", "pause", "resume", "retry", "skip"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ class Operator:
         kind: what to do.
         by, reason: who and why, for the record.
         step: for `retry-undo` and `mark-undone`; None means every step whose undo failed. For `approve` and `reject`;
-            None means the one that waits.
+            None means the one that waits. For `retry`; None means the one that failed. For `skip`, always.
     """
 
     id: str

@@ -159,6 +159,14 @@ class Waiting(NamedTuple):
     output: str
 
 
+class Hold(NamedTuple):
+    """That a person has paused a saga: since when, who, and why."""
+
+    at: int
+    by: str
+    reason: str
+
+
 class Doubt(NamedTuple):
     """An event that came in vain, about which a person is asked: which, how it came, a sentence, and since when."""
 
@@ -207,6 +215,8 @@ class Instance:
         parent: the saga that has begun it.
         undo_asked: the command by which its parent undoes it.
         told: what it has told its parent last.
+        paused: that a person has paused it.
+        held: what is to be published once they resume it.
     """
 
     type: str
@@ -239,6 +249,8 @@ class Instance:
     told: str | None = None
     rotation: int | None = None
     turned: list[int] = field(default_factory=list)
+    paused: Hold | None = None
+    held: list[Waiting] = field(default_factory=list)
 
     @property
     def id(self) -> str:
@@ -261,6 +273,11 @@ class Instance:
         return None if self.lock is None else self.lock.until
 
     @property
+    def still(self) -> bool:
+        """Whether its timers stand still: something waits for its code, or a person has paused it."""
+        return bool(self.waiting) or self.paused is not None
+
+    @property
     def next_due(self) -> int | None:
         """When the earliest of its timers is due, its trace's included; none while something waits for its code."""
         turn, due = self.turn_due, self.next_step_due
@@ -269,14 +286,14 @@ class Instance:
     @property
     def turn_due(self) -> int | None:
         """When its trace is long enough and goes on in another one."""
-        if self.rotation is None or self.phase.ended or self.waiting:
+        if self.rotation is None or self.phase.ended or self.still:
             return None
         return (self.turned[-1] if self.turned else self.opened_at) + self.rotation
 
     @property
     def next_step_due(self) -> int | None:
         """When the earliest timer is due that changes more than its trace."""
-        if self.phase.ended or self.waiting:
+        if self.phase.ended or self.still:
             return None
         due = [at for step in self.steps.values() for at in step.timers()]
         if self.deadline_at is not None and self.phase is Phase.RUNNING:
@@ -288,7 +305,7 @@ class Instance:
     @property
     def limit_due(self) -> int | None:
         """When the earliest limit of the running saga passes: what would start its compensation."""
-        if self.phase is not Phase.RUNNING or self.waiting:
+        if self.phase is not Phase.RUNNING or self.still:
             return None
         limits = [step.limit_at for step in self.steps.values() if step.limit_at is not None]
         if self.deadline_at is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from pydantic import ValidationError
 from sqlalchemy import Connection, Select, insert, or_, select, update
@@ -16,9 +16,12 @@ from ..events.ids import derived_id, new_id
 from . import audit, moving, store, ticks, timers
 from .audit import Who
 from .batch import Batch
-from .inputs import Operator
+from .inputs import Operator, OperatorKind
 from .knowledge import Knowledge
 from .names import parse_saga_id
+from .needs import needed_by
+from .occurrence import base_of
+from .outputs import read_output
 from .schedule import tick_name
 from .starting import start_record
 from .tables import command, sent
@@ -29,6 +32,9 @@ REFUSED = "refused"
 
 _MOST = 200
 FAR = 1 << 62
+ON_ONE = frozenset(get_args(OperatorKind))
+"""What is asked of one saga."""
+
 _UNTOLD = frozenset(("data", "sagas", "hash"))
 """Arguments that no audit repeats: payloads, and what is there already."""
 
@@ -173,7 +179,7 @@ def _apply(batch: Batch, asked: Asked) -> str:
             held = update(sent).where(sent.c.release_at.isnot(None)).values(release_at=FAR)
             batch.connection.execute(held)
             return "compensation is stopped; `saga resume` lets it go on"
-        case "resume":
+        case "resume" if asked.saga_id is None:
             store.set_switch(batch.connection, timers.UNDO, "", batch.now, asked.by)
             timers.let_through(batch.connection, batch.now, asked.by)
             batch.connection.execute(update(sent).where(sent.c.release_at == FAR).values(release_at=batch.now))
@@ -185,7 +191,7 @@ def _apply(batch: Batch, asked: Asked) -> str:
             row = ticks.resume(batch.connection, str(asked.arguments.get("type")), asked.by, asked.reason, batch.now)
             following = "never" if row.next_at is None else tick_name(row.next_at)
             return f"the schedule of {row.type} goes on, next {following}"
-        case "cancel" | "retry-undo" | "mark-undone" | "approve" | "reject" | "dismiss":
+        case _ if asked.kind in ON_ONE:
             return _operate(batch, asked)
         case moving.KIND:
             return moving.apply(batch, asked.saga_id or "", asked.arguments, asked.by, asked.reason)
@@ -199,10 +205,19 @@ def _operate(batch: Batch, asked: Asked) -> str:
     if work is None:
         raise Refused(f"there is no saga {asked.saga_id}")
     input_ = Operator(asked.id, asked.kind, asked.by, asked.reason, asked.arguments.get("step"))  # type: ignore[arg-type]
+    step = input_.step or ""
+    declaration = batch.knowledge.declarations.get((name.type, work.instance.version))
+    if asked.kind == "skip" and declaration is not None and base_of(step) in declaration.definition.by_name:
+        if missing := needed_by(declaration, work.instance, step):
+            raise Refused(f"{step} cannot be skipped: {missing}")
+    if asked.kind == "resume":
+        work.causes = {read_output(each.output): each.cause for each in work.instance.held}
     transition = batch.apply(work, input_)
+    work.causes = {}
     if transition.verdict == "ignored":
         raise Refused(transition.reason)
-    return f"{work.instance.id} is {work.instance.phase}"
+    paused = ", paused" if work.instance.paused is not None else ""
+    return f"{work.instance.id} is {work.instance.phase}{paused}"
 
 
 def _start(batch: Batch, asked: Asked) -> str:

@@ -29,7 +29,7 @@ def hold(move: Move, input_: Unloaded) -> None:
         f"version {instance.version} of {instance.type} is loaded nowhere; run it with `saga run`",
     )
     for output in map(read_output, input_.outputs):
-        _tell(move, output, f"paused: {_called(output)} waits for the code")
+        tell(move, output, f"paused: {_called(output)} waits for the code")
 
 
 def release(move: Move, _: Loaded) -> None:
@@ -42,12 +42,12 @@ def release(move: Move, _: Loaded) -> None:
     instance.conditions.pop(Condition.PAUSED, None)
     for each in waiting:
         output = read_output(each.output)
-        if _wanted(move, output):
+        if wanted(move, output):
             _give_time(move, output, move.now - each.at)
             move.outputs.append(output)
-            _tell(move, output, f"the code is loaded: {_called(output)} goes out")
+            tell(move, output, f"the code is loaded: {_called(output)} goes out")
         else:
-            _tell(move, output, f"{_called(output)} is dropped: nobody waits for it any more")
+            tell(move, output, f"{_called(output)} is dropped: nobody waits for it any more")
 
 
 def divided(outputs: Sequence[Output]) -> tuple[list[Output], tuple[str, ...]]:
@@ -56,7 +56,8 @@ def divided(outputs: Sequence[Output]) -> tuple[list[Output], tuple[str, ...]]:
     return again, tuple(write_output(output) for output in outputs if output not in again)
 
 
-def _tell(move: Move, output: Output, reason: str) -> None:
+def tell(move: Move, output: Output, reason: str) -> None:
+    """Note in the history what becomes of an output."""
     step = None if isinstance(output, (Announce, Tell)) else output.step
     state = move.instance.phase if step is None else move.instance.steps[step].state
     move.changes.append(Change(step, state, reason))
@@ -66,7 +67,8 @@ def _called(output: Output) -> str:
     return f"{output.kind}=" if isinstance(output, Ask) else output.type
 
 
-def _wanted(move: Move, output: Output) -> bool:
+def wanted(move: Move, output: Output) -> bool:
+    """Whether what was kept is of use still."""
     if isinstance(output, (Announce, Tell)):
         return True
     if isinstance(output, Ask):

@@ -8,15 +8,25 @@ from .inputs import (
     Change,
     Operator,
 )
+from .mending import Mending
 from .occurrence import base_of
 from .words import Condition, StepState
 
 
-class People(Cancelling):
+class People(Cancelling, Mending):
     """Decides which moves a person's command calls for."""
 
     def operate(self, command: Operator) -> None:
-        answers = {"cancel": self._cancel, "approve": self._answer, "reject": self._answer, "dismiss": self._dismiss}
+        answers = {
+            "cancel": self._cancel,
+            "approve": self._answer,
+            "reject": self._answer,
+            "dismiss": self._dismiss,
+            "pause": self._pause,
+            "resume": self._resume,
+            "retry": self._retry,
+            "skip": self._skip,
+        }
         if command.kind in answers:
             answers[command.kind](command)
             return

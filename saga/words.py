@@ -67,4 +67,6 @@ class Condition(StrEnum):
     WAITING_FOR_PERSON = "WaitingForPerson"
     PAUSED = "Paused"
     """The code of its version is loaded nowhere: it takes in events, and what it would send waits."""
+    HELD = "Held"
+    """A person has paused it: it takes in events, nothing follows from them, and its timers stand still."""
     TRACE_INCOMPLETE = "TraceIncomplete"
