@@ -151,7 +151,7 @@ def advance(definition: Definition, instance: Instance, input_: Input, now: int)
     move.settle()
     move.tell_parent(instance.phase)
     if copy.paused is not None:
-        holding.keep(move, input_)
+        holding.keep(move, input_, instance)
     return move.transition()
 
 

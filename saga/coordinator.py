@@ -390,7 +390,7 @@ class Coordinator:
         if due.fires:
             await self._transact(self._fire)
         if due.asked:
-            await self._transact(_obey)
+            await self._transact(operators.obey)
         await self._sweeper.step(due.now, lambda connection: min(self._until(connection).values(), default=0))
         await self._positions.commit()
         if asyncio.get_running_loop().time() >= self._catalog_until:
@@ -470,10 +470,3 @@ class Coordinator:
         members = (await self._transport.group(self.group)).members
         await self._database.write(lambda c: loaded.prune(c, self.group, members, self._database.now(c)))
         self._catalog_until = asyncio.get_running_loop().time() + _CATALOG
-
-
-def _obey(batch: Batch) -> None:
-    asked = operators.take(batch.connection, batch.knowledge.declarations)
-    batch.load_keys(operators.keys_of(asked))
-    for each in asked:
-        operators.apply(batch, each)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from . import loaded, operators, queues, store, ticks, timers
+from . import jobs, loaded, operators, queues, store, ticks, timers
 from .knowledge import Knowledge
 
 
@@ -36,7 +36,7 @@ def look(connection: Connection, now: int, knowledge: Knowledge) -> Due:
     return Due(
         now,
         fires,
-        operators.any_pending(connection, knowledge.declarations),
+        operators.any_pending(connection, knowledge.declarations) or jobs.any_due(connection, now),
         bool(loaded.paused(connection, knowledge.declarations, 1)),
     )
 
@@ -47,6 +47,7 @@ def quiet(connection: Connection, soon: int, knowledge: Knowledge) -> bool:
         _comes_round(connection, soon, knowledge)
         or loaded.paused(connection, knowledge.declarations, 1)
         or operators.any_pending(connection, knowledge.declarations)
+        or jobs.any_due(connection, soon)
     )
 
 

@@ -1,4 +1,4 @@
-"""A person pauses a saga: what happens is remembered, nothing follows from it, and time stands still until they resume it.
+"""A person pauses a saga: what happens is remembered, nothing follows from it, and its time stands still.
 
 Pure, called by `advance`. Events are taken in as ever: steps get done, fail or answer their undo. But no step opens, no
 step's failure leads to anything, nothing is undone and the saga does not end, for `settle` makes no move. What one of
@@ -11,10 +11,12 @@ from dataclasses import replace
 
 from .forward import Forward
 from .inputs import Change, Input, Operator, Tell, input_id
-from .instance import Hold, Waiting
+from .instance import Hold, Instance, Waiting
 from .outputs import read_output, write_output
 from .pausing import tell, wanted
-from .words import Condition, StepState
+from .words import Condition, Phase, StepState
+
+_TIMERS = ("limit_at", "send_at", "undo_limit_at", "undo_send_at")
 
 
 class Holding(Forward):
@@ -46,18 +48,8 @@ class Holding(Forward):
         self._decide_failures()
 
     def _move_timers(self, hold: Hold) -> None:
-        """Give every timer the time that it has stood still: since the pause, or since it was set within it."""
-        instance, now = self.instance, self.now
-        for step in instance.steps.values():
-            still = now - max(hold.at, step.since)
-            for name in ("limit_at", "send_at", "undo_limit_at", "undo_send_at"):
-                at = getattr(step, name)
-                if at is not None:
-                    setattr(step, name, at + still)
-        if instance.deadline_at is not None:
-            instance.deadline_at += now - hold.at
-        if (lock := instance.lock) is not None and lock.until is not None:
-            instance.lock = replace(lock, until=lock.until + now - max(hold.at, lock.since))
+        """Give every timer the time that it has stood still: within a pause they are kept as of its beginning."""
+        _shift(self.instance, self.now - hold.at)
 
     def _let_out(self) -> None:
         held, self.instance.held = self.instance.held, []
@@ -76,16 +68,43 @@ class Holding(Forward):
                 continue
             if step.given_up is not None or step.early or (plan.pivot and not step.certain):
                 continue
-            if self.instance.phase.value == "RUNNING":
+            if self.instance.phase is Phase.RUNNING:
                 event = step.failed.id if step.failed is not None else None
                 self._failed_for_good(plan, step, step.error or "", step.message or "", event)
 
 
-def keep(move: Holding, input_: Input) -> None:
-    """Keep what a paused saga would send; what a parent is told is no move of the saga, and goes out."""
-    instance = move.instance
+def keep(move: Holding, input_: Input, before: Instance) -> None:
+    """Keep what a paused saga would send; what a parent is told is no move of the saga, and goes out.
+
+    Args:
+        move: what the input has led to.
+        input_: the input.
+        before: the saga before it.
+    """
+    instance, hold = move.instance, move.instance.paused
+    assert hold is not None
     cause = input_id(input_, instance.seq)
     kept = [each for each in move.outputs if not isinstance(each, Tell)]
     if kept:
         instance.held = [*instance.held, *(Waiting(move.now, cause, write_output(each)) for each in kept)]
         move.outputs = [each for each in move.outputs if isinstance(each, Tell)]
+    _shift(instance, hold.at - move.now, before)
+
+
+def _shift(instance: Instance, by: int, unlike: Instance | None = None) -> None:
+    """Move a saga's timers, or only those that are not what they were."""
+    if by == 0:
+        return
+    for name, step in instance.steps.items():
+        was = None if unlike is None else unlike.steps.get(name)
+        for timer in _TIMERS:
+            at = getattr(step, timer)
+            if at is not None and (was is None or at != getattr(was, timer)):
+                setattr(step, timer, at + by)
+    deadline, lock = instance.deadline_at, instance.lock
+    if deadline is not None and (unlike is None or deadline != unlike.deadline_at):
+        instance.deadline_at = deadline + by
+    if lock is not None and lock.until is not None:
+        was_lock = None if unlike is None else unlike.lock
+        if was_lock is None or lock.until != was_lock.until:
+            instance.lock = replace(lock, until=lock.until + by)

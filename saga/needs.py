@@ -25,7 +25,9 @@ def needed_by(declaration: Declaration, instance: Instance, step: str) -> str:
         step: which.
     """
     name = base_of(step)
-    own = [declaration.events[type_] for type_ in declaration.definition.by_name[name].done if type_ in declaration.events]
+    own = [
+        declaration.events[type_] for type_ in declaration.definition.by_name[name].done if type_ in declaration.events
+    ]
     for type_, where, sources in _made_later(declaration, instance, name):
         cls = declaration.events[type_]
         for field, info in cls.model_fields.items():
@@ -45,10 +47,10 @@ def _made_later(
     start = [declaration.events[type_] for type_ in definition.start]
     for plan in definition.steps:
         later = plan.name != name and plan.each is None and plan.name in definition.descendants[name]
-        if later and plan.send is not None and instance.steps[plan.name].state is StepState.PENDING:
-            if _by_name(declaration, plan.send):
-                before = [each for each in definition.steps if each.name in definition.ancestors[plan.name]]
-                yield plan.send, f"step {plan.name}", [*start, *_told(declaration, before, name)]
+        pending = instance.steps[plan.name].state is StepState.PENDING
+        if later and pending and plan.send is not None and _by_name(declaration, plan.send):
+            before = [each for each in definition.steps if each.name in definition.ancestors[plan.name]]
+            yield plan.send, f"step {plan.name}", [*start, *_told(declaration, before, name)]
     if definition.completed is not None and _by_name(declaration, definition.completed):
         yield definition.completed, "its end", [*start, *_told(declaration, definition.steps, name)]
 

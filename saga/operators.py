@@ -13,10 +13,11 @@ from ..events.clock import system_clock
 from ..events.envelope import Record
 from ..events.errors import ConfigurationError, EventError, Refused
 from ..events.ids import derived_id, new_id
-from . import audit, moving, store, ticks, timers
+from . import audit, jobs, moving, store, ticks, timers
 from .audit import Who
 from .batch import Batch
 from .inputs import Operator, OperatorKind
+from .instance import Instance
 from .knowledge import Knowledge
 from .names import parse_saga_id
 from .needs import needed_by
@@ -145,6 +146,15 @@ def keys_of(asked: Iterable[Asked]) -> set[tuple[str, str]]:
     return found
 
 
+def obey(batch: Batch) -> None:
+    """Apply what people ask for, of one saga or of many."""
+    jobs.feed(batch.connection, batch.now)
+    asked = take(batch.connection, batch.knowledge.declarations)
+    batch.load_keys(keys_of(asked))
+    for each in asked:
+        apply(batch, each)
+
+
 def apply(batch: Batch, asked: Asked) -> None:
     """Apply one command within a batch and write its answer."""
     try:
@@ -160,7 +170,7 @@ def apply(batch: Batch, asked: Asked) -> None:
     audit.record(
         batch.connection,
         asked.kind,
-        audit.asked_by(batch.connection, asked.id) or Who(asked.by),
+        audit.asked_by(batch.connection, str(asked.arguments.get("job") or asked.id)) or Who(asked.by),
         outcome=answered.state,
         target=asked.saga_id or asked.arguments.get("type"),
         reason=asked.reason,
@@ -205,11 +215,8 @@ def _operate(batch: Batch, asked: Asked) -> str:
     if work is None:
         raise Refused(f"there is no saga {asked.saga_id}")
     input_ = Operator(asked.id, asked.kind, asked.by, asked.reason, asked.arguments.get("step"))  # type: ignore[arg-type]
-    step = input_.step or ""
-    declaration = batch.knowledge.declarations.get((name.type, work.instance.version))
-    if asked.kind == "skip" and declaration is not None and base_of(step) in declaration.definition.by_name:
-        if missing := needed_by(declaration, work.instance, step):
-            raise Refused(f"{step} cannot be skipped: {missing}")
+    if asked.kind == "skip":
+        _check_needs(batch, work.instance, input_.step or "")
     if asked.kind == "resume":
         work.causes = {read_output(each.output): each.cause for each in work.instance.held}
     transition = batch.apply(work, input_)
@@ -218,6 +225,15 @@ def _operate(batch: Batch, asked: Asked) -> str:
         raise Refused(transition.reason)
     paused = ", paused" if work.instance.paused is not None else ""
     return f"{work.instance.id} is {work.instance.phase}{paused}"
+
+
+def _check_needs(batch: Batch, instance: Instance, step: str) -> None:
+    """Refuse to go without a step that something later is made of; whoever has the code knows."""
+    declaration = batch.knowledge.declarations.get((instance.type, instance.version))
+    if declaration is None or base_of(step) not in declaration.definition.by_name:
+        return
+    if missing := needed_by(declaration, instance, step):
+        raise Refused(f"{step} cannot be skipped: {missing}")
 
 
 def _start(batch: Batch, asked: Asked) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .advance import advance
 from .definition import Definition
-from .inputs import Operator, Send
+from .inputs import Operator, OperatorKind, Send
 from .instance import Instance
 from .words import StepState
 
@@ -63,3 +63,32 @@ def cancel_plan(definition: Definition, instance: Instance, now: int) -> CancelP
     undone = {undo.step for sent in waves for undo in sent}
     kept = [name for name, step in before.items() if step.state is StepState.DONE and name not in undone]
     return CancelPlan(None, tuple(waves), tuple(kept))
+
+
+def tried(
+    definition: Definition,
+    instance: Instance,
+    kind: OperatorKind,
+    step: str | None,
+    by: str,
+    reason: str,
+    now: int,
+) -> tuple[str | None, list[str]]:
+    """Say what would come of a person's command, were it applied now.
+
+    Args:
+        definition, instance: of the saga as it stands.
+        kind, step, by, reason: the command.
+        now: the store's clock, microseconds.
+
+    Returns:
+        Why it would be refused, or None; and what would change.
+    """
+    transition = advance(definition, instance, Operator("try", kind, by, reason, step), now)
+    if transition.verdict == "ignored":
+        return transition.reason, []
+    told = [
+        f"{each.step or 'saga'} {each.state}{': ' + each.reason if each.reason else ''}" for each in transition.changes
+    ]
+    sent = [f"{each.type} goes out" for each in transition.outputs if isinstance(each, Send)]
+    return None, [*told, *sent]

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 
 from ..events.clock import SECOND, format_duration, to_datetime
 from ..tracing.ids import trace_id
-from . import family, fan_report
+from . import family, fan_report, pause_report
 from .definition import Definition, RetryPlan, StepPlan
 from .instance import Failure, Instance, Step
 from .names import kebab_case
@@ -130,6 +130,7 @@ def status(
             "observe_only": definition.observe_only,
         },
         "phase": instance.phase.value,
+        "paused": pause_report.told(instance),
         "step": instance.current_step,
         "started_at": rfc3339(instance.started_at),
         "updated_at": rfc3339(updated_at),

@@ -286,3 +286,36 @@ audit = Table(
     Index("choreo_audit_command", "command_id"),
 )
 """Who changed what and why, a chain of hashes (`audit`); `sealed` holds what can be erased without breaking it."""
+
+job = Table(
+    "choreo_job",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", String(24), nullable=False),
+    Column("arguments", Text, nullable=False),
+    Column("about", Text, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("rate", Integer, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("next_at", BigInteger),
+    Column("done_at", BigInteger),
+    Index("choreo_job_next", "next_at"),
+)
+"""What people ask of many sagas at once (`jobs`); `next_at` is when its next part is due, None where none is."""
+
+job_item = Table(
+    "choreo_job_item",
+    metadata,
+    Column("job_id", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("nth", Integer, nullable=False),
+    Column("command_id", Text),
+    Column("state", String(16), nullable=False),
+    Column("result", Text),
+    PrimaryKeyConstraint("job_id", "target"),
+    Index("choreo_job_item_nth", "job_id", "state", "nth"),
+)
+"""Each target of a job, once: that none is done twice is this table's primary key."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from ..events.catalog import BreakerAnnouncement, HandlerAnnouncement, ServiceAnnouncement
 from ..events.clock import format_duration
 from ..events.envelope import TopicPartition
+from . import pause_report
 from .advance import advance
 from .definition import Definition, StepPlan
 from .elapsing import TURNED
@@ -163,7 +164,8 @@ class _Why:
             )
         awaited = [(plan, step) for plan, step in self._steps() if step.open or step.state is StepState.COMPENSATING]
         waits = "; ".join(dict.fromkeys(_awaited(plan, step) for plan, step in awaited))
-        headline = f"{instance.id} is {instance.phase}" + (f" and waits for {waits}" if waits else "")
+        paused = ", paused by a person," if instance.paused is not None else ""
+        headline = f"{instance.id} is {instance.phase}{paused}" + (f" and waits for {waits}" if waits else "")
         reasons = [*self._general(queued), *self._noted()]
         for plan, step in awaited:
             reasons += self._of_step(plan, step, {(each.code, each.step) for each in reasons})
@@ -202,6 +204,10 @@ class _Why:
             found.append(_broker_down(around.trouble))
         elif around.coordinators and around.members(around.coordinators) == 0:
             found.append(_coordinator_down())
+        if instance.paused is not None:
+            told = pause_report.sentence(instance, self._now)
+            going = (f"saga resume {instance.id} --reason ...",)
+            found.append(Reason("Paused", told, since=instance.paused.at, remedies=going))
         if queued:
             found.append(Reason("Queued", f"asked for and not applied yet: {', '.join(queued)}; a coordinator does it"))
         if (instance.type, instance.version) in self._brakes.unloaded and Condition.PAUSED not in instance.conditions:
@@ -221,7 +227,7 @@ class _Why:
         """Tell what the saga itself has noted and what still holds it."""
         found = []
         for word, remark in self._instance.conditions.items():
-            if word in _NOTED:
+            if word in _NOTED or word == Condition.HELD:
                 continue
             code = remark.reason if word == Condition.WAITING_FOR_PERSON else str(word)
             told = f"{remark.message} ({remark.reason})" if code != remark.reason else remark.message
@@ -245,7 +251,10 @@ class _Why:
         if word == Condition.KEY_PARKED:
             return ("mend the handler: it is tried again by itself, and what waits behind it follows",)
         if word == Condition.WAITING_FOR_PERSON and code in ("PivotUnknown", "FailedAfterPivot"):
-            return (f"find out whether {step} happened; an answer that comes late still counts",)
+            again = f"mend it, then: saga retry {id_} --from {step} --reason ..."
+            plan = self._definition.by_name.get(step or "")
+            told = f"find out whether {step} happened; an answer that comes late still counts"
+            return (told, again) if plan is not None and plan.send is not None else (told,)
         return ()
 
     # ---- one step ----------------------------------------------------------------------------------------------

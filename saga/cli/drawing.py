@@ -12,6 +12,8 @@ from .. import report
 from ..family import relatives
 from ..inputs import Change
 from ..occurrence import unfold
+from ..pause_report import PAUSED
+from ..pause_report import sentence as pause_sentence
 from ..waterfall import Scale, axis, bar
 from .glyphs import phase_look, step_look
 from .shell import Shell
@@ -83,6 +85,8 @@ def next_commands(told: dict[str, Any]) -> str:
         commands = [f"saga {answer} {id_} {asked[0]['step']} --reason ..." for answer in ("approve", "reject")]
     elif asked and asked[0]["reason"] in ("Late", "Duplicate", "Unexpected"):
         commands = [f"saga dismiss {id_} --reason ...", f"saga cancel {id_} --reason ..."]
+    if told["paused"]:
+        commands.insert(0, f"saga resume {id_} --reason ...")
     if told["phase"] == "RUNNING":
         commands.append(f"saga cancel {id_} --reason ...")
     elif any(step["state"] == "UNDO_FAILED" and step["compensates"] for step in told["steps"]):
@@ -99,11 +103,12 @@ def next_commands(told: dict[str, Any]) -> str:
 def _head(shell: Shell, view: View, width: int) -> list[Text]:
     told, observed, instance = view.told, view.observed, view.found.instance
     person = any(condition["type"] == "WaitingForPerson" for condition in told["conditions"])
-    look = phase_look(told["phase"], waits_for_person=person)
+    phase = PAUSED if told["paused"] else told["phase"]
+    look = phase_look(phase, waits_for_person=person and not told["paused"])
     title = Text.assemble((look.glyph, look.style), " ", (told["id"], "bold"))
-    room = min(width, 100) - title.cell_len - len(told["phase"])
+    room = min(width, 100) - title.cell_len - len(phase)
     title.append(" " * max(2, room))
-    title.append(told["phase"], f"bold {look.style}")
+    title.append(phase, f"bold {look.style}")
     _one_line(title)
     style = shell.time or "local"
     started = show_time(instance.started_at, style, observed.at)
@@ -120,6 +125,8 @@ def _head(shell: Shell, view: View, width: int) -> list[Text]:
     ]
     room = shell.out.width - _INDENT
     cause = told["cause"]
+    if told["paused"]:
+        lines += _field("paused", f"{pause_sentence(instance, observed.at)} (it was {told['phase']})", room)
     if cause is not None:
         lines += _field("because", _because(cause), room)
         if cause["first_error_at"] is not None and cause["step"]:

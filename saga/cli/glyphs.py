@@ -29,6 +29,7 @@ PHASES: Final = {
     "COMPENSATED": _UNDONE,
     "FAILED": _FAILED,
     "CANCELLED": _UNDONE,
+    "PAUSED": Look("⏸", "magenta"),
 }
 STEPS: Final = {
     "PENDING": _NOT,

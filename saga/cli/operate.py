@@ -70,109 +70,6 @@ async def start(
         return await ask(shell, database, "start", id_, "", timeout, dry_run, yes=True, **asked)
 
 
-async def cancel(
-    saga: str,
-    /,
-    *,
-    reason: str = "",
-    plan: DryRun = False,
-    timeout: float = 5.0,
-    dry_run: DryRun = False,
-    shell: Annotated[Shell, Parameter(parse=False)],
-) -> int:
-    """Undo a saga on request. After its pivot that is refused.
-
-    Args:
-        saga: type/key, the key alone where only one type has it, @latest or @latest:type.
-        reason: why, for the record; needed unless only the plan is asked for.
-        plan: only say what would be undone, in which order, or why it would be refused.
-        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
-        dry_run: only say what would be asked.
-    """
-    if plan:
-        return await _show_plan(shell, saga)
-    if not reason:
-        raise ConfigurationError(
-            "--reason: why is it cancelled? it stands in the record; --plan only shows what happens"
-        )
-    return await on_saga(shell, "cancel", saga, reason, timeout, dry_run)
-
-
-async def _show_plan(shell: Shell, saga: str) -> int:
-    from .. import queries
-    from ..preview import cancel_plan
-
-    async with shell.sagas() as database:
-        id_ = await database.read(lambda connection: queries.resolve(connection, saga))
-        found = await database.read(lambda connection: queries.load(connection, id_))
-        told = cancel_plan(found.definition, found.instance, await database.read(database.now))
-    if shell.machine:
-        waves = [
-            [{"step": undo.step, "command": undo.command, "certain": undo.certain} for undo in wave]
-            for wave in told.waves
-        ]
-        plan = {"refused": told.refused, "waves": waves, "untouched": list(told.untouched)}
-        shell.json({"schema": "saga.cancel-plan/v1", "id": id_, **plan})
-    elif told.refused is not None:
-        shell.lines([f"{id_}: {told.refused}"])
-    else:
-        shell.lines([f"saga cancel {id_} would" + ("" if told.waves else " end it; there is nothing to undo")])
-        for number, wave in enumerate(told.waves, start=1):
-            sent = " and ".join(
-                f"undo {undo.step} with {undo.command}"
-                + ("" if undo.certain else " (whether it happened is not known)")
-                for undo in wave
-            )
-            shell.lines([f"  {number}. {sent}"])
-        if told.untouched:
-            shell.lines([f"  and leave {', '.join(told.untouched)} as it is: nothing to undo was declared"])
-    return exits.NOT_ALLOWED if told.refused is not None else exits.OK
-
-
-async def retry_undo(
-    saga: str,
-    /,
-    *,
-    step: str = "",
-    reason: str = "",
-    timeout: float = 5.0,
-    dry_run: DryRun = False,
-    shell: Annotated[Shell, Parameter(parse=False)],
-) -> int:
-    """Try an undo again that failed for good.
-
-    Args:
-        saga: type/key, the key alone where only one type has it, @latest or @latest:type.
-        step: whose undo; default: every one that failed.
-        reason: why, for the record.
-        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
-        dry_run: only say what would be asked.
-    """
-    return await on_saga(shell, "retry-undo", saga, reason, timeout, dry_run, step)
-
-
-async def mark_undone(
-    saga: str,
-    /,
-    *,
-    reason: str,
-    step: str = "",
-    timeout: float = 5.0,
-    dry_run: DryRun = False,
-    shell: Annotated[Shell, Parameter(parse=False)],
-) -> int:
-    """Record that a person has undone a step whose undo failed.
-
-    Args:
-        saga: type/key, the key alone where only one type has it, @latest or @latest:type.
-        step: which; default: every one whose undo failed.
-        reason: what was done, for the record.
-        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
-        dry_run: only say what would be asked.
-    """
-    return await on_saga(shell, "mark-undone", saga, reason, timeout, dry_run, step)
-
-
 async def stop(
     *,
     all_undo: Annotated[bool, Parameter(negative="", show_default=False)] = False,
@@ -193,26 +90,7 @@ async def stop(
     """
     if not all_undo:
         raise ConfigurationError("saga stop stops the compensation of every saga; say so with --all-undo")
-    return await _on_all(shell, "stop", reason, timeout, dry_run, yes)
-
-
-async def resume(
-    *,
-    reason: str = "",
-    yes: Yes = False,
-    timeout: float = 5.0,
-    dry_run: DryRun = False,
-    shell: Annotated[Shell, Parameter(parse=False)],
-) -> int:
-    """Let compensation that was stopped, and timers that the breaker holds, go on.
-
-    Args:
-        reason: why, for the record.
-        yes: do not ask.
-        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
-        dry_run: only say what would be asked.
-    """
-    return await _on_all(shell, "resume", reason, timeout, dry_run, yes)
+    return await on_all(shell, "stop", reason, timeout, dry_run, yes)
 
 
 async def on_saga(
@@ -238,7 +116,8 @@ async def on_saga(
         return await ask(shell, database, kind, id_, reason, timeout, dry_run, yes=True, by=by, **asked)
 
 
-async def _on_all(shell: Shell, kind: str, reason: str, timeout: float, dry_run: bool, yes: bool) -> int:
+async def on_all(shell: Shell, kind: str, reason: str, timeout: float, dry_run: bool, yes: bool) -> int:
+    """Ask for something that concerns every saga."""
     from .. import queries
 
     async with shell.sagas() as database:

@@ -84,6 +84,8 @@ class Model:
     on_request: bool = False
     in_doubt: bool = False
     told: dict[str, Told] = field(default_factory=dict)
+    paused: int | None = None
+    kept: list[str] = field(default_factory=list)
     sent: list[str] = field(default_factory=list)
     announced: list[str] = field(default_factory=list)
 
@@ -193,7 +195,7 @@ class Model:
             return False
         told.undo_failures += 1
         if told.undo_failures < tries.tries:
-            told.undo_sent, told.undo_send = 0, self.now + tries.after(told.undo_failures)
+            told.undo_sent, told.undo_send = 0, self.clock + tries.after(told.undo_failures)
         else:
             self.undo_failed(name)
         self.settle()
@@ -227,6 +229,64 @@ class Model:
         self.settle()
         return bool(marked)
 
+    def retry(self, name: str | None) -> bool:
+        words = ("FAILED", "UNKNOWN", "RETRYING")
+        meant = [each for each, told in self.told.items() if told.word in words and name in (None, each)]
+        if self.phase != "RUNNING" or self.watching or len(meant) != 1 or not self.by_name[meant[0]].commanded:
+            return False
+        self.told[meant[0]].give_up = None
+        self.ask(meant[0])
+        self.settle()
+        return True
+
+    def skip(self, name: str) -> bool:
+        told, rule = self.told[name], self.by_name[name]
+        if self.phase != "RUNNING" or self.watching or rule.pivot or told.word in SETTLED:
+            return False
+        if told.word == "WAITING" or (told.word == "PENDING" and not rule.commanded):
+            told.surely = False
+        told.word = "DEGRADED"
+        told.give_up = told.send = None
+        self.settle()
+        return True
+
+    def pause(self) -> bool:
+        if self.phase in ENDS or self.paused is not None:
+            return False
+        self.paused = self.now
+        return True
+
+    def resume(self) -> bool:
+        if self.paused is None:
+            return False
+        still, self.paused = self.now - self.paused, None
+        for told in self.told.values():
+            for timer in ("give_up", "send", "undo_give_up", "undo_send"):
+                if getattr(told, timer) is not None:
+                    setattr(told, timer, getattr(told, timer) + still)
+        if self.deadline is not None:
+            self.deadline += still
+        kept, self.kept = self.kept, []
+        for command in kept:
+            name, _, rest = command.partition(".")
+            kind, _, attempt = rest.partition("#")
+            told = self.told[name]
+            undo = kind == "undo" and told.word == "COMPENSATING" and int(attempt) == told.undo_attempt
+            if undo or (kind == "do" and told.word in ("WAITING", "UNKNOWN") and int(attempt) == told.attempt):
+                self.say(command)
+        for rule in self.rules:
+            told = self.told[rule.name]
+            failed = told.word == "FAILED" or (told.word == "UNKNOWN" and not (rule.pivot and not told.surely))
+            if failed and self.phase == "RUNNING" and self.way_back():
+                self.turn_back()
+        self.settle()
+        return True
+
+    @property
+    def clock(self) -> int:
+        """What timers are set by: it stands still within a pause."""
+        return self.now if self.paused is None else self.paused
+
     def elapse(self, seconds: int) -> bool:
         self.now += seconds
         meant = False
@@ -239,7 +299,7 @@ class Model:
     # ---- time ------------------------------------------------------------------------------------------------------
 
     def next_due(self) -> int | None:
-        if self.phase in ENDS:
+        if self.phase in ENDS or self.paused is not None:
             return None
         times = [self.deadline] if self.phase == "RUNNING" else []
         for told in self.told.values():
@@ -260,7 +320,7 @@ class Model:
                 self.ask(name)
             elif told.send == due:
                 told.sent += 1
-                told.send = self.now + rule.resends.after(told.sent) if told.sent < rule.resends.tries else None
+                told.send = self.clock + rule.resends.after(told.sent) if told.sent < rule.resends.tries else None
                 self.say(f"{name}.do#{told.attempt}*")
             elif told.undo_give_up == due:
                 self.undo_failed(name)
@@ -269,7 +329,7 @@ class Model:
                 told.undo_attempt += not again
                 told.undo_sent += 1
                 more = told.undo_sent < rule.undo_resends.tries
-                told.undo_send = self.now + rule.undo_resends.after(told.undo_sent) if more else None
+                told.undo_send = self.clock + rule.undo_resends.after(told.undo_sent) if more else None
                 self.say(f"{name}.undo#{told.undo_attempt}{'*' if again else ''}")
             else:
                 continue
@@ -279,7 +339,7 @@ class Model:
 
     def settle(self) -> None:
         """Run the rules that apply until none does."""
-        while self.one_more():
+        while self.paused is None and self.one_more():
             pass
 
     def one_more(self) -> bool:
@@ -287,7 +347,7 @@ class Model:
             for rule in self.rules:
                 told = self.told[rule.name]
                 if told.word == "PENDING" and all(self.told[name].word in SETTLED for name in rule.after):
-                    told.word, told.give_up = "WAITING", self.now + rule.within
+                    told.word, told.give_up = "WAITING", self.clock + rule.within
                     if rule.commanded:
                         self.ask(rule.name)
                     return True
@@ -321,7 +381,7 @@ class Model:
         told.failures += 1
         told.surely = surely
         if rule.commanded and not for_good and told.failures < rule.tries.tries:
-            told.word, told.sent, told.send = "RETRYING", 0, self.now + rule.tries.after(told.failures)
+            told.word, told.sent, told.send = "RETRYING", 0, self.clock + rule.tries.after(told.failures)
             return
         told.give_up = None
         if rule.optional:
@@ -331,7 +391,7 @@ class Model:
         if rule.pivot and not surely:
             return  # it is asked as long as it was to be, then a person is
         told.send = None
-        if self.way_back():
+        if self.paused is None and self.way_back():
             self.turn_back()
 
     def turn_back(self) -> None:
@@ -359,8 +419,8 @@ class Model:
         told.undo_attempt += 1
         told.undo_sent = 1
         told.answered, told.empty, told.by_others = None, False, False
-        told.undo_give_up = self.now + rule.undo_within
-        told.undo_send = self.now + rule.undo_resends.after(1) if rule.undo_resends.tries > 1 else None
+        told.undo_give_up = self.clock + rule.undo_within
+        told.undo_send = self.clock + rule.undo_resends.after(1) if rule.undo_resends.tries > 1 else None
         self.say(f"{name}.undo#{told.undo_attempt}")
 
     def undo_failed(self, name: str) -> None:
@@ -377,9 +437,9 @@ class Model:
         told.word = "WAITING"
         told.attempt += 1
         told.sent = 1
-        told.send = self.now + rule.resends.after(1) if rule.resends.tries > 1 else None
+        told.send = self.clock + rule.resends.after(1) if rule.resends.tries > 1 else None
         if told.give_up is None:
-            told.give_up = self.now + rule.within
+            told.give_up = self.clock + rule.within
         self.say(f"{name}.do#{told.attempt}")
 
     def open_again(self) -> None:
@@ -395,7 +455,7 @@ class Model:
 
     def say(self, command: str) -> None:
         if not self.watching:
-            self.sent.append(command)
+            (self.sent if self.paused is None else self.kept).append(command)
 
     # ---- what people see -------------------------------------------------------------------------------------------
 

@@ -179,6 +179,26 @@ class Story(RuleBasedStateMachine):
         }[kind]()
         self.same(self.play.person(kind, name), meant, f"{kind} {name}")
 
+    @rule(index=st.none() | STEP)
+    def a_person_has_it_tried_again(self, index: int | None) -> None:
+        name = None if index is None else self.rule_of(index).name
+        meant = self.model.retry(name)
+        self.same(self.play.person("retry", name), meant, f"retry {name}")
+
+    @rule(index=STEP)
+    def a_person_goes_on_without(self, index: int) -> None:
+        name = self.rule_of(index).name
+        meant = self.model.skip(name)
+        self.same(self.play.person("skip", name), meant, f"skip {name}")
+
+    @rule()
+    def a_person_pauses(self) -> None:
+        self.same(self.play.person("pause"), self.model.pause(), "pause")
+
+    @rule()
+    def a_person_resumes(self) -> None:
+        self.same(self.play.person("resume"), self.model.resume(), "resume")
+
     @precondition(lambda self: any(isinstance(sent, Send) for sent in self.play.last.outputs))
     @rule()
     def cannot_be_built(self) -> None:
@@ -202,12 +222,15 @@ class Story(RuleBasedStateMachine):
         assert play.announced() == model.announced, self.last
         due = play.instance.next_due
         assert (due if due is None else due // SECOND) == model.next_due(), self.last
-        assert ("WaitingForPerson" in play.instance.conditions) == model.needs_a_person(), self.last
+        if model.paused is None:
+            assert ("WaitingForPerson" in play.instance.conditions) == model.needs_a_person(), self.last
 
     def teardown(self) -> None:
         """When nothing more happens, it ends or a person is told (V1)."""
         if not hasattr(self, "play"):
             return
+        if self.model.paused is not None:
+            self.a_person_resumes()
         for _ in range(300):
             due = self.model.next_due()
             if due is None:
