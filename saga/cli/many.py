@@ -169,7 +169,8 @@ async def _names(database: Database, chosen: Chosen, only_open: bool) -> list[st
     )
     rows = await database.read(lambda c: queries.list_sagas(c, wanted, sort="started", limit=None))
     text = chosen.error.lower()
-    return [row.id for row in reversed(rows) if text in (row.error or "").lower()]
+    rows.sort(key=lambda row: (row.started_at, row.id))
+    return [row.id for row in rows if text in (row.error or "").lower()]
 
 
 async def _as_batch(
