@@ -117,7 +117,7 @@ async def on_sagas(
             id_ = await find(database, saga)
             await _check_step(database, id_, step)
             if dry_run:
-                return await _tell_dry(shell, database, kind, [id_], reason, step)
+                return await _tell_dry(shell, database, kind, [id_], reason, step, single=True)
             asked = {"step": step} if step else {}
             return await ask(shell, database, kind, id_, reason, timeout, False, yes=True, **asked)
         if chosen.rate < 1:
@@ -275,9 +275,16 @@ def _tell_none(shell: Shell, kind: str) -> int:
 
 
 async def _tell_dry(
-    shell: Shell, database: Database, kind: OperatorKind, names: Sequence[str], reason: str, step: str
+    shell: Shell,
+    database: Database,
+    kind: OperatorKind,
+    names: Sequence[str],
+    reason: str,
+    step: str,
+    *,
+    single: bool = False,
 ) -> int:
-    """Play it on the sagas as they stand, and say what would come of it."""
+    """Play it on the sagas as they stand, and say what would come of it; of a single one as of a command."""
     from .. import queries
     from ..preview import tried
 
@@ -289,7 +296,10 @@ async def _tell_dry(
         if there is not None:
             refused, what = tried(there.definition, there.instance, kind, step or None, signed().by, reason, now)
             rows.append({"schema": "saga.tried/v1", "id": name, "kind": kind, "refused": refused, "changes": what})
-    if shell.machine:
+    if shell.machine and single:
+        command = {"schema": "saga.command/v1", "command_id": None, "kind": kind, "id": names[0], "state": "dry-run"}
+        shell.json({**command, "result": _said(rows[0])})
+    elif shell.machine:
         shell.json(rows)
     elif shell.output == "id":
         shell.lines(str(row["id"]) for row in rows if not row["refused"])
