@@ -1,4 +1,4 @@
-"""What `explore` runs while a bug is in the code: the demo shop with its books, and trips."""
+"""What `explore` runs while a bug is in the code: the demo shop with its books, trips, tours that are called off."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from random import Random
 from sqlalchemy import select
 
 from choreo import Context, Event, Retry, Saga, Service, Transaction, step
+from choreo.events.clock import SECOND
 from choreo.saga.demo import services
 from choreo.saga.demo.books import Books, prove
 from choreo.saga.demo.events import OrderPlaced
@@ -16,8 +17,10 @@ from choreo.saga.demo.saga import Fulfilment
 from choreo.saga.demo.shop import SERVICES
 from choreo.saga.demo.traffic import Mix, traffic
 from choreo.saga.instance import Instance
-from choreo.saga.tables import saga, sent
+from choreo.saga.operators import ask
+from choreo.saga.tables import command, saga, sent
 from choreo.saga.testing import Explorer, Run
+from choreo.saga.words import StepState
 from choreo.services.inbox import inbox
 
 
@@ -196,4 +199,130 @@ def trip(faults: Collection[str] | None) -> Explorer:
     return Explorer(Trip, agencies(), events=trips, faults=faults)
 
 
-SCENARIOS: dict[str, Callable[[Collection[str] | None], Explorer]] = {"shop": shop, "trip": trip, "watched": watched}
+class Asked(Event, topic="tours", key="tour"):
+    tour: str
+    trouble: str = ""
+
+
+class CalledOff(Event, topic="tours", key="tour"):
+    tour: str
+
+
+class GuideFound(Event, topic="guides", key="tour"):
+    tour: str
+
+
+class LetGuideGo(Event, topic="guides.commands", key="tour"):
+    tour: str
+
+
+class GuideGone(Event, topic="guides", key="tour"):
+    tour: str
+
+
+class BusHired(Event, topic="buses", key="tour"):
+    tour: str
+
+
+class NoBus(Event, topic="buses", key="tour"):
+    tour: str
+
+
+class ReturnBus(Event, topic="buses.commands", key="tour"):
+    tour: str
+    trouble: str
+
+
+class BusReturned(Event, topic="buses", key="tour"):
+    tour: str
+
+
+class Settle(Event, topic="bills.commands", key="tour"):
+    tour: str
+    trouble: str
+
+
+class Settled(Event, topic="bills", key="tour"):
+    tour: str
+
+
+class Tour(Saga, start=Asked, key="tour", cancel=CalledOff, deadline="1h"):
+    """Customers call it off at any time, undos are soon given up, and one service does not know of overtaking."""
+
+    guide = step(done=GuideFound, undo=LetGuideGo, undone=GuideGone, within="20s")
+    bus = step(done=BusHired, failed=NoBus, undo=ReturnBus, undone=BusReturned, within="20s", undo_within="3s")
+    pay = step(after=(guide, bus), send=Settle, done=Settled, within="30s", pivot=True)
+
+
+def offices() -> list[Service]:
+    """The services of a tour."""
+    guides, buses, bills = Service("guides"), Service("buses"), Service("bills")
+
+    @guides.on(Asked)
+    async def find(asked: Asked, tx: Transaction) -> GuideFound:
+        return GuideFound(tour=asked.tour)
+
+    @guides.on(LetGuideGo)  # it does not say what it undoes, so a guide may be found after he was let go
+    async def let_go(command: LetGuideGo, tx: Transaction) -> GuideGone:
+        return GuideGone(tour=command.tour)
+
+    @buses.on(Asked)
+    async def hire(asked: Asked, tx: Transaction) -> BusHired | NoBus:
+        return NoBus(tour=asked.tour) if asked.trouble == "no bus" else BusHired(tour=asked.tour)
+
+    @buses.on(ReturnBus, undoes=hire)
+    async def give_back(command: ReturnBus) -> BusReturned:
+        if command.trouble == "far away":
+            await asyncio.sleep(5)
+        return BusReturned(tour=command.tour)
+
+    @bills.on(Settle)
+    async def settle(command: Settle) -> Settled:
+        if command.trouble == "slow":
+            await asyncio.sleep(10)
+        return Settled(tour=command.tour)
+
+    return [guides, buses, bills]
+
+
+def tours(random: Random) -> list[Event]:
+    """Three tours, each with a trouble of its own; one or two of them are called off."""
+    troubles = random.sample(["", "far away", "no bus", "slow"], 3)
+    asked: list[Event] = [Asked(tour=str(number), trouble=trouble) for number, trouble in enumerate(troubles)]
+    return [*asked, *(CalledOff(tour=str(number)) for number in random.sample(range(3), random.randint(1, 2)))]
+
+
+def somebody_helps(run: Run) -> None:
+    """A person comes to see what has waited for a second, and has an undo that was given up tried again."""
+    world = run._simulation
+    seen = world.clock() - SECOND
+    for instance in run.instances:
+        for name, each in instance.steps.items():
+            if each.state is not StepState.UNDO_FAILED or each.since > seen:
+                continue
+            id_ = f"{instance.id}/{name}/{each.undo_attempt}"
+            with world.saga_disk.reader.connect() as connection:
+                if connection.execute(select(command.c.id).where(command.c.id == id_)).first() is None:
+                    ask(
+                        connection,
+                        "retry-undo",
+                        saga_id=instance.id,
+                        by="somebody",
+                        reason="it takes long",
+                        id=id_,
+                        at=world.clock(),
+                        step=name,
+                    )
+
+
+def tour(faults: Collection[str] | None) -> Explorer:
+    """Tours, with a person who looks after them."""
+    return Explorer(Tour, offices(), events=tours, always=somebody_helps, faults=faults)
+
+
+SCENARIOS: dict[str, Callable[[Collection[str] | None], Explorer]] = {
+    "shop": shop,
+    "trip": trip,
+    "watched": watched,
+    "tour": tour,
+}

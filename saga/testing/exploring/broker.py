@@ -12,6 +12,9 @@ from ....events.memory import MemoryBroker
 from ....events.transport import Begin, Consumer, GroupInfo, Listener, TopicInfo, TopicSpec
 from .process import Killed, Process, State
 
+Content = tuple[str, bytes | None, bytes | None]
+"""Topic, key and value of a record."""
+
 
 class Sent(NamedTuple):
     """One record on the broker.
@@ -61,6 +64,8 @@ class Broker:
     def __init__(self, clock: Clock, line: Line, session: float) -> None:
         self.core = MemoryBroker(clock=clock, session=session)
         self.log: list[Sent] = []
+        self.held: set[Content] = set()
+        """What has ever arrived."""
         self.line = line
         self.links: list[Link] = []
         self._clock = clock
@@ -80,6 +85,7 @@ class Broker:
         for record in records:
             sent = Sent(len(self.log), now, by, record)
             self.log.append(sent)
+            self.held.add((record.topic, record.key, record.value))
             self.line.arrived(sent)
 
     def placed(self) -> list[Delivery]:

@@ -38,7 +38,9 @@ def judge(saga: Recorded, log: Sequence[Sent]) -> None:
         if step.before is not None:
             _answered_timers(saga, step)
             _unread_answers(saga, step, answers)
+            _way_back(saga, step)
         _forward(saga, step)
+        _whole_limit(saga, step)
         _attempts(saga, step)
         _repeats(saga, step, repeats)
     _undone_after_all(saga)
@@ -70,6 +72,28 @@ def _unread_answers(saga: Recorded, step: Refolded, answers: Sequence[Sent]) -> 
             if plan.by is None and each.header("saga-run") in ("", str(saga.instance.run)):
                 told = f"{saga.id}: step {name} was given up, but {each.header('ce_type')} had come before its limit"
                 raise Violation("R1", told)
+
+
+def _way_back(saga: Recorded, step: Refolded) -> None:
+    """S9, R7: no saga turns back from a pivot that has happened, or may have."""
+    before, after, pivot = step.before, step.transition.instance, step.definition.pivot
+    if before is None or pivot is None or before.phase is not Phase.RUNNING or after.phase is not Phase.COMPENSATING:
+        return
+    was, is_ = before.steps[pivot.name], after.steps[pivot.name]
+    if is_.done is not None or is_.state is StepState.UNKNOWN or was.state in (StepState.DONE, StepState.SKIPPED):
+        state = StepState.DONE if is_.done is not None else was.state
+        raise Violation("S9", f"{saga.id} turns back although its pivot {pivot.name} is {state}")
+
+
+def _whole_limit(saga: Recorded, step: Refolded) -> None:
+    """S12: a step whose turn comes has all the time that its definition gives it."""
+    for plan in step.definition.steps:
+        before = step.before.steps.get(plan.name) if step.before is not None else None
+        after = step.transition.instance.steps[plan.name]
+        if after.state is not StepState.WAITING or (before is not None and before.state is not StepState.PENDING):
+            continue
+        if after.limit_at is not None and after.limit_at < step.row.at + plan.within:
+            raise Violation("S12", f"{saga.id}: step {plan.name} is given less time than it is to have")
 
 
 def _forward(saga: Recorded, step: Refolded) -> None:

@@ -23,6 +23,7 @@ from ...tables import history, ignored, parked, sent
 from ...words import Condition, Phase, StepState
 from .broker import Sent
 from .decisions import judge
+from .participants import judge_participants
 from .refold import Recorded, Refolded, read_recorded
 from .simulation import COORDINATOR, Simulation, Violation
 
@@ -49,6 +50,7 @@ def check(run: Simulation) -> None:
             _outputs(recorded, log, connection)
             _read_by_coordinator(run, connection)
     _services(run)
+    judge_participants(run)
     _lively(run, recorded)
 
 
@@ -57,6 +59,7 @@ def _judge(saga: Recorded) -> None:
     _folds(saga)
     for step in saga.applied:
         _after_the_end(saga, step)
+        _epochs(saga, step)
         _timers(saga, step)
         _undo_order(saga, step)
     _one_outcome(saga)
@@ -92,6 +95,17 @@ def _after_the_end(saga: Recorded, step: Refolded) -> None:
         return
     if step.transition.instance.epoch == step.before.epoch:
         raise Violation("S8", f"{saga.id} had ended, and input {step.row.seq} made it send something")
+
+
+def _epochs(saga: Recorded, step: Refolded) -> None:
+    """R11: what is opened again has a trace of its own, and nothing else has."""
+    before, after = step.before, step.transition.instance
+    if before is None:
+        return
+    opened = before.phase.ended and not after.phase.ended
+    if after.epoch != before.epoch + opened and not has_ended(before, after):
+        told = f"{saga.id}: input {step.row.seq} made epoch {before.epoch} of it epoch {after.epoch}"
+        raise Violation("R11", f"{told}, it was {before.phase} and is {after.phase}")
 
 
 def _timers(saga: Recorded, step: Refolded) -> None:

@@ -35,7 +35,7 @@ def in_jobs(work: Callable[[S], R], shares: Sequence[S]) -> list[R]:
         here, there = fork.Pipe(duplex=False)
         process = fork.Process(target=_child, args=(work, share, there), daemon=True)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads: the child starts none
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads: the child needs none
             process.start()
         there.close()
         begun.append((process, here))

@@ -126,6 +126,8 @@ class SimulationLoop(VirtualLoop):
         self._work: list[tuple[int, int, asyncio.TimerHandle, Process | None]] = []
         self._looks: list[tuple[int, int, asyncio.TimerHandle, Process | None]] = []
         self._handles = 0
+        self.turns = 0
+        """How many it has had."""
 
     def call_soon(
         self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
@@ -181,6 +183,10 @@ class SimulationLoop(VirtualLoop):
         except Exception as error:
             future.set_exception(error)
         return future
+
+    def _resting(self, timeout: float | None) -> float:
+        self.turns += 1
+        return super()._resting(timeout)
 
     def next_work(self) -> int | None:
         """Give the next time at which some work goes on that sleeps now."""

@@ -36,9 +36,10 @@ from ..loop import NeverSettles, earliest
 from ..world import all_at_rest, parked_due, saga_due
 from .broker import Broker, Link
 from .faults import Plan
+from .patience import MOST_SECONDS, Endless, Patience
 from .process import Killed, Process, SimulationLoop, State
 from .schemas import KnownSchemas
-from .stores import Disk
+from .stores import Disk, Outboxes
 from .troubles import TEST, Troubles
 
 COORDINATOR = "the coordinator"
@@ -153,6 +154,7 @@ class Simulation:
         self._publishing = True
         self._errors: list[Violation] = []
         self._seen = (-1, -1)
+        self._outboxes = Outboxes()
 
     # ---- the run -----------------------------------------------------------------------------------------------
 
@@ -165,9 +167,12 @@ class Simulation:
         try:
             self.loop.set_exception_handler(self._unhandled)
             watch(self.troubles.passed)
-            self.loop.run_until_complete(self._main())
+            with Patience(lambda: self.loop.turns, MOST_SECONDS):
+                self.loop.run_until_complete(self._main())
         except NeverSettles as error:
             raise Violation("V8", error.message) from None
+        except Endless as error:
+            raise Violation("V8", f"somebody works on and on and never waits: {error.place()}") from None
         finally:
             watch(None)
             self.loop.run_until_complete(self._bury())
@@ -255,6 +260,8 @@ class Simulation:
         for _ in range(_MOST_MOVES):
             await self.loop.settled()
             self._raise()
+            if told := self._outboxes.forgotten(self.disks, self.broker.held):
+                raise Violation("S5", told)
             self._look()
             busy = self._busy()
             self.at_rest = not busy and self._at_rest()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,6 +26,7 @@ from ....events.errors import StoreUnreachable
 from ....services import inbox
 from ... import tables as saga_tables
 from .. import stores
+from .broker import Content
 from .process import PROCESS, Process, State
 
 Commit = Callable[[str], str]
@@ -164,6 +165,14 @@ class Disk:
             return 0
         return int(found[0])
 
+    def outbox(self) -> dict[str, Content]:
+        """Give what waits to be sent, by the ids of the rows; nothing where there is no such table."""
+        try:
+            found = self.raw.execute("SELECT id, topic, key, value FROM choreo_outbox").fetchall()
+        except sqlite3.OperationalError:
+            return {}
+        return {id_: (topic, key, value) for id_, topic, key, value in found}
+
     def dump(self) -> list[str]:
         """Write its rows as text, to compare them; those of the audit have a salt, and are never the same."""
         lines = (line for line in self.raw.iterdump() if line.startswith("INSERT"))
@@ -187,6 +196,30 @@ class Disk:
 
 def _silent(_: str) -> str:
     return ""
+
+
+class Outboxes:
+    """Watches the outboxes of a run: a row leaves when the broker has what it holds, not before (S5)."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, dict[str, Content]] = {}
+
+    def forgotten(self, disks: Mapping[str, Disk], held: Collection[Content]) -> str:
+        """Tell of a row that has gone since the last look though the broker has not what it held; "" if there is none.
+
+        Args:
+            disks: by name.
+            held: what the broker has ever taken.
+        """
+        for name, disk in disks.items():
+            if disk.turns.taken:
+                continue  # what stands there now may still be rolled back
+            before, now = self._waiting.get(name, {}), disk.outbox()
+            self._waiting[name] = now
+            for id_, content in before.items():
+                if id_ not in now and content not in held:
+                    return f"a record for {content[0]} left the outbox of {name} before the broker had it"
+        return ""
 
 
 class _Shared(Database):

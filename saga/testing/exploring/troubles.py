@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
@@ -23,8 +24,32 @@ class Injected(Exception):
     """What a handler fails with when it is told to."""
 
 
+@dataclass(slots=True)
+class Call:
+    """One call of a handler.
+
+    Args:
+        handler: its full name.
+        event_id: of what it was called with.
+        process: who called it.
+        number: when it began, in the order of all beginnings and ends.
+        at: the same by the parts' clock, microseconds.
+        ended: when it ended well, in that order; None if it did not.
+    """
+
+    handler: str
+    event_id: str
+    process: str
+    number: int
+    at: int
+    ended: int | None = None
+
+
 class World(Protocol):
     """What troubles may do to a run."""
+
+    def clock(self) -> int:
+        """Give the time that every part sees, microseconds."""
 
     def running(self, kind: str) -> Process | None:
         """Give a process of a kind that runs."""
@@ -76,6 +101,10 @@ class Troubles:
         self.commits: Counter[str] = Counter()
         self.types: Counter[str] = Counter()
         self.hits: dict[Fault, int] = {}
+        self.ran: list[Call] = []
+        """Every call of a handler, in the order in which they began."""
+        self._ticks = 0
+        self._running: dict[tuple[str, str, str], Call] = {}
         self._world = world
         self._latency = Random(f"{seed}/latency")
         self._cut = 0
@@ -117,7 +146,9 @@ class Troubles:
             return
         if name == "service.before_effect":
             self._called(*details)
+            self._began(process.name, *details)
         elif name == "service.after_effect":
+            self._ended(process.name, *details)
             doomed = self._doomed.pop((details[0], details[1]), None)
             if doomed is not None:
                 self._hit(doomed)
@@ -147,6 +178,18 @@ class Troubles:
         if (hopeless := self._hopeless.get((handler, event_id))) is not None:
             self._hit(hopeless)
             raise Injected("told to fail each time")
+
+    def _began(self, process: str, handler: str, event_id: str) -> None:
+        self._ticks += 1
+        call = Call(handler, event_id, process, self._ticks, self._world.clock())
+        self.ran.append(call)
+        self._running[process, handler, event_id] = call
+
+    def _ended(self, process: str, handler: str, event_id: str) -> None:
+        self._ticks += 1
+        call = self._running.pop((process, handler, event_id), None)
+        if call is not None:
+            call.ended = self._ticks
 
     def committed(self, store: str) -> str:
         """A store is asked to commit; say what becomes of it."""
