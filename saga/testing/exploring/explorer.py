@@ -231,6 +231,8 @@ class Explorer:
 
         def tried(kept: Sequence[int], faults: Sequence[int], plain: bool) -> bool:
             nonlocal best
+            if events and not kept:
+                return False  # where nothing is published no saga begins, and that breaks a rule of its own
             _, found = self._run(Seed.of(number, tuple(kept), tuple(faults), plain=plain))
             if found is None or found.rule != failure.rule:
                 return False

@@ -88,8 +88,9 @@ class Process:
         self.state = State.DEAD
 
     def freeze(self) -> None:
-        """Let it have no turn for a while."""
-        self.state = State.FROZEN
+        """Let it have no turn for a while; one that has died meanwhile must not come back to life."""
+        if self.state is State.UP:
+            self.state = State.FROZEN
 
     def thaw(self) -> None:
         """Let it go on, with everything that it missed."""
