@@ -46,6 +46,7 @@ TESTS = (
     "tests.saga.test_fanout",
     "tests.saga.test_children",
     "tests.saga.test_core",
+    "tests.saga.test_core_corners",
     "tests.saga.test_definition",
     "tests.saga.test_values",
     "tests.saga.test_locking",

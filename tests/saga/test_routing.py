@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import cache
 
 import pytest
 
@@ -39,22 +40,22 @@ FROM_PARENT = {"saga_id": "ordering/1", "saga_step": "pack", "saga_depth": 1}
 SINCE = 200
 
 
-@pytest.fixture(scope="module")
+@cache  # no fixture: the mutation score runs these tests without pytest
 def codec() -> Codec:
     made = Codec(open_registry(load_settings(broker="memory:"), MemoryBroker("")))
     asyncio.run(made.prepare([HandlerFailed, UndoSaga]))
     return made
 
 
-def routed(codec: Codec, body: Event, topic: str, type_: str, timestamp: int = SINCE, **headers: object) -> Arrival:
+def routed(body: Event, topic: str, type_: str, timestamp: int = SINCE, **headers: object) -> Arrival:
     envelope = Envelope("e", type_, "svc", 7, "4711", content_type=JSON, **headers)  # type: ignore[arg-type]
-    value = codec.encode(body)
+    value = codec().encode(body)
     delivery = Delivery(topic, 0, 0, timestamp, b"4711", value, ())
-    return Routes([LINE], {"order": SINCE * 1_000}, {}).route(delivery, envelope, codec, {})
+    return Routes([LINE], {"order": SINCE * 1_000}, {}).route(delivery, envelope, codec(), {})
 
 
-def test_a_report_is_what_has_its_type_and_comes_from_its_topic(codec: Codec) -> None:
-    told = routed(codec, REPORT, FAILURES_TOPIC, "HandlerFailed")
+def test_a_report_is_what_has_its_type_and_comes_from_its_topic() -> None:
+    told = routed(REPORT, FAILURES_TOPIC, "HandlerFailed")
     assert isinstance(told.input, HandlerGaveUp)
     assert (told.input.handler, told.input.attempts, told.input.dead) == ("reserve", 3, True)
     assert told.targets == (Target("order", "4711", None),)
@@ -62,31 +63,31 @@ def test_a_report_is_what_has_its_type_and_comes_from_its_topic(codec: Codec) ->
 
 @pytest.mark.parametrize("topic", ["aaa", FAILURES_TOPIC, COMMANDS_TOPIC, "zzz"])
 @pytest.mark.parametrize("type_", ["Aaa", "HandlerFailed", "UndoSaga", "Zzz"])
-def test_everything_else_is_an_event(codec: Codec, topic: str, type_: str) -> None:
+def test_everything_else_is_an_event(topic: str, type_: str) -> None:
     if (topic, type_) in ((FAILURES_TOPIC, "HandlerFailed"), (COMMANDS_TOPIC, "UndoSaga")):
         return
-    told = routed(codec, REPORT, topic, type_)
+    told = routed(REPORT, topic, type_)
     assert isinstance(told.input, Observed)
     assert (told.targets, told.reason) == ((), UNKNOWN)
 
 
-def test_a_parent_undoes_a_saga_by_its_type_and_key(codec: Codec) -> None:
-    told = routed(codec, UNDO, COMMANDS_TOPIC, "UndoSaga", **FROM_PARENT)
+def test_a_parent_undoes_a_saga_by_its_type_and_key() -> None:
+    told = routed(UNDO, COMMANDS_TOPIC, "UndoSaga", **FROM_PARENT)
     assert told.input == UndoAsked("e", Parent("ordering/1", "pack", "", 1), None)
     assert told.targets == (Target("order", "4711", None),)
 
 
-def test_a_parent_s_command_from_before_the_definition_means_nothing(codec: Codec) -> None:
-    early = routed(codec, UNDO, COMMANDS_TOPIC, "UndoSaga", SINCE - 1, **FROM_PARENT)
+def test_a_parent_s_command_from_before_the_definition_means_nothing() -> None:
+    early = routed(UNDO, COMMANDS_TOPIC, "UndoSaga", SINCE - 1, **FROM_PARENT)
     assert (early.targets, early.reason) == ((), "before the definition")
-    stranger = routed(codec, UndoSaga(key="1", type="parcel"), COMMANDS_TOPIC, "UndoSaga", **FROM_PARENT)
+    stranger = routed(UndoSaga(key="1", type="parcel"), COMMANDS_TOPIC, "UndoSaga", **FROM_PARENT)
     assert (stranger.targets, stranger.reason) == ((), UNKNOWN)
     with pytest.raises(DecodeError, match="does not name the parent that asks for it"):
-        routed(codec, UNDO, COMMANDS_TOPIC, "UndoSaga")
+        routed(UNDO, COMMANDS_TOPIC, "UndoSaga")
 
 
-def test_a_report_from_before_the_definition_concerns_nobody(codec: Codec) -> None:
-    assert routed(codec, REPORT, FAILURES_TOPIC, "HandlerFailed", SINCE - 1).targets == ()
+def test_a_report_from_before_the_definition_concerns_nobody() -> None:
+    assert routed(REPORT, FAILURES_TOPIC, "HandlerFailed", SINCE - 1).targets == ()
 
 
 def test_an_element_is_read_where_no_header_names_it() -> None:
