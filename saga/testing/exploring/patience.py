@@ -22,10 +22,10 @@ _LOOK = 0.5
 class Endless(KeyboardInterrupt):
     """One turn of the loop did not end. Event loops let nothing through but interruptions."""
 
-    def place(self) -> str:
-        """Say where it was interrupted: file and function."""
-        frames = [frame for frame in traceback.extract_tb(self.__traceback__) if "asyncio" not in frame.filename]
-        return f"{Path(frames[-1].filename).name}, {frames[-1].name}" if frames else "a place that nobody knows"
+    def __str__(self) -> str:
+        frames = traceback.extract_tb(self.__traceback__)
+        where = f": {Path(frames[-1].filename).name}, {frames[-1].name}" if frames else ""
+        return f"somebody works on and on and never waits{where}"
 
 
 class Patience:

@@ -169,10 +169,8 @@ class Simulation:
             watch(self.troubles.passed)
             with Patience(lambda: self.loop.turns, MOST_SECONDS):
                 self.loop.run_until_complete(self._main())
-        except NeverSettles as error:
-            raise Violation("V8", error.message) from None
-        except Endless as error:
-            raise Violation("V8", f"somebody works on and on and never waits: {error.place()}") from None
+        except (NeverSettles, Endless) as error:
+            raise Violation("V8", str(error)) from None
         finally:
             watch(None)
             self.loop.run_until_complete(self._bury())
