@@ -217,6 +217,7 @@ class Instance:
         told: what it has told its parent last.
         paused: that a person has paused it.
         held: what is to be published once they resume it.
+        erased: when what was said in it was erased.
     """
 
     type: str
@@ -251,6 +252,7 @@ class Instance:
     turned: list[int] = field(default_factory=list)
     paused: Hold | None = None
     held: list[Waiting] = field(default_factory=list)
+    erased: int | None = None
 
     @property
     def id(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, get_args
 
 from pydantic import ValidationError
@@ -13,7 +13,7 @@ from ..events.clock import system_clock
 from ..events.envelope import Record
 from ..events.errors import ConfigurationError, EventError, Refused
 from ..events.ids import derived_id, new_id
-from . import audit, jobs, moving, store, ticks, timers
+from . import audit, erasure, jobs, moving, store, ticks, timers
 from .audit import Who
 from .batch import Batch
 from .inputs import Operator, OperatorKind
@@ -100,11 +100,18 @@ def ask(
         outcome=audit.ASKED,
         target=saga_id or arguments.get("type"),
         reason=reason,
-        details={name: value for name, value in arguments.items() if name not in _UNTOLD},
+        details=_told(kind, arguments),
         command_id=id_,
         at=at,
     )
     return id_
+
+
+def _told(kind: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Say of a command's arguments what the audit may repeat."""
+    if kind == erasure.KIND:
+        return {"key": erasure.hashed(str(arguments.get("type") or ""), str(arguments["key"]))}
+    return {name: value for name, value in arguments.items() if name not in _UNTOLD}
 
 
 def answer(connection: Connection, id_: str) -> Answer:
@@ -166,6 +173,8 @@ def apply(batch: Batch, asked: Asked) -> None:
         .where(command.c.id == asked.id)
         .values(state=answered.state, result=answered.result, done_at=batch.now)
     )
+    if asked.kind == erasure.KIND and answered.state == APPLIED:
+        return  # it has written its own row, which says what it has taken from the others
     step = asked.arguments.get("step")
     audit.record(
         batch.connection,
@@ -203,6 +212,9 @@ def _apply(batch: Batch, asked: Asked) -> str:
             return f"the schedule of {row.type} goes on, next {following}"
         case _ if asked.kind in ON_ONE:
             return _operate(batch, asked)
+        case erasure.KIND:
+            who = audit.asked_by(batch.connection, asked.id) or Who(asked.by)
+            return erasure.apply(batch, asked.id, asked.arguments, who, asked.reason)
         case moving.KIND:
             return moving.apply(batch, asked.saga_id or "", asked.arguments, asked.by, asked.reason)
     raise Refused(f"{asked.kind!r} is not a command that this coordinator knows")

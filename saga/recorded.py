@@ -42,6 +42,11 @@ class Recorded(NamedTuple):
         return not self.inputs or self.inputs[0].seq != 1
 
     @property
+    def erased(self) -> bool:
+        """Whether what was said in it was erased, so that nothing of its history can be compared."""
+        return self.instance.erased is not None
+
+    @property
     def beginning(self) -> Beginning:
         """What a fold needs besides the inputs."""
         return Beginning(self.instance.key, self.instance.run, self.instance.sampled, self.instance.rotation)

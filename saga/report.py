@@ -135,6 +135,7 @@ def status(
         "started_at": rfc3339(instance.started_at),
         "updated_at": rfc3339(updated_at),
         "ended_at": rfc3339(instance.ended_at),
+        "erased_at": rfc3339(instance.erased),
         "deadline_at": rfc3339(instance.deadline_at),
         "next_due_at": rfc3339(instance.next_step_due),
         "duration_ms": _ms(last - instance.started_at),

@@ -125,6 +125,10 @@ def _head(shell: Shell, view: View, width: int) -> list[Text]:
     ]
     room = shell.out.width - _INDENT
     cause = told["cause"]
+    if told["erased_at"]:
+        lines += _field(
+            "erased", f"{show_time(from_rfc3339(told['erased_at']), style, observed.at)}: what was said is gone", room
+        )
     if told["paused"]:
         lines += _field("paused", f"{pause_sentence(instance, observed.at)} (it was {told['phase']})", room)
     if cause is not None:

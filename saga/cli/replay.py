@@ -58,6 +58,8 @@ async def replay(
             id_ = await find(database, saga)
             if not verify:
                 [found] = await database.read(lambda connection: recorded.read(connection, [id_]))
+                if found.erased:
+                    raise ConfigurationError(f"what was said in {id_} was erased: there is nothing to fold again")
                 if found.forgotten:
                     raise ConfigurationError(f"{id_} ended so long ago that its history is gone (CHOREO_RETENTION)")
                 await _show(shell, database, found)
@@ -77,14 +79,15 @@ async def _verify(shell: Shell, database: Database, which: Which) -> int:
     total = await database.read(lambda connection: recorded.count(connection, which))
     known: dict[str, dict[int, Definition]] = {}
     shown: list[dict[str, Any]] = []
-    differing = verified = forgotten = 0
+    differing = verified = forgotten = erased = 0
     after = ""
     with counting(shell, "replaying", total) as tell:
         while page := await database.read(lambda c: recorded.page(c, which, after=after)):  # noqa: B023 - read at once
             after = page[-1].instance.id
             for each in page:
-                if each.forgotten:
-                    forgotten += 1
+                if each.erased or each.forgotten:
+                    erased += each.erased
+                    forgotten += not each.erased
                     continue
                 type_ = each.instance.type
                 if type_ not in known:
@@ -95,9 +98,9 @@ async def _verify(shell: Shell, database: Database, which: Which) -> int:
                     differing += 1
                     if len(shown) < _SHOWN:
                         shown.append(told(each.instance.id, difference))
-            tell(verified + forgotten)
+            tell(verified + forgotten + erased)
     if shell.machine:
-        counts = {"verified": verified, "differing": differing, "forgotten": forgotten}
+        counts = {"verified": verified, "differing": differing, "forgotten": forgotten, "erased": erased}
         shell.json({"schema": "saga.replay/v1", **counts, "differences": shown})
     elif shell.output == "id":
         shell.lines(each["id"] for each in shown)
@@ -105,6 +108,7 @@ async def _verify(shell: Shell, database: Database, which: Which) -> int:
         shell.lines(line(each) for each in shown)
         more = f"; the first {len(shown)} are shown" if differing > len(shown) else ""
         gone = f" · {forgotten:,} ended so long ago that their history is gone" if forgotten else ""
+        gone += f" · {erased:,} erased" if erased else ""
         shell.lines([f"{verified:,} replayed · {verified - differing:,} the same · {differing:,} differ{more}{gone}"])
     return exits.ERROR if differing else exits.OK
 

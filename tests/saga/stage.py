@@ -223,7 +223,7 @@ class Stage:
                 return {}
             found = {}
             for each in recorded.page(connection, recorded.Which(), most=10_000):
-                if each.forgotten:
+                if each.forgotten or each.erased:
                     continue
                 known = recorded.definitions_of(connection, each.instance.type)
                 if (told := difference.recorded(each, known)) is not None:

@@ -1,0 +1,148 @@
+"""`saga erase`: take out for ever what was said in the sagas of one key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from ...events.errors import ChoreoError, ConfigurationError
+from . import exits
+from .many import needs_reason
+from .operate import DryRun, Yes, answered, confirm, signed
+from .shell import Shell
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from ...events.database import Database
+
+ERASED = "saga.erased/v1"
+
+
+async def erase(
+    saga: str = "",
+    /,
+    *,
+    key: Annotated[str, Parameter(show_default=False)] = "",
+    type: Annotated[str, Parameter(show_default=False)] = "",  # noqa: A002 - the option's name
+    reason: str,
+    service_store: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
+    yes: Yes = False,
+    timeout: float = 5.0,
+    dry_run: DryRun = False,
+    shell: Annotated[Shell, Parameter(parse=False)],
+) -> int:
+    """Erase what was said in the sagas of a key: payloads, texts and reasons; that they were, and how they went, stays.
+
+    It concerns the coordinator's store and the services' stores: those in the home folder, and those that are named.
+    Topics and their dead letters cannot be changed: what stands there goes with the topic's retention. An open saga is
+    refused.
+
+    For example: saga erase --key 4711 --reason "art. 17, ticket 82"
+
+    Args:
+        saga: type/key: the sagas of this key of one type.
+        key: the sagas of this key, of every type.
+        type: of this type only.
+        reason: why, for the record; do not name the person in it.
+        service_store: also this store of a service, sqlite:PATH or postgresql://...
+        yes: do not ask.
+        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
+        dry_run: only count what would go.
+    """
+    from .. import erasure, operators
+
+    needs_reason("erase it", reason)
+    type_, key = _meant(saga, key, type)
+    async with shell.sagas() as database:
+        found = await database.read(lambda c: erasure.count(c, type_, key))
+        ids = await database.read(lambda c: erasure.event_ids(c, type_, key))
+        services = [row async for row in _services(shell, service_store, ids, key, take=False)]
+        letters = await _letters(shell, type_, key)
+        told = {"schema": ERASED, "state": "dry-run", **found._asdict(), "services": sum(n for _, n in services)}
+        told |= {"dead_letters_left": letters}
+        if dry_run:
+            _tell(shell, told, found.sentence() or "nothing", "would go", letters)
+            return exits.OK
+        if not yes:
+            confirm(f"erase {found.sentence() or 'nothing'} for ever")
+        asked: dict[str, Any] = {"by": signed(), "reason": reason, "type": type_, "key": key}
+        id_ = await database.write(lambda c: operators.ask(c, erasure.KIND, **asked))
+        answer = await answered(database, id_, timeout)
+        if answer.state == operators.REFUSED:
+            from ...events.errors import Refused
+
+            raise Refused(f"erase: {answer.result}")
+        if answer.state == operators.PENDING:
+            told["state"] = "queued"
+            _tell(shell, told, found.sentence() or "nothing", "will go as soon as a coordinator runs", letters)
+            shell.hint("then say it again for the services' stores")
+            return exits.TIMED_OUT if timeout > 0 else exits.OK
+        services = [row async for row in _services(shell, service_store, ids, key, take=True)]
+        told |= {"state": "applied", "services": sum(number for _, number in services)}
+        _tell(shell, told, found.sentence() or "nothing", "erased", letters)
+        for url, number in services:
+            if number:
+                shell.hint(f"{url}: {number:,} answers and parked events erased")
+    return exits.OK
+
+
+def _meant(saga: str, key: str, type_: str) -> tuple[str, str]:
+    from ..names import is_saga_type, parse_saga_id
+
+    if bool(saga) == bool(key):
+        raise ConfigurationError("whose? name type/key, or --key (with --type or of every type)")
+    if key:
+        return type_, key
+    head, slash, _ = saga.partition("/")
+    if not slash or not is_saga_type(head):
+        raise ConfigurationError(f"{saga!r} is no type/key; for every type write --key {saga}")
+    name = parse_saga_id(saga)
+    return name.type, name.key
+
+
+async def _services(
+    shell: Shell, named: Sequence[str], ids: Sequence[str], key: str, *, take: bool
+) -> AsyncIterator[tuple[str, int]]:
+    """Count, or take, what the services' stores hold of these events."""
+    from functools import partial
+
+    from ...events.database import Database, schema_version
+    from ...services import erasing
+    from .upgrade import _files
+
+    for url in dict.fromkeys((*named, *(f"sqlite:{path}" for path in _files(shell.settings)))):
+        database: Database = await Database.open(url, must_exist=True)
+        try:
+            if await database.read(partial(schema_version, room="services")) is None:
+                continue
+            work = partial(erasing.erase if take else erasing.count, event_ids=ids, key=key)
+            yield database.url, await (database.write(work) if take else database.read(work))
+        finally:
+            await database.close()
+
+
+async def _letters(shell: Shell, type_: str, key: str) -> int | None:
+    """Count the dead letters of the key, which no erasure reaches; None where the broker cannot be asked."""
+    from .letterbox import broker, read
+
+    try:
+        async with broker(shell) as transport:
+            found = await read(transport, ())
+    except (ChoreoError, OSError):
+        return None
+    letters = [each.letter for each in found]
+    return sum(each.key == key and (not type_ or (each.saga or "").startswith(f"{type_}/")) for each in letters)
+
+
+def _tell(shell: Shell, told: dict[str, Any], what: str, became: str, letters: int | None) -> None:
+    if shell.machine:
+        shell.json(told)
+        return
+    more = f", and {told['services']:,} rows of services" if told["services"] else ""
+    shell.lines([f"{what}{more}: {became}"])
+    if letters:
+        shell.hint(f"{letters:,} dead letters of that key stay on their topics until those topics' retention ends")
+    elif letters is None:
+        shell.hint("the broker was not asked: events and dead letters stay on their topics until their retention ends")
