@@ -42,6 +42,7 @@ from .batch import Batch
 from .commands import Sender
 from .correlation import asked_of, consumed_classes
 from .due import look, quiet
+from .durations import Durations
 from .emission import Emission
 from .feed import Feed
 from .instance import Instance
@@ -111,6 +112,7 @@ class Coordinator:
         self._relay = Relay(database, transport, clock=clock, owner=owner)
         self._emission = Emission(self._tracing, settings.slow)
         self._committed = committed
+        self._durations = Durations(database)
         self._positions = Positions(database, settings.group, self._since, self._options.gap, self._options.batch)
         self._barrier = self._positions.barrier
         self._rate = Rate(self._options.undo_rate)
@@ -205,6 +207,8 @@ class Coordinator:
         ended = self._emission.take_ended()
         if ended:
             await self._try(lambda connection: store.mark_traced(connection, ended))
+        if self._durations.waiting:
+            await self._try(self._durations.write)
         await self._registry.close()
 
     async def _try(self, work: Callable[[Connection], None]) -> None:
@@ -349,6 +353,7 @@ class Coordinator:
         self._emission.emit(moves)
         if self._committed is not None:
             self._committed(rows, moves)
+        self._durations.note(moves)
 
     def _within(
         self, connection: Connection, work: Callable[[Batch], None], ended: Sequence[str]
@@ -392,6 +397,7 @@ class Coordinator:
         if due.asked:
             await self._transact(operators.obey)
         await self._sweeper.step(due.now, lambda connection: min(self._until(connection).values(), default=0))
+        await self._durations.step(due.now)
         await self._positions.commit()
         if asyncio.get_running_loop().time() >= self._catalog_until:
             await self._refresh_catalog()

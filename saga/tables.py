@@ -18,7 +18,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0006"
+HEAD = "0007"
 metadata = MetaData()
 
 definition = Table(
@@ -91,6 +91,14 @@ Index(
 )
 Index(
     "choreo_saga_untraced", saga.c.id, sqlite_where=saga.c.traced.is_(False), postgresql_where=saga.c.traced.is_(False)
+)
+
+Index(
+    "choreo_saga_error",
+    saga.c.error,
+    saga.c.updated_at,
+    sqlite_where=saga.c.error.isnot(None),
+    postgresql_where=saga.c.error.isnot(None),
 )
 
 _PAUSED = text("conditions LIKE '%Paused%'")
@@ -319,3 +327,32 @@ job_item = Table(
     Index("choreo_job_item_nth", "job_id", "state", "nth"),
 )
 """Each target of a job, once: that none is done twice is this table's primary key."""
+
+duration = Table(
+    "choreo_duration",
+    metadata,
+    Column("type", Text, nullable=False),
+    Column("kind", String(8), nullable=False),
+    Column("step", Text, nullable=False),
+    Column("week", BigInteger, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("total", BigInteger, nullable=False),
+    Column("sketch", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("type", "kind", "step", "week"),
+)
+"""How long steps, undos and whole sagas took that ended well, by the week in which they ended: their number, their sum
+and a sketch of them, into which every coordinator merges its own."""
+
+usual = Table(
+    "choreo_usual",
+    metadata,
+    Column("type", Text, nullable=False),
+    Column("kind", String(8), nullable=False),
+    Column("step", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("p50", BigInteger, nullable=False),
+    Column("p95", BigInteger, nullable=False),
+    Column("p99", BigInteger, nullable=False),
+    PrimaryKeyConstraint("type", "kind", "step"),
+)
+"""What the sketches say is usual now, so that whoever judges a saga reads no sketch."""
