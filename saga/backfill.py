@@ -7,7 +7,7 @@ as they were. All else is a coordinator's: the same transactions, the same dupli
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -23,15 +23,27 @@ from .bygone import PastEvent
 from .commands import Sender
 from .correlation import asked_of, reader
 from .declaration import Declaration
+from .durations import Durations, record
 from .inputs import Elapsed
 from .instance import Instance
 from .knowledge import Knowledge
+from .pace import LEAST, Stretch, Usual
 from .refusals import Refused, unreadable
 from .routing import Arrival, Routes
 from .tables import HEAD, metadata, saga
+from .usual import pace_of
 from .work import Work
 
 _CHUNK = 500
+
+
+@dataclass
+class Judged:
+    """Durations, each judged by those that had ended well before it: how many, and how many were longer than usual."""
+
+    size: int = 0
+    p95: int = 0
+    p99: int = 0
 
 
 @dataclass
@@ -45,6 +57,7 @@ class Tracked:
         began, end: times of the first and the last event, microseconds; 0 without any.
         refused: the first events that could not be applied, with the reason.
         refused_count: how many there were.
+        judged: by what takes time, how many durations were slow when they ended.
     """
 
     events: int = 0
@@ -54,6 +67,7 @@ class Tracked:
     end: int = 0
     refused: list[str] = field(default_factory=list)
     refused_count: int = 0
+    judged: dict[Stretch, Judged] = field(default_factory=dict)
 
 
 class Backfill:
@@ -71,6 +85,7 @@ class Backfill:
         self._database = database
         self._codec = codec
         self._most_refused = most_refused
+        self._pace: dict[Stretch, Usual] = {}
         self.tracked = Tracked()
 
     async def prepare(self) -> None:
@@ -106,6 +121,7 @@ class Backfill:
         asked = asked_of({definition.type: self._declaration})
         self._routes = Routes(known_here, {definition.type: 0}, {}, asked)
         self._read = reader(self._codec, asked)
+        self._pace.update(await self._database.read(lambda connection: pace_of(connection, definition.type)))
 
     async def feed(self, events: Iterable[PastEvent], on_progress: Callable[[int], None] = lambda done: None) -> None:
         """Apply events in the order in which they are given, which is that of their times, then flush.
@@ -147,6 +163,7 @@ class Backfill:
                     self._knowledge.unreadable.add(error.schema_id)
             except store.LostRace:
                 continue
+        self._judge(batch)
         self.tracked.applied += batch.applied
         self.tracked.already += batch.already
         for refused in batch.refused:
@@ -156,9 +173,26 @@ class Backfill:
     def _within(self, connection: Connection, work: Callable[[_Chunk], bool]) -> tuple[_Chunk, bool]:
         batch = _Chunk(connection, self._knowledge, 0)
         more = work(batch)
-        ended = [move.after.id for move in batch.write() if move.after.phase.ended]
+        moves = batch.write()
+        ended = [move.after.id for move in moves if move.after.phase.ended]
         store.mark_traced(connection, ended)  # the past has no spans: nobody shall emit them later
+        durations = Durations(self._database)
+        durations.note(moves)
+        batch.took = [(slot.stretch, took) for slot, all_ in durations.collected.items() for took in all_]
+        batch.usual = record(connection, durations.collected)
         return batch, more
+
+    def _judge(self, batch: _Chunk) -> None:
+        """Judge what took time by what had ended before it, as a coordinator would have."""
+        for stretch, took in batch.took:
+            usual = self._pace.get(stretch)
+            if usual is None or usual.size < LEAST:
+                continue
+            judged, beyond = self.tracked.judged.setdefault(stretch, Judged()), usual.beyond(took)
+            judged.size += 1
+            judged.p95 += beyond is not None
+            judged.p99 += beyond == "P99"
+        self._pace.update({stretch: usual for (_, stretch), usual in batch.usual.items()})
 
     async def _routed(self, event: PastEvent) -> Arrival:
         while True:
@@ -181,6 +215,8 @@ class _Chunk(Batch):
     """A transaction whose clock is that of each event."""
 
     already: int = 0
+    took: list[tuple[Stretch, int]] = field(default_factory=list)
+    usual: Mapping[tuple[str, Stretch], Usual] = field(default_factory=dict)
 
     def replay(self, arrivals: Sequence[Arrival]) -> bool:
         """Apply events, each at its own time, behind the timers that were due by then."""

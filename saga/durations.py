@@ -46,6 +46,11 @@ class Slot(NamedTuple):
     week: int
 
     @property
+    def stretch(self) -> Stretch:
+        """What takes time."""
+        return Stretch(self.kind, self.step)  # type: ignore[arg-type]
+
+    @property
     def whole(self) -> tuple[str, str, str]:
         """The same in all weeks."""
         return self[:3]
@@ -69,12 +74,13 @@ class Durations:
         database: the store.
 
     Attributes:
-        waiting: how many durations are not written yet.
+        collected: durations that are not written yet, microseconds.
+        waiting: how many there are.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._waiting: dict[Slot, list[int]] = {}
+        self.collected: dict[Slot, list[int]] = {}
         self.waiting = 0
         self._next = 0
 
@@ -83,7 +89,7 @@ class Durations:
         for _, before, after in moves:
             for stretch, took, at in lasted(before, after):
                 slot = Slot(after.type, stretch.kind, stretch.step, at - at % WEEK)
-                self._waiting.setdefault(slot, []).append(took)
+                self.collected.setdefault(slot, []).append(took)
                 self.waiting += 1
 
     async def step(self, now: int) -> None:
@@ -94,12 +100,12 @@ class Durations:
         """
         if self.waiting and (now >= self._next or self.waiting >= _MOST_WAITING):
             await self._database.write(self.write)
-            self._waiting, self.waiting = {}, 0
+            self.collected, self.waiting = {}, 0
             self._next = now + _EVERY
 
     def write(self, connection: Connection) -> None:
         """Write what was collected, within a write."""
-        record(connection, self._waiting)
+        record(connection, self.collected)
 
 
 def record(connection: Connection, collected: Mapping[Slot, Sequence[int]]) -> dict[tuple[str, Stretch], Usual]:
@@ -153,7 +159,7 @@ def _conclude(connection: Connection, things: set[tuple[str, str, str]]) -> dict
     found, rows = {}, []
     for (type_, kind, step), weeks_ in sorted(weeks_of.items()):
         made = usual_of(weeks_)
-        found[type_, Stretch(kind, step)] = made  # type: ignore[arg-type]
+        found[type_, weeks_[0].slot.stretch] = made
         rows.append({"type": type_, "kind": kind, "step": step, **made._asdict()})
     insert = _insert(connection, usual)
     values = {name: insert.excluded[name] for name in Usual._fields}

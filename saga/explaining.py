@@ -11,6 +11,7 @@ from ..events.errors import SagaNotFound
 from . import queries
 from .report import rfc3339
 from .surroundings import Surroundings
+from .usual import pace_of
 from .why import Explanation, Place, explain, explain_absent
 
 WHY = "saga.why/v1"
@@ -38,6 +39,7 @@ class Explained(NamedTuple):
             ],
             "prospects": [{"at": rfc3339(each.at), "sentence": each.sentence} for each in explanation.prospects],
             "remedies": list(explanation.remedies),
+            "forecast": [each.as_json() for each in explanation.usual],
             "at": rfc3339(self.at),
         }
 
@@ -73,5 +75,8 @@ async def explain_saga(
     )
     places = {event: Place(TopicPartition(topic, number), offset) for event, (topic, number, offset) in stood.items()}
     around = await survey(found.definition.topics.values())
-    told = explain(found.definition, found.instance, places, around, brakes, now, queued)
+    pace, alike = await database.read(
+        lambda c: (pace_of(c, found.instance.type), queries.count_alike(c, found.instance, now))
+    )
+    told = explain(found.definition, found.instance, places, around, brakes, now, queued, pace, alike)
     return Explained(id_, found.instance.phase.value, told, now)

@@ -13,6 +13,7 @@ from ..events.errors import StoreMismatch, StoreUnreachable
 from ..events.settings import Settings
 from . import family, queries, queues, report
 from .tables import HEAD, metadata
+from .usual import pace_of
 
 
 class View(NamedTuple):
@@ -72,7 +73,8 @@ async def look(database: Database, settings: Settings, id_: str, observed: repor
     line = None if lock is None else await database.read(lambda c: queues.line_of(c, lock.of))
     observed = observed._replace(at=await database.read(database.now))
     begun = await database.read(lambda c: family.children(c, found.definition, id_))
-    told = report.status(found, entries, observed, brakes, settings.namespace, queued, line, begun)
+    pace = await database.read(lambda c: pace_of(c, found.instance.type))
+    told = report.status(found, entries, observed, brakes, settings.namespace, queued, line, begun, pace)
     if settings.jaeger:
         told["trace"]["url"] = f"{settings.jaeger.rstrip('/')}/trace/{told['trace']['trace_id']}"
     return View(found, entries, observed, told)

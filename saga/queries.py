@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select
 
+from ..events.clock import SECOND, system_clock
 from ..events.errors import AmbiguousSaga, ConfigurationError, SagaNotFound
-from . import loaded, timers
+from . import loaded, timers, usual
 from .definition import Definition
 from .inputs import Change
 from .instance import Instance
 from .names import is_saga_type, parse_saga_id, saga_id
 from .operators import PENDING
+from .pace import Usual
 from .tables import command, definition, history, ignored, parked, saga
 from .words import Condition, Phase
 
@@ -25,6 +27,7 @@ SORTS = ("attention", "started", "updated", "key", "duration")
 GROUPS = {"error": "error", "step": "step", "type": "type", "state": "phase"}
 """What sagas can be counted by, and the column of each."""
 _NEAR = 3
+_BURST = 3_600 * SECOND
 _MOST_EARLY = 20
 
 
@@ -38,6 +41,7 @@ class Filter:
         since, until: started at or after, and before; microseconds.
         only_open: not ended.
         only_failed: FAILED, or waiting for a person.
+        now: the clock by which an open saga is slow, microseconds; default: this machine's.
     """
 
     types: Sequence[str] = ()
@@ -49,6 +53,7 @@ class Filter:
     until: int | None = None
     only_open: bool = False
     only_failed: bool = False
+    now: int = field(default_factory=system_clock)
 
 
 class SagaRow(NamedTuple):
@@ -141,9 +146,9 @@ def read_rows(
     *more: ColumnElement[bool],
 ) -> list[SagaRow]:
     """Read the sagas of a filter in an order of columns, restricted by `more`."""
-    nowhere = loaded_nowhere(connection)
-    query = _where(select(*(saga.c[name] for name in SagaRow._fields)), wanted, nowhere).where(*more)
-    return [_row(row, nowhere) for row in connection.execute(query.order_by(*order).limit(limit))]
+    beside = _beside(connection)
+    query = _where(select(*(saga.c[name] for name in SagaRow._fields)), wanted, beside).where(*more)
+    return [_row(row, beside, wanted.now) for row in connection.execute(query.order_by(*order).limit(limit))]
 
 
 def states(connection: Connection, ids: Sequence[str]) -> dict[str, Found]:
@@ -160,7 +165,7 @@ def states(connection: Connection, ids: Sequence[str]) -> dict[str, Found]:
 
 def count_phases(connection: Connection, wanted: Filter) -> dict[str, int]:
     """Count the sagas of a filter by phase."""
-    query = _where(select(saga.c.phase, func.count()), wanted, loaded_nowhere(connection)).group_by(saga.c.phase)
+    query = _where(select(saga.c.phase, func.count()), wanted, _beside(connection)).group_by(saga.c.phase)
     return {row[0]: row[1] for row in connection.execute(query)}
 
 
@@ -168,9 +173,9 @@ def group_sagas(connection: Connection, wanted: Filter, by: str) -> list[Group]:
     """Count the sagas of a filter by one of `GROUPS`, the largest group first."""
     column = saga.c[GROUPS[by]]
     counted = (func.count(), func.min(saga.c.started_at), func.max(saga.c.updated_at), func.max(saga.c.id))
-    nowhere = loaded_nowhere(connection)
+    beside = _beside(connection)
     query = (
-        _where(select(column, *counted), wanted, nowhere).group_by(column).order_by(func.count().desc(), column.asc())
+        _where(select(column, *counted), wanted, beside).group_by(column).order_by(func.count().desc(), column.asc())
     )
     return [Group._make(row) for row in connection.execute(query)]
 
@@ -289,6 +294,16 @@ def count_parked(connection: Connection) -> dict[tuple[str, str], tuple[int, int
     return {(type_, event_type): (count, oldest) for type_, event_type, count, oldest in rows}
 
 
+def count_alike(connection: Connection, instance: Instance, now: int) -> int:
+    """Count the other sagas of its type that met the error of this one within an hour."""
+    error = (instance.cause or {}).get("error")
+    if error is None:
+        return 0
+    same = (saga.c.error == error, saga.c.updated_at >= now - _BURST, saga.c.type == instance.type)
+    query = select(func.count()).select_from(saga).where(*same, saga.c.id != instance.id)
+    return connection.execute(query).scalar_one()
+
+
 def read_places(connection: Connection, id_: str) -> dict[str, tuple[str, int, int]]:
     """Say where the events of a saga's history stood on the broker: topic, partition and offset by event id."""
     columns = (history.c.event_id, history.c.topic, history.c.partition, history.c.offset)
@@ -315,15 +330,29 @@ def early_events(connection: Connection, text: str) -> list[Early]:
 # -- pieces -----------------------------------------------------------------------------------------------------------
 
 
-def _row(row: Any, nowhere: frozenset[tuple[str, int]]) -> SagaRow:
+class _Beside(NamedTuple):
+    """What bears on many sagas: versions loaded nowhere, and how long whole sagas usually take, by type."""
+
+    nowhere: frozenset[tuple[str, int]]
+    usual: dict[str, Usual]
+
+
+def _beside(connection: Connection) -> _Beside:
+    return _Beside(loaded_nowhere(connection), usual.of_sagas(connection))
+
+
+def _row(row: Any, beside: _Beside, now: int) -> SagaRow:
     """Make a row; a saga whose code nobody has is paused, also where nothing waits for the code yet."""
     told = set(filter(None, row.conditions.split(",")))
-    if row.ended_at is None and (row.type, row.version) in nowhere:
+    if row.ended_at is None and (row.type, row.version) in beside.nowhere:
         told.add(Condition.PAUSED)
+    known = beside.usual.get(row.type) if row.phase in usual.JUDGED else None
+    if known is not None and known.beyond((row.ended_at or now) - row.started_at):
+        told.add(Condition.SLOW)
     return SagaRow._make((*row[:8], tuple(sorted(told)), *row[9:]))
 
 
-def _where(query: Select[Any], wanted: Filter, nowhere: frozenset[tuple[str, int]]) -> Select[Any]:
+def _where(query: Select[Any], wanted: Filter, beside: _Beside) -> Select[Any]:
     clauses: list[ColumnElement[bool]] = []
     for column, values in (
         (saga.c.type, wanted.types),
@@ -334,7 +363,10 @@ def _where(query: Select[Any], wanted: Filter, nowhere: frozenset[tuple[str, int
         if values:
             clauses.append(column.in_(values))
     for condition in wanted.conditions:
-        held = nowhere if condition == Condition.PAUSED else ()
+        if condition == Condition.SLOW:
+            clauses.append(usual.is_slow(beside.usual, wanted.now))
+            continue
+        held = beside.nowhere if condition == Condition.PAUSED else ()
         own = [and_(saga.c.type == type_, saga.c.version == version) for type_, version in held]
         clauses.append(or_(_has(condition), and_(saga.c.ended_at.is_(None), or_(*own))) if own else _has(condition))
     if wanted.since is not None:

@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypedDict
 
-from ..events.clock import SECOND, format_duration, to_datetime
 from ..tracing.ids import trace_id
 from . import family, fan_report, pause_report
+from .conditions import conditions as conditions
+from .conditions import rfc3339 as rfc3339
 from .definition import Definition, RetryPlan, StepPlan
 from .instance import Failure, Instance, Step
 from .names import kebab_case
 from .occurrence import base_of, element_of, unfold
+from .pace import Pace, forecasts
 from .queries import Brakes, Entry, Found, SagaRow
 from .queues import Line
 from .step_notes import note_of
-from .words import Condition, Phase, StepState
+from .words import Phase, StepState
 
 STATUS = "saga.status/v1"
 SUMMARY = "saga.summary/v1"
@@ -27,9 +29,6 @@ CHANGE = "saga.change/v1"
 ENTRY = "saga.history/v1"
 
 _UNDOING = frozenset((StepState.COMPENSATING, StepState.UNDO_FAILED))
-
-LAGGING_AFTER = 2 * SECOND
-"""How long a timer may be due before a saga says that its coordinator lags."""
 
 Reach = Literal["ok", "down", "unknown"]
 
@@ -101,6 +100,7 @@ def status(
     queued: Sequence[str] = (),
     line: Line | None = None,
     children: Mapping[str, str] | None = None,
+    pace: Pace | None = None,
 ) -> dict[str, Any]:
     """Tell everything about one saga.
 
@@ -113,8 +113,10 @@ def status(
         queued: what people asked of it and no coordinator has applied yet.
         line: its lock with the queue, where it has one.
         children: the sagas that it has begun, by step.
+        pace: what is usual for its type.
     """
     definition, instance, updated_at = found
+    expected = forecasts(instance, pace or {}, observed.at)
     steps = step_reports(definition, instance, entries, observed)
     last = instance.ended_at or observed.at
     coordinators = observed.coordinators
@@ -142,7 +144,8 @@ def status(
         "progress": progress(instance),
         "cause": _cause(instance, steps),
         "steps": steps,
-        "conditions": conditions(instance, observed, brakes, line),
+        "conditions": conditions(instance, observed, brakes, line, expected),
+        "forecast": [each.as_json() for each in expected],
         "lock": _lock(instance, line),
         **family.told(instance, children or {}),
         "queued_commands": list(queued),
@@ -245,28 +248,6 @@ def undo_segments(plan: StepPlan, step: Step, now: int) -> list[Segment]:
     return _segments(step.undo_ready_at, step.undo_ended_at, step.undo_failures, plan.undo_retry, now)
 
 
-def conditions(
-    instance: Instance, observed: Observed, brakes: Brakes, line: Line | None = None
-) -> list[dict[str, Any]]:
-    """Tell what is remarkable, what the saga itself notes and what only shows from outside."""
-    now = {Condition.WAITING_FOR_LOCK: _place(instance, line, observed.at)} if line is not None else {}
-    told = [
-        _condition(word, remark.reason, now.get(Condition(word), remark.message), remark.since, remark.step)
-        for word, remark in instance.conditions.items()
-    ]
-    version = (instance.type, instance.version)
-    nowhere = version in brakes.unloaded and not instance.phase.ended
-    if nowhere and Condition.PAUSED not in instance.conditions:
-        message = f"version {instance.version} of {instance.type} is loaded nowhere; run it with `saga run`"
-        told.append(_condition(Condition.PAUSED, "NotLoaded", message, observed.at))
-    due = instance.next_due
-    if not nowhere and due is not None and due + LAGGING_AFTER < observed.at:
-        reason, message = _why_late(instance, observed, brakes)
-        late = format_duration(observed.at - due)
-        told.append(_condition(Condition.COORDINATOR_LAGGING, reason, f"a timer is due since {late}: {message}", due))
-    return sorted(told, key=lambda condition: str(condition["since"]))
-
-
 def _lock(instance: Instance, line: Line | None) -> dict[str, Any] | None:
     """Tell how a saga stands with its lock."""
     lock = instance.lock
@@ -283,34 +264,6 @@ def _lock(instance: Instance, line: Line | None) -> dict[str, Any] | None:
         "place": places.index(instance.id) + 1 if instance.id in places else None,
         "waiting": len(places),
     }
-
-
-def _place(instance: Instance, line: Line, now: int) -> str:
-    """Say who holds the lock that a saga waits for, and how many are before it, as it is now."""
-    holder = line.holder
-    held = (
-        "it is passed on" if holder is None else f"held by {holder.saga_id} for {format_duration(now - holder.since)}"
-    )
-    ids = [each.saga_id for each in line.waiting]
-    place = f", {ids.index(instance.id) + 1} of {len(ids)} in the queue" if instance.id in ids else ""
-    return f"waits for the lock {line.of}: {held}{place}"
-
-
-def rfc3339(at: int | None) -> str | None:
-    """Write a time as JSON has it: RFC 3339 in UTC, milliseconds."""
-    if at is None:
-        return None
-    return to_datetime(at).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _why_late(instance: Instance, observed: Observed, brakes: Brakes) -> tuple[str, str]:
-    if brakes.timers_held and instance.phase is Phase.RUNNING:
-        return "Held", "too many sagas would time out at once; `saga resume` lets them"
-    if brakes.undo_stopped and instance.phase is Phase.COMPENSATING:
-        return "Stopped", "compensation is stopped; `saga resume` lets it go on"
-    if observed.coordinators == 0:
-        return "NoCoordinator", "no coordinator is running; start one with `saga run`"
-    return "Unread", "held until every answer before it has been read"
 
 
 def _answerers(definition: Definition, entries: Sequence[Entry]) -> dict[tuple[str, bool], str]:
@@ -461,17 +414,6 @@ def _cause(instance: Instance, steps: Sequence[StepReport]) -> dict[str, Any] | 
         "at": rfc3339(cause.get("at")),
         "first_error_at": rfc3339(first),
         "cancelled": instance.cancelling,
-    }
-
-
-def _condition(word: str, reason: str, message: str, since: int, step: str | None = None) -> dict[str, Any]:
-    return {
-        "type": str(word),
-        "status": True,
-        "reason": reason,
-        "message": message,
-        "since": rfc3339(since),
-        "step": step,
     }
 
 

@@ -10,6 +10,9 @@ from .pace import FLOOR, LEAST, Pace, Stretch, Usual
 from .tables import saga, usual
 from .words import Phase
 
+JUDGED = (Phase.RUNNING, Phase.COMPLETED)
+"""Phases in which a saga as a whole is judged: one that goes back has another way to go."""
+
 
 def pace_of(connection: Connection, type_: str) -> Pace:
     """Load what is usual for the sagas of a type; empty where nothing is known yet."""
@@ -34,4 +37,4 @@ def is_slow(known: dict[str, Usual], now: int) -> ColumnElement[bool]:
     """
     took = func.coalesce(saga.c.ended_at, now) - saga.c.started_at
     own = [and_(saga.c.type == type_, took > max(each.p95, FLOOR)) for type_, each in sorted(known.items())]
-    return and_(saga.c.phase.in_([Phase.RUNNING.value, Phase.COMPLETED.value]), or_(*own, saga.c.id.is_(None)))
+    return and_(saga.c.phase.in_([phase.value for phase in JUDGED]), or_(*own, saga.c.id.is_(None)))

@@ -21,6 +21,7 @@ from .elapsing import TURNED
 from .inputs import Elapsed
 from .instance import Instance, Step
 from .occurrence import unfold
+from .pace import Forecast, Pace, forecasts
 from .queries import Brakes, Early
 from .surroundings import Surroundings
 from .words import Condition, Phase, StepState
@@ -63,11 +64,13 @@ class Explanation:
         headline: where it is and what it waits for, in one sentence.
         reasons: why, the most likely culprit first; never empty.
         prospects: what happens by itself, and when.
+        usual: how long what is open has taken, beside what is usual for it.
     """
 
     headline: str
     reasons: tuple[Reason, ...]
     prospects: tuple[Prospect, ...] = ()
+    usual: tuple[Forecast, ...] = ()
 
     @property
     def remedies(self) -> tuple[str, ...]:
@@ -90,6 +93,8 @@ def explain(
     brakes: Brakes,
     now: int,
     queued: Sequence[str] = (),
+    pace: Pace | None = None,
+    alike: int = 0,
 ) -> Explanation:
     """Say why a saga is where it is.
 
@@ -100,8 +105,10 @@ def explain(
         brakes: what holds all sagas back.
         now: the store's clock, microseconds.
         queued: what people asked of it and no coordinator has applied yet.
+        pace: what is usual for its type.
+        alike: how many other sagas of its type met the same error within an hour.
     """
-    return _Why(definition, instance, places, around, brakes, now).explanation(queued)
+    return _Why(definition, instance, places, around, brakes, now, pace or {}, alike).explanation(queued)
 
 
 def explain_absent(name: str, early: Sequence[Early], around: Surroundings, now: int) -> Explanation:
@@ -148,6 +155,8 @@ class _Why:
         around: Surroundings,
         brakes: Brakes,
         now: int,
+        pace: Pace,
+        alike: int,
     ) -> None:
         self._definition = unfold(definition, instance)
         self._instance = instance
@@ -155,12 +164,16 @@ class _Why:
         self._around = around
         self._brakes = brakes
         self._now = now
+        self._usual = tuple(forecasts(instance, pace, now))
+        self._alike = alike
 
     def explanation(self, queued: Sequence[str]) -> Explanation:
         instance = self._instance
         if instance.phase.ended:
             return Explanation(
-                f"{instance.id} is {instance.phase} since {_ago(instance.ended_at, self._now)}", self._end()
+                f"{instance.id} is {instance.phase} since {_ago(instance.ended_at, self._now)}",
+                (*self._end(), *self._burst(), *self._slow()),
+                usual=self._usual,
             )
         awaited = [(plan, step) for plan, step in self._steps() if step.open or step.state is StepState.COMPENSATING]
         waits = "; ".join(dict.fromkeys(_awaited(plan, step) for plan, step in awaited))
@@ -177,8 +190,9 @@ class _Why:
             until = "" if limit is None else f", and its limit passes in {_left(limit, self._now)}"
             first = reasons[0]
             reasons[0] = first._replace(sentence=f"nothing is wrong: {first.sentence}{until}")
+        working = [each for each in reasons if each.code == "Working"]
         return Explanation(
-            headline, (*serious, *(each for each in reasons if each.code == "Working")), self._prospects()
+            headline, (*serious, *working, *self._burst(), *self._slow()), self._prospects(), self._usual
         )
 
     # ---- the saga as a whole -----------------------------------------------------------------------------------
@@ -222,6 +236,23 @@ class _Why:
             told = "a limit has passed, but timers are held: too many sagas would time out at once"
             found.append(Reason("TimersHeld", told, since=due, remedies=resume))
         return found
+
+    def _slow(self) -> list[Reason]:
+        """Say what takes longer than it usually does; plain statistics, so never the first reason."""
+        return [
+            Reason("Slow", f"{each.name} is slow: {each}", each.stretch.step or None, each.slow_since)
+            for each in self._usual
+            if each.slow is not None
+        ]
+
+    def _burst(self) -> list[Reason]:
+        """Say that this saga is not the only one: then the cause is not in this saga."""
+        error = (self._instance.cause or {}).get("error")
+        if not self._alike or error is None:
+            return []
+        others = "1 other saga" if self._alike == 1 else f"{self._alike:,} other sagas"
+        told = f"{others} of type {self._instance.type} met the same error, {error}, within the last hour"
+        return [Reason("Burst", told, remedies=(f"saga list --type {self._instance.type} --group-by error",))]
 
     def _noted(self) -> list[Reason]:
         """Tell what the saga itself has noted and what still holds it."""

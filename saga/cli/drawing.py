@@ -151,10 +151,21 @@ def _head(shell: Shell, view: View, width: int) -> list[Text]:
             )
         )
         lines += _field("lock", f"{lock['name']}/{lock['key']}: {state}", room)
+    lines += _field("usually", usual, room) if (usual := _usually(told["forecast"])) else []
     awaited = [_awaited(step, view) for step in told["steps"] if _awaits(step)]
     for number, text in enumerate(awaited):
         lines += _field("" if number else "waiting", text, room)
     return lines
+
+
+def _usually(forecast: list[dict[str, Any]]) -> str:
+    """Say what is usual for a saga and for what it waits for."""
+    told = []
+    for each in forecast:
+        name = f"the undo of {each['step']}" if each["undo"] else each["step"]
+        by = f"done in {span(each['p50_ms'] * 1_000)}, 95 % in {span(each['p95_ms'] * 1_000)}"
+        told.append(f"{name} {by}" if name else by)
+    return "; ".join(told)
 
 
 def _awaits(step: report.StepReport) -> bool:

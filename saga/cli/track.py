@@ -20,7 +20,7 @@ from .shell import Shell
 
 if TYPE_CHECKING:
     from ...events.database import Database
-    from ..backfill import Tracked
+    from ..backfill import Judged, Tracked
     from ..declaration import Declaration
 
 
@@ -147,6 +147,10 @@ async def _tell(shell: Shell, database: Database, declaration: Declaration, trac
                 "refused": tracked.refused_count,
                 "began_at": rfc3339(tracked.began or None),
                 "end_at": rfc3339(tracked.end or None),
+                "judged": [
+                    {"step": stretch.step or None, "undo": stretch.kind == "undo", **_shares(judged)}
+                    for stretch, judged in sorted(tracked.judged.items())
+                ],
                 **figures,
             }
         )
@@ -161,6 +165,29 @@ async def _tell(shell: Shell, database: Database, declaration: Declaration, trac
     parts += [f"{tracked.refused_count:,} refused"] if tracked.refused_count else []
     shell.lines([" · ".join(parts)])
     _draw(shell, figures)
+    _draw_judged(shell, tracked)
+
+
+def _shares(judged: Judged) -> dict[str, int]:
+    return {"count": judged.size, "beyond_p95": judged.p95, "beyond_p99": judged.p99}
+
+
+def _draw_judged(shell: Shell, tracked: Tracked) -> None:
+    """Say how often what was usual by then was exceeded: where nothing was wrong, that is the rate of false alarms."""
+    from .tables import draw
+
+    table = [
+        [
+            stretch.step + (" (undo)" if stretch.kind == "undo" else "") or "the saga",
+            f"{judged.size:,}",
+            f"{100 * judged.p95 / judged.size:.1f} %",
+            f"{100 * judged.p99 / judged.size:.1f} %",
+        ]
+        for stretch, judged in sorted(tracked.judged.items())
+    ]
+    if table:
+        shell.lines([""])
+        draw(shell, ["BY ITS OWN PAST", "JUDGED", "BEYOND 95 %", "BEYOND 99 %"], table, right={1, 2, 3})
 
 
 def _draw(shell: Shell, figures: dict[str, Any]) -> None:

@@ -49,6 +49,8 @@ def _draw(shell: Shell, explanation: Explanation, now: int) -> None:
     for number, prospect in enumerate(explanation.prospects):
         when = f"in {format_duration(prospect.at - now)}" if prospect.at > now else "now"
         lines += _field("" if number else "then", f"{when}: {prospect.sentence}", shell.out.width)
+    for number, forecast in enumerate(explanation.usual):
+        lines += _field("" if number else "usually", f"{forecast.name}: {forecast}", shell.out.width)
     for number, remedy in enumerate(explanation.remedies):
         lines += _field("" if number else "do", remedy, shell.out.width)
     shell.lines(lines)
