@@ -1,6 +1,6 @@
 """What the coordinator keeps of durations: one sketch for each week and each thing that takes time, merged on writing.
 
-A sketch (DDSketch) tells any quantile within two per cent of its value and can be merged, so any number of coordinators
+A sketch (DDSketch) tells any quantile within one per cent of its value and can be merged, so any number of coordinators
 write into one. What is usual is computed of the newest weeks that hold enough; older ones count no more.
 """
 
@@ -30,7 +30,7 @@ ENOUGH = 500
 """So many durations are what is usual made of, where the present week and the one before hold fewer."""
 
 KEPT_WEEKS = 53
-ACCURACY = 0.02
+ACCURACY = 0.01
 _PROTO: Any = DDSketchProto  # it says nothing of its types
 _EVERY = 5 * SECOND
 _MOST_WAITING = 20_000

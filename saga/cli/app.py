@@ -61,6 +61,7 @@ def _make() -> App:
         (look, "list", "listing:list_", "List sagas: the open and the failed ones first."),
         (look, "status", "status:status", "Where a saga is, and why."),
         (look, "why", "why:why", "What a saga waits for, why it does not come, and what to do."),
+        (look, "bottlenecks", "bottlenecks:bottlenecks", "Where the time of sagas goes, step by step."),
         (look, "watch", "watch:watch", "Follow a saga until it ends."),
         (look, "wait", "watch:wait", "Wait until a saga ends; the exit code is its outcome."),
         (look, "trace", "trace:trace", "Draw a saga's trace as a waterfall."),
