@@ -21,7 +21,7 @@ class Bottleneck(NamedTuple):
         usual: of the weeks that were looked at.
         total: its time in all, microseconds.
         share: of the time of all steps of its type, from 0 to 1; steps may run side by side.
-        trend: by what part its median is longer in the latest week than in those before; None where too little is known.
+        trend: by what part its median is longer in the latest week than before; None where too little is known.
     """
 
     type: str
