@@ -169,7 +169,7 @@ def lasted(before: Instance | None, after: Instance) -> list[Lasted]:
     What was answered before its turn, or read in one batch with it, has no duration that anybody knows; it is left out.
     """
     found = []
-    same = before is not None and before.epoch == after.epoch
+    same = before is not None and before.opened_in == after.opened_in
     for name, step in after.steps.items():
         if step.ended_at is None and step.undo_ended_at is None:
             continue
@@ -186,6 +186,6 @@ def lasted(before: Instance | None, after: Instance) -> list[Lasted]:
                 found.append(Lasted(Stretch("undo", name), ended - step.undo_ready_at, ended))
     if after.phase is Phase.COMPLETED and after.ended_at is not None:
         was_open = before is None or before.ended_at is None
-        if was_open and after.epoch == 0 and after.ended_at > after.started_at:
+        if was_open and after.opened_in == 0 and after.ended_at > after.started_at:
             found.append(Lasted(SAGA, after.ended_at - after.started_at, after.ended_at))
     return found

@@ -109,13 +109,15 @@ class Found(NamedTuple):
 
 
 class Early(NamedTuple):
-    """An event that waits for its saga, and what would start that."""
+    """An event that waits for its saga, what would start that, and the field of that event that holds the key."""
 
     saga_type: str
     event_type: str
     start: tuple[str, ...]
     at: int
     expires_at: int
+    key: str
+    field: str
 
 
 class Brakes(NamedTuple):
@@ -322,8 +324,9 @@ def early_events(connection: Connection, text: str) -> list[Early]:
     for row in connection.execute(query):
         versions = [version for known_type, version in known if known_type == row.type]
         if versions and (not named or row.type == type_):
-            start = known[row.type, max(versions)].start
-            found.append(Early(row.type, row.event_type, start, row.at, row.expires_at))
+            newest = known[row.type, max(versions)]
+            field_ = newest.key_field(newest.start[0]) or newest.key
+            found.append(Early(row.type, row.event_type, newest.start, row.at, row.expires_at, row.key, field_))
     return found
 
 

@@ -7,7 +7,6 @@ happen next is not guessed: the saga's own timers are played forward through `ad
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
@@ -18,10 +17,12 @@ from . import pause_report
 from .advance import advance
 from .definition import Definition, StepPlan
 from .elapsing import TURNED
+from .explanation import Explanation as Explanation
+from .explanation import Prospect, Reason
 from .inputs import Elapsed
 from .instance import Instance, Step
 from .occurrence import unfold
-from .pace import Forecast, Pace, forecasts
+from .pace import Pace, forecasts
 from .queries import Brakes, Early
 from .surroundings import Surroundings
 from .words import Condition, Phase, StepState
@@ -29,53 +30,6 @@ from .words import Condition, Phase, StepState
 _MOST_PROSPECTS = 4
 _NOTED = (Condition.LATE, Condition.OUT_OF_ORDER, Condition.UNEXPECTED)
 """Conditions that tell of the past: nobody waits because of them."""
-
-
-class Reason(NamedTuple):
-    """One thing that keeps a saga where it is.
-
-    Args:
-        code: its machine-readable word; `docs/cli.md` lists them.
-        sentence: what, where and since when, for people.
-        step: of which step; None for the saga as a whole.
-        since: microseconds; None where it is not known.
-        remedies: what a person can do about it: commands, or a sentence.
-    """
-
-    code: str
-    sentence: str
-    step: str | None = None
-    since: int | None = None
-    remedies: tuple[str, ...] = ()
-
-
-class Prospect(NamedTuple):
-    """What happens at a time (microseconds) if nothing changes until then."""
-
-    at: int
-    sentence: str
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """The whole answer.
-
-    Args:
-        headline: where it is and what it waits for, in one sentence.
-        reasons: why, the most likely culprit first; never empty.
-        prospects: what happens by itself, and when.
-        usual: how long what is open has taken, beside what is usual for it.
-    """
-
-    headline: str
-    reasons: tuple[Reason, ...]
-    prospects: tuple[Prospect, ...] = ()
-    usual: tuple[Forecast, ...] = ()
-
-    @property
-    def remedies(self) -> tuple[str, ...]:
-        """What a person can do, each thing once."""
-        return tuple(dict.fromkeys(remedy for reason in self.reasons for remedy in reason.remedies))
 
 
 class Place(NamedTuple):
@@ -129,7 +83,7 @@ def explain_absent(name: str, early: Sequence[Early], around: Surroundings, now:
             each.at,
             (
                 f"look whether {' or '.join(each.start)} was published under this key",
-                f"saga start {each.saga_type} ...",
+                f"saga start {each.saga_type} {each.field}={each.key}",
             ),
         )
         for each in early
@@ -224,10 +178,10 @@ class _Why:
             found.append(Reason("Paused", told, since=instance.paused.at, remedies=going))
         if queued:
             found.append(Reason("Queued", f"asked for and not applied yet: {', '.join(queued)}; a coordinator does it"))
-        if (instance.type, instance.version) in self._brakes.unloaded and Condition.PAUSED not in instance.conditions:
+        if self._is_unloaded():
             told = f"version {instance.version} of {instance.type} is loaded by no coordinator: its sagas are paused"
-            fix = f"saga run a coordinator with version {instance.version} of {instance.type}, or saga upgrade"
-            found.append(Reason("NotLoaded", told, remedies=(fix,)))
+            fix = f"saga run MODULE:SAGA   (with the code of version {instance.version} of {instance.type})"
+            found.append(Reason("NotLoaded", told, remedies=(fix, "saga upgrade MODULE:SAGA   (moves its sagas)")))
         resume = ("saga resume --reason ...",)
         if self._brakes.undo_stopped and instance.phase is Phase.COMPENSATING:
             found.append(Reason("UndoStopped", "all compensation is stopped (`saga stop`)", remedies=resume))
@@ -258,12 +212,21 @@ class _Why:
         """Tell what the saga itself has noted and what still holds it."""
         found = []
         for word, remark in self._instance.conditions.items():
-            if word in _NOTED or word == Condition.HELD:
+            if word in _NOTED or word == Condition.HELD or (word == Condition.PAUSED and self._is_unloaded()):
+                continue
+            if word == Condition.DEAD_LETTERED and self._is_retried(remark.step):
                 continue
             code = remark.reason if word == Condition.WAITING_FOR_PERSON else str(word)
             told = f"{remark.message} ({remark.reason})" if code != remark.reason else remark.message
             found.append(Reason(code, told, remark.step, remark.since, self._remedies(word, code, remark.step)))
         return found
+
+    def _is_unloaded(self) -> bool:
+        return (self._instance.type, self._instance.version) in self._brakes.unloaded
+
+    def _is_retried(self, step: str | None) -> bool:
+        """Whether the saga sends a step's command again by itself: then that stands there, not its dead letter."""
+        return step in self._instance.steps and self._instance.steps[step].state is StepState.RETRYING
 
     def _remedies(self, word: str, code: str, step: str | None) -> tuple[str, ...]:
         id_, each = self._instance.id, f" --step {step}" if step else ""
@@ -276,7 +239,11 @@ class _Why:
         if word == Condition.WAITING_FOR_PERSON and code in ("Late", "Duplicate", "Unexpected"):
             return (f"saga dismiss {id_} --reason ...", f"saga cancel {id_} --reason ...")
         if word == Condition.DEAD_LETTERED and step is not None:
-            return (f"saga dlq list --saga {id_}", f"mend the handler, then: saga dlq retry --saga {id_} --reason ...")
+            return (
+                "mend the handler first",
+                f"saga dlq retry --saga {id_} --reason ...",
+                f"saga dlq list --saga {id_}",
+            )
         if word == Condition.DELAYED:
             return ("mend the handler: it is tried again by itself, and is dead after its last retry topic",)
         if word == Condition.KEY_PARKED:
@@ -314,13 +281,11 @@ class _Why:
         missing = self._missing(plan, (*answers, *([command] if command else ())), since)
         if missing:
             return missing
+        handlers = self._asked(plan.name)
+        if step.state is StepState.RETRYING:
+            return [self._retrying(plan, step, [service.service for service, _ in handlers])]
         if any(step_ == plan.name and code != "Working" for code, step_ in known):
             return []  # the saga itself has noted why
-        if step.state is StepState.RETRYING:
-            pause = "" if step.send_at is None else f"; {plan.send} is sent again in {_left(step.send_at, self._now)}"
-            told = f"{plan.name} failed {_count(len(step.failures), 'time')} so far, last with {step.error}{pause}"
-            return [Reason("HandlerFailing", told, plan.name, step.failures[-1].at if step.failures else None)]
-        handlers = self._asked(plan.name)
         if not handlers:
             return [self._nobody(plan, command, since)]
         unread = self._unread_answers(plan, answers, since)
@@ -331,6 +296,13 @@ class _Why:
             found.setdefault(service.service, reason)
         silent = [reason for reason in found.values() if reason.code == "NoAnswer"]
         return [*unread, *(reason for reason in found.values() if not (unread and reason in silent))]
+
+    def _retrying(self, plan: StepPlan, step: Step, services: Sequence[str]) -> Reason:
+        pause = "" if step.send_at is None else f"; {plan.send} is sent again in {_left(step.send_at, self._now)}"
+        told = f"{plan.name} failed {_count(len(step.failures), 'time')} so far, last with {step.error}{pause}"
+        where = f" in service {' or '.join(dict.fromkeys(services))}" if services else ""
+        fix = f"mend what fails{where}: {plan.send} is sent again by itself"
+        return Reason("HandlerFailing", told, plan.name, step.failures[-1].at if step.failures else None, (fix,))
 
     def _missing(self, plan: StepPlan, types: Iterable[str], since: int) -> list[Reason]:
         topics = dict.fromkeys(self._definition.topics[type_] for type_ in types if type_ in self._definition.topics)
@@ -424,7 +396,7 @@ class _Why:
     def _forecast(self) -> Iterable[Prospect]:
         """Play the saga's own timers forward until it changes its phase."""
         instance = self._instance
-        while (due := instance.next_due) is not None:
+        while (due := instance.next_step_due) is not None:  # its trace turns for ever, and that is no news
             at = max(due, self._now)
             transition = advance(self._definition, instance, Elapsed(at), at)
             if transition.verdict == "ignored" or not transition.changes:

@@ -41,18 +41,10 @@ async def why(saga: str, /, *, shell: Annotated[Shell, Parameter(parse=False)]) 
 
 
 def _draw(shell: Shell, explanation: Explanation, now: int) -> None:
-    from ...events.clock import format_duration
-
-    lines = [explanation.headline]
-    for number, reason in enumerate(explanation.reasons):
-        lines += _field("" if number else "why", reason.sentence, shell.out.width)
-    for number, prospect in enumerate(explanation.prospects):
-        when = f"in {format_duration(prospect.at - now)}" if prospect.at > now else "now"
-        lines += _field("" if number else "then", f"{when}: {prospect.sentence}", shell.out.width)
-    for number, forecast in enumerate(explanation.usual):
-        lines += _field("" if number else "usually", f"{forecast.name}: {forecast}", shell.out.width)
-    for number, remedy in enumerate(explanation.remedies):
-        lines += _field("" if number else "do", remedy, shell.out.width)
+    lines, before = [explanation.headline], ""
+    for label, text in explanation.lines(now):
+        lines += _field("" if label == before else label, text, shell.out.width)
+        before = label
     shell.lines(lines)
 
 

@@ -104,7 +104,9 @@ def test_a_saga_counts_as_a_whole_when_it_completes_for_the_first_time() -> None
     ended = running()
     ended.phase, ended.ended_at = Phase.COMPLETED, START + 30 * SECOND
     assert (SAGA, 30 * SECOND, START + 30 * SECOND) in lasted(running(), ended)
-    ended.epoch = 1
+    ended.epoch, ended.turned = 1, [START]  # its trace went on in another one
+    assert lasted(running(), ended) == [(SAGA, 30 * SECOND, START + 30 * SECOND)]
+    ended.turned = []
     assert all(each.stretch != SAGA for each in lasted(running(), ended))
 
 

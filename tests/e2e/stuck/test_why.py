@@ -3,154 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from aiokafka.admin import AIOKafkaAdminClient
 
-from choreo import Event, Permanent, Publisher, Retry, Saga, Service, step
-from choreo.events.settings import Settings, load_settings
-from choreo.events.transports import connect
-from choreo.saga.loading import Parts
-from choreo.saga.running import Process
-from tests.support.console import Console, validate
-
-QUICK = Retry(attempts=1)
-
-
-class Ordered(Event, topic="orders", key="order_id"):
-    order_id: str
-
-
-class Reserved(Event, topic="stock", key="order_id"):
-    order_id: str
-
-
-class Unreserve(Event, topic="stock.commands", key="order_id"):
-    order_id: str
-
-
-class Unreserved(Event, topic="stock", key="order_id"):
-    order_id: str
-
-
-class Ship(Event, topic="shipping.commands", key="order_id"):
-    order_id: str
-
-
-class Shipped(Event, topic="shipping", key="order_id"):
-    order_id: str
-
-
-class NotShipped(Event, topic="shipping", key="order_id"):
-    order_id: str
-
-
-class Delivery(Saga, start=Ordered, key="order_id", active_from="beginning"):
-    """Reserve by itself, ship on command."""
-
-    reserve = step(done=Reserved, undo=Unreserve, undone=Unreserved, within="10m")
-    ship = step(
-        after=reserve,
-        send=Ship,
-        done=Shipped,
-        failed=NotShipped,
-        pivot=True,
-        within="1h",
-        retry=Retry(attempts=3, first="10m", most="10m"),
-    )
-
-
-class Desk:
-    """What a test has at hand: it starts services, publishes, and asks `saga why` as a person would."""
-
-    def __init__(self, settings: Settings, console: Console, stack: AsyncExitStack) -> None:
-        self.settings = settings
-        self._console = console
-        self._stack = stack
-
-    async def run(self, *services: Service, sagas: Sequence[type[Saga]] = ()) -> Process:
-        """Run services and sagas until the test ends."""
-        transport = await self._stack.enter_async_context(connect(self.settings.broker_url, self.settings))
-        parts = Parts(services=services, sagas=tuple(sagas))
-        return await self._stack.enter_async_context(
-            Process(parts, transport, self.settings, create_topics=True, partitions=1)
-        )
-
-    async def publish(self, *events: Event) -> None:
-        """Publish events as an existing system would."""
-        async with (
-            connect(self.settings.broker_url, self.settings) as transport,
-            Publisher(transport, source="shop", settings=self.settings) as publisher,
-        ):
-            await publisher.publish(*events)
-
-    async def why(self, name: str, code: str, step: str | None = None) -> dict[str, Any]:
-        """Ask until that is among the reasons; give the whole answer."""
-        told: dict[str, Any] = {}
-        for _ in range(300):
-            done = await asyncio.to_thread(self._console, "why", name, "-o", "json")
-            if done.code == 0:
-                told = validate(done.json, "saga.why/v1")
-                if any(each["code"] == code and step in (None, each["step"]) for each in told["reasons"]):
-                    return told
-            await asyncio.sleep(0.1)
-        raise AssertionError(f"{code} is not among the reasons: {told or done}")
-
-
-@pytest.fixture(params=["local", pytest.param("kafka", marks=pytest.mark.kafka)])
-async def desk(
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> AsyncIterator[Desk]:
-    for name in [name for name in os.environ if name.startswith(("CHOREO_", "OTEL_"))]:
-        monkeypatch.delenv(name)
-    broker = f"local:{tmp_path / 'broker.db'}"
-    if request.param == "kafka":
-        broker = f"kafka://{request.getfixturevalue('kafka_bootstrap')}"
-    chosen = {
-        "CHOREO_HOME": str(tmp_path),
-        "CHOREO_BROKER": broker,
-        "CHOREO_TOPIC_PREFIX": f"{tmp_path.parent.name}.{tmp_path.name}.",
-    }
-    for name, value in chosen.items():
-        monkeypatch.setenv(name, value)
-    async with AsyncExitStack() as stack:
-        stack.callback(structlog.reset_defaults)
-        yield Desk(load_settings(), Console(capsys, tmp_path, beside=True), stack)
-
-
-def stock(reserve: Callable[[Ordered], Awaitable[Reserved]] | None = None, *, park: bool = False) -> Service:
-    """The service that reserves; it does as it is told."""
-    service = Service("stock")
-
-    @service.on(Ordered, retry=QUICK, exhausted="park" if park else "dead")
-    async def reserve_(order: Ordered) -> Reserved:
-        return Reserved(order_id=order.order_id) if reserve is None else await reserve(order)
-
-    @service.on(Unreserve)
-    async def unreserve(command: Unreserve) -> Unreserved:
-        return Unreserved(order_id=command.order_id)
-
-    return service
-
-
-def shipping(answer: Callable[[Ship], Event]) -> Service:
-    """The service that ships, or refuses, or breaks."""
-    service = Service("shipping")
-
-    @service.on(Ship, retry=QUICK)
-    async def ship(command: Ship) -> Shipped | NotShipped:
-        return answer(command)  # type: ignore[return-value]
-
-    return service
+from choreo import Event, Permanent, Retry, Saga, Service, step
+from tests.e2e.stuck.desk import (
+    QUICK,
+    Delivery,
+    Desk,
+    NotShipped,
+    Ordered,
+    Reserved,
+    Ship,
+    Shipped,
+    Unreserve,
+    Unreserved,
+    shipping,
+    stock,
+)
 
 
 def sentence(told: dict[str, Any], code: str) -> str:
