@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ..events.clock import SECOND, format_duration
 from .pace import Forecast
 
-_TELL_TIME = ("Working", "NoAnswer", "Slow", "Ended", "EarlyEventParked", "BreakerOpen")
+_TELL_TIME = ("Working", "NoAnswer", "Slow", "Ended", "EarlyEventParked", "BreakerOpen", "Paused")
 """Codes whose sentences say a time of their own."""
 
 

@@ -125,7 +125,9 @@ def forecasts(instance: Instance, pace: Pace, now: int) -> list[Forecast]:
         pace: what is usual for its type.
         now: the store's clock, microseconds.
     """
-    found = []
+    found: list[Forecast] = []
+    if instance.paused is not None:
+        return found  # its time stands still
     if (usual := _known(pace, SAGA)) is not None and instance.phase in (Phase.RUNNING, Phase.COMPLETED):
         end = instance.ended_at if instance.ended_at is not None else now
         took = max(0, end - instance.started_at)
