@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from opentelemetry.trace import SpanContext, TraceFlags, TraceState
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
 from ..events.envelope import Headers
 from .ids import ROOT, span_id, trace_id
@@ -26,6 +26,7 @@ UNSAMPLED = TraceFlags(TraceFlags.DEFAULT)
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.{0,200})?", re.DOTALL)
 _LENGTH = 55
+_UNSAMPLED = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f][02468ace]")
 _ODD = frozenset("13579bdf")
 _ODD_BYTES = frozenset(b"13579bdf")
 
@@ -100,6 +101,28 @@ def is_sampled(value: str | bytes | None) -> bool:
     if value is None or len(value) < _LENGTH:
         return False
     return value[54] in _ODD if isinstance(value, str) else value[54] in _ODD_BYTES
+
+
+def is_unsampled(text: str | None) -> bool:
+    """Tell whether a `traceparent` or `saga-traceparent` is well-formed, of version 00, and says not to sample."""
+    return text is not None and _UNSAMPLED.fullmatch(text) is not None
+
+
+class UnsampledSpan(NonRecordingSpan):
+    """Stands for an unsampled context that came in a header, read only if somebody asks: most never do.
+
+    Args:
+        text: a header for which `is_unsampled` holds.
+        state: the `tracestate` beside it.
+    """
+
+    def __init__(self, text: str, state: str | None = None) -> None:
+        self._text = text
+        self._state = state
+
+    def get_span_context(self) -> SpanContext:
+        """Give the context."""
+        return parse_traceparent(self._text, self._state) or INVALID_SPAN_CONTEXT
 
 
 def parse_tracestate(text: str | None) -> TraceState | None:

@@ -35,8 +35,10 @@ from .headers import (
     SAMPLED,
     UNSAMPLED,
     SagaTrace,
+    UnsampledSpan,
     format_saga_trace,
     is_sampled,
+    is_unsampled,
     parse_saga_traceparent,
     parse_traceparent,
 )
@@ -175,6 +177,10 @@ class Tracing:
         if tracer is None:
             passed_on = SendSpan(envelope.traceparent, envelope.tracestate, envelope.saga_traceparent)
             return HandlerSpan(self._sends, None, None, passed_on)
+        text = envelope.saga_traceparent
+        if text is not None and place is not None and trusted and envelope.saga_id is not None and is_unsampled(text):
+            # The usual case where few are sampled: nothing is parsed, nothing derived.
+            return self._unsampled(UnsampledSpan(text), SendSpan(text, None, text))
         saga_id: str | None = None
         saga_header: str | None = None
         others: tuple[Place, ...] = ()
@@ -186,14 +192,15 @@ class Tracing:
             saga, saga_header = self._saga_of(envelope, place)
             if not saga.sampled:
                 root = SpanContext(saga.trace_id, saga.root_id, True, UNSAMPLED)
-                return self._unsampled(root, SendSpan(saga_header, None, saga_header))
+                return self._unsampled(NonRecordingSpan(root), SendSpan(saga_header, None, saga_header))
             parent = SpanContext(saga.trace_id, span_id(place.namespace, saga_id, *place.path), True, SAMPLED)
             others = place.others
         else:
             parent = parse_traceparent(envelope.traceparent, envelope.tracestate)
             saga_header = envelope.saga_traceparent
             if parent is not None and not parent.trace_flags.sampled:
-                return self._unsampled(parent, SendSpan(envelope.traceparent, envelope.tracestate, saga_header))
+                passed_on = SendSpan(envelope.traceparent, envelope.tracestate, saga_header)
+                return self._unsampled(NonRecordingSpan(parent), passed_on)
         span = tracer.start_span(
             f"process {delivery.topic}",
             set_span_in_context(NonRecordingSpan(parent) if parent is not None else INVALID_SPAN),
@@ -267,8 +274,8 @@ class Tracing:
         results = [act(pipeline, max(0.05, deadline - time.monotonic())) for pipeline in self._pipelines]
         return all(results)
 
-    def _unsampled(self, context: SpanContext, passed_on: SendSpan) -> HandlerSpan:
-        return HandlerSpan(self._sends, None, set_span_in_context(NonRecordingSpan(context)), passed_on)
+    def _unsampled(self, span: NonRecordingSpan, passed_on: SendSpan) -> HandlerSpan:
+        return HandlerSpan(self._sends, None, set_span_in_context(span), passed_on)
 
     def _saga_of(self, envelope: Envelope, place: Place) -> tuple[SagaTrace, str]:
         """Give the saga's trace and the header that carries it on."""

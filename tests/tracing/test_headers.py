@@ -13,9 +13,11 @@ from choreo.tracing.headers import (
     MOST_BAGGAGE_BYTES,
     SAMPLED,
     UNSAMPLED,
+    UnsampledSpan,
     format_traceparent,
     format_tracestate,
     is_sampled,
+    is_unsampled,
     parse_saga_traceparent,
     parse_traceparent,
     parse_tracestate,
@@ -167,3 +169,28 @@ def test_a_header_is_replaced_never_appended() -> None:
     headers = (("traceparent", b"old"), ("ce_id", b"1"), ("traceparent", b"older"))
     assert replace_header(headers, "traceparent", GOOD) == (("ce_id", b"1"), ("traceparent", GOOD.encode()))
     assert replace_header(headers, "traceparent", None) == (("ce_id", b"1"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (saga_traceparent("", "fulfilment/4711", 0, False), True),
+        (saga_traceparent("", "fulfilment/4711", 0, True), False),
+        (f"00-{'a' * 32}-{'b' * 16}-02", True),
+        (f"00-{'a' * 32}-{'b' * 16}-ff", False),
+        (f"01-{'a' * 32}-{'b' * 16}-00", False),
+        (f"00-{'0' * 32}-{'b' * 16}-00", False),
+        (f"00-{'a' * 32}-{'0' * 16}-00", False),
+        (f"00-{'A' * 32}-{'b' * 16}-00", False),
+        (f"00-{'a' * 32}-{'b' * 16}-00\n", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_what_is_surely_unsampled_is_seen_without_parsing(text: str | None, expected: bool) -> None:
+    assert is_unsampled(text) is expected
+    if expected:
+        context = UnsampledSpan(str(text), "a=1").get_span_context()
+        assert context == parse_traceparent(text, "a=1")
+        assert not context.trace_flags.sampled
+        assert context.trace_state.to_header() == "a=1"
