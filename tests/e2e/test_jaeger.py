@@ -186,7 +186,7 @@ async def test_an_unsampled_saga_that_succeeds_is_not(
     stage: Stage, jaeger: JaegerServer, otel: pytest.MonkeyPatch
 ) -> None:
     otel.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
-    services = [inventory_service(), payment_service(declines=False)]
+    services = [inventory_service(stage.folder), payment_service(stage.folder, declines=False)]
     await run_order(stage, traceparent=UNSAMPLED, services=services, ends=Phase.COMPLETED)
     assert jaeger.spans(trace_id(stage.settings.namespace, "order/4711")) == []
 
@@ -195,7 +195,7 @@ async def test_a_service_that_knows_no_tracing_does_not_split_the_saga(stage: St
     """Its events carry nothing but what CloudEvents demand; the key says which saga they belong to."""
     legacy = asyncio.create_task(_legacy_inventory(stage))
     try:
-        await run_order(stage, services=[payment_service()])
+        await run_order(stage, services=[payment_service(stage.folder)])
     finally:
         legacy.cancel()
         await asyncio.gather(legacy, return_exceptions=True)

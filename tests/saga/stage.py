@@ -119,6 +119,11 @@ class Stage:
     coordinators: list[Coordinator] = field(default_factory=list)
     settings: Any = field(default_factory=lambda: load_settings(broker="memory:"))
 
+    @property
+    def folder(self) -> str:
+        """Where its SQLite file is: room for more."""
+        return self.url.removeprefix("sqlite:").rpartition("/")[0]
+
     async def __aenter__(self) -> Stage:
         await self.broker.__aenter__()
         specs = [TopicSpec(name, 2) for name in (*TOPICS, *(f"{name}.dlq" for name in TOPICS))]

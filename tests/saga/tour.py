@@ -186,7 +186,7 @@ async def run_tour(
     trip = trip or Trip()
     settings = load_settings(broker="memory:", namespace=stage.settings.namespace)
     await stage.codec.prepare(EVENTS)
-    running = services(trip, stage.url.removeprefix("sqlite:").rpartition("/")[0])
+    running = services(trip, stage.folder)
     tracings = [
         open_tracing(settings, name, extra=extra) for name in (*(each.name for each in running), "choreo.coordinator")
     ]

@@ -30,9 +30,9 @@ GOLDEN = [
 ORIGIN = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-def inventory_service() -> Service:
-    """Reserves, and releases."""
-    inventory = Service("inventory", store="sqlite::memory:")
+def inventory_service(folder: str) -> Service:
+    """Reserves, and releases; its store is in a folder."""
+    inventory = Service("inventory", store=f"sqlite:{folder}/inventory.db")
 
     @inventory.on(Placed)
     async def reserve(order: Placed) -> Reserved | Refused:
@@ -45,9 +45,9 @@ def inventory_service() -> Service:
     return inventory
 
 
-def payment_service(*, declines: bool = True) -> Service:
-    """Declines, or takes the money."""
-    payment = Service("payment", store="sqlite::memory:")
+def payment_service(folder: str, *, declines: bool = True) -> Service:
+    """Declines, or takes the money; its store is in a folder."""
+    payment = Service("payment", store=f"sqlite:{folder}/payment.db")
 
     @payment.on(Reserved)
     async def charge(order: Reserved) -> Paid | Declined:
@@ -76,7 +76,7 @@ async def run_order(
         extra: exporters that get every span too.
     """
     settings = load_settings(broker="memory:", namespace=stage.settings.namespace)
-    running = [inventory_service(), payment_service()] if services is None else services
+    running = [inventory_service(stage.folder), payment_service(stage.folder)] if services is None else services
     tracings = [
         open_tracing(settings, name, extra=extra) for name in (*(s.name for s in running), "choreo.coordinator")
     ]
