@@ -10,11 +10,13 @@ contention), one writer per process. PostgreSQL: READ COMMITTED; serialization f
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import random
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -39,6 +41,7 @@ _RETRIED_CODES = {1205, 1213}  # ER_LOCK_WAIT_TIMEOUT, ER_LOCK_DEADLOCK (MariaDB
 # connection exception, insufficient resources, operator intervention, system error, read-only (a standby by now)
 _WAITED_STATES = ("08", "53", "57", "58", "25006")
 _ATTEMPTS = 6
+_MEMORIES = itertools.count()
 
 
 class Database:
@@ -57,6 +60,7 @@ class Database:
         self._clock = clock
         self._writer = asyncio.Lock() if turns is None else turns
         self._shared = turns is not None or isinstance(engine.pool, StaticPool)
+        self._anchor: sqlite3.Connection | None = None
         self.dialect: Literal["sqlite", "postgresql"] = (
             "postgresql" if engine.dialect.name == "postgresql" else "sqlite"
         )
@@ -75,12 +79,17 @@ class Database:
             StoreUnreachable: nothing answers there.
         """
         parsed = parse_store_url(url)
-        if parsed.get_backend_name() == "sqlite":
-            engine = _sqlite_engine(parsed, must_exist)
+        anchor = None
+        if parsed.database in (None, "", ":memory:") and parsed.get_backend_name() == "sqlite":
+            parsed, anchor = _memory()
+            engine = _sqlite_engine(parsed, poolclass=StaticPool)
+        elif parsed.get_backend_name() == "sqlite":
+            _check_path(Path(str(parsed.database)), must_exist)
+            engine = _sqlite_engine(parsed)
         else:
             engine = _postgres_engine(parsed)
         try:
-            if engine.dialect.name == "sqlite":
+            if engine.dialect.name == "sqlite" and anchor is None:
                 await asyncio.to_thread(_probe, str(parsed.database))
             async with engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
@@ -90,11 +99,15 @@ class Database:
         except TypeError as error:  # an option in the URL's query goes to the driver as a keyword
             await engine.dispose()
             raise ConfigurationError(f"cannot open the store {redacted(url)}: {first_line(error)}") from error
-        return cls(engine, clock)
+        database = cls(engine, clock)
+        database._anchor = anchor
+        return database
 
     @property
     def url(self) -> str:
         """The store's address as one writes it, with the password masked."""
+        if self._anchor is not None:
+            return "sqlite::memory:"
         url = self._engine.url
         if self.dialect == "sqlite":
             return f"sqlite:{url.database}"
@@ -103,6 +116,8 @@ class Database:
     async def close(self) -> None:
         """Close every connection."""
         await self._engine.dispose()
+        if self._anchor is not None:
+            self._anchor.close()
 
     async def read(self, work: Work[T]) -> T:
         """Run `work` in a read transaction and give what it returns.
@@ -286,21 +301,30 @@ def redacted(url: str) -> str:
     return f"{scheme}://{user}{':***' if colon else ''}@{tail}"
 
 
-def _sqlite_engine(url: URL, must_exist: bool) -> AsyncEngine:
-    options: dict[str, Any] = {"hide_parameters": True}  # values of events must not show in errors
-    if url.database in (None, "", ":memory:"):
-        options["poolclass"] = StaticPool
-    else:
-        path = Path(str(url.database))
-        if must_exist and not path.exists():
-            raise ConfigurationError(
-                f"there is no store at {path}; name one with --store or CHOREO_STORE, or start with `saga run`"
-            )
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreUnreachable(f"cannot open the store {path}: {first_line(error)}") from error
-    engine = create_async_engine(url, **options)
+def _check_path(path: Path, must_exist: bool) -> None:
+    if must_exist and not path.exists():
+        raise ConfigurationError(
+            f"there is no store at {path}; name one with --store or CHOREO_STORE, or start with `saga run`"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnreachable(f"cannot open the store {path}: {first_line(error)}") from error
+
+
+def _memory() -> tuple[URL, sqlite3.Connection]:
+    """Make a store in memory: its address, and a connection that holds it.
+
+    A task that is cancelled takes its connection with it, and `:memory:` would go with that. The VFS `memdb` gives a
+    name to it (https://sqlite.org/inmemorydb.html); it lives for as long as anybody is connected.
+    """
+    name = f"file:/choreo-{os.getpid()}-{next(_MEMORIES)}?vfs=memdb"
+    url = URL.create("sqlite+aiosqlite", database=name, query={"uri": "true"})
+    return url, sqlite3.connect(name, uri=True, check_same_thread=False)
+
+
+def _sqlite_engine(url: URL, **options: Any) -> AsyncEngine:
+    engine = create_async_engine(url, hide_parameters=True, **options)  # values of events must not show in errors
 
     @event.listens_for(engine.sync_engine, "connect")
     def _connect(connection: Any, _: object) -> None:
@@ -321,7 +345,18 @@ def _sqlite_engine(url: URL, must_exist: bool) -> AsyncEngine:
         writes = connection.get_execution_options().get(WRITE)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
+    event.listen(engine.sync_engine, "invalidate", roll_back)
     return engine
+
+
+def roll_back(connection: Any, _: object, __: object) -> None:
+    """Give up the locks of a SQLite connection that a cancelled task leaves: an event hook of the pool.
+
+    The connection is closed next, but SQLite keeps a closed one, and the write lock with it, until its last statement
+    is gone (https://sqlite.org/c3ref/close.html), and the traceback of the cancellation may hold that for long.
+    """
+    with suppress(Exception, asyncio.CancelledError):  # it goes away in any case; a first cancellation is on its way
+        connection.run_async(lambda driver: asyncio.shield(driver.rollback()))
 
 
 def _probe(path: str) -> None:

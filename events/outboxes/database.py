@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ..clock import Clock, system_clock
-from ..database import WRITE, Database, first_line, parse_store_url, redacted
+from ..database import WRITE, Database, first_line, parse_store_url, redacted, roll_back
 from ..errors import ConfigurationError, StoreUnreachable
 
 _FORMS = "write postgresql://user:password@host/database, mysql://... (MariaDB too) or sqlite:PATH"
@@ -130,4 +130,5 @@ def _engine(url: URL) -> AsyncEngine:
         writes = connection.get_execution_options().get(WRITE)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
+    event.listen(engine.sync_engine, "invalidate", roll_back)
     return engine

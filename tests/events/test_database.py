@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, Text, func, insert, select, text
+from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, Text, func, insert, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
 from choreo.events.clock import SECOND
 from choreo.events.database import Database, parse_store_url, redacted, schema_version
 from choreo.events.errors import ConfigurationError, StoreMismatch, StoreUnreachable
+from choreo.events.outboxes.database import SystemDatabase
 from tests.support.postgres import PostgresServer
 
 metadata = MetaData()
@@ -277,6 +278,43 @@ async def test_a_store_tells_its_address_as_one_writes_it(store_url: str) -> Non
     assert parse_store_url(database.url) == parse_store_url(store_url)
     assert database.url.startswith(("sqlite:/", "postgresql://"))
     await database.close()
+
+
+_LONG = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 2000000) SELECT max(x) FROM n"
+
+
+@pytest.mark.parametrize("where", ["memory", "file", "system"])
+async def test_a_write_that_is_cancelled_leaves_neither_a_lock_nor_its_rows(where: str, tmp_path: Path) -> None:
+    """Cancelled while a statement runs: the store is there afterwards, and the next write need not wait for anybody."""
+    url = "sqlite::memory:" if where == "memory" else f"sqlite:{tmp_path / 'store.db'}"
+    database = await (SystemDatabase.open(url, must_exist=False) if where == "system" else Database.open(url))
+    await database.write(lambda connection: connection.exec_driver_sql("CREATE TABLE kept (x INTEGER)"))
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def work(connection: Connection) -> None:
+        connection.exec_driver_sql("INSERT INTO kept VALUES (1)")
+        loop.call_later(0.01, begun.set)
+        connection.exec_driver_sql(_LONG)
+
+    writing = asyncio.create_task(database.write(work))
+    await begun.wait()
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    await database.write(lambda connection: connection.exec_driver_sql("INSERT INTO kept VALUES (2)"))
+    found = await database.read(lambda connection: connection.exec_driver_sql("SELECT x FROM kept").scalars().all())
+    assert found == [2]
+    await database.close()
+
+
+async def test_two_stores_in_memory_are_two() -> None:
+    first, second = await Database.open("sqlite::memory:"), await Database.open("sqlite::memory:")
+    await first.write(lambda connection: connection.exec_driver_sql("CREATE TABLE mine (x INTEGER)"))
+    assert not await second.read(lambda connection: inspect(connection).get_table_names())
+    assert first.url == second.url == "sqlite::memory:"
+    await first.close()
+    await second.close()
 
 
 async def test_a_store_in_memory_serves_reads_beside_a_write() -> None:
