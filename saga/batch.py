@@ -17,6 +17,7 @@ from ..events.codec import UnknownSchema
 from ..events.envelope import Envelope, Record
 from ..events.errors import EventError
 from ..events.ids import derived_id
+from ..services.logged import ids_of
 from . import pausing, queues, races, store, timers
 from .advance import advance, begin, begin_undone
 from .crafting import Crafting
@@ -158,7 +159,9 @@ class Batch:
                 self.refused.append(Refused(arrival, error.message))
             except DEFECTS as error:
                 log.exception(
-                    "an event was set aside: applying it raised", event_id=arrival.input.id, saga_type=target.type
+                    "an event was set aside: applying it raised",
+                    saga_type=target.type,
+                    **ids_of(arrival.envelope),
                 )
                 self._take_back(kept)
                 self.refused.append(Refused(arrival, type(error).__name__))

@@ -29,6 +29,7 @@ from .board import Board, Finished, Go, Next
 from .context import Transaction
 from .execution import Execution
 from .job import Job, Later, Result, Route, Stage
+from .logged import ids_of
 
 log = structlog.get_logger("choreo.services")
 
@@ -268,7 +269,7 @@ class StoreCommit:
         """Give a job that the database refuses to the dead letters, without an inbox row if it must be."""
         log.error(
             "the database refuses an event",
-            event_id=job.envelope.id,
+            **ids_of(job.envelope),
             handler=job.route.name,
             error=type(error).__name__,
         )

@@ -21,6 +21,7 @@ from .context import Context, Transaction
 from .dead_letters import Failure, dead_letter, handler_failed
 from .job import Job, Later, Park, Result
 from .ladder import climb
+from .logged import ids_of
 from .retry import Again
 from .service import Service
 
@@ -242,11 +243,15 @@ class Execution:
         job.failed_at = job.failed_at or now
         decision = handler.retry.after(error, job.attempt, self._randomness(), now - job.failed_at)
         failure = Failure(handler.service, handler.name, error, job.attempt, True, now, job.event)
-        ids = {"service": handler.service, "handler": handler.name, "event_id": job.envelope.id}
-        if job.envelope.saga_id is not None:
-            ids["saga_id"] = job.envelope.saga_id
         if isinstance(decision, Again):
-            log.warning("handler failed, it will be tried again", error=failure.error_class, attempt=job.attempt, **ids)
+            log.warning(
+                "handler failed, it will be tried again",
+                error=failure.error_class,
+                attempt=job.attempt,
+                service=handler.service,
+                handler=handler.name,
+                **ids_of(job.envelope),
+            )
             return Later(decision.delay)
         if job.route.parks and decision.reason == "exhausted":
             return self._park(job, error)
@@ -262,7 +267,7 @@ class Execution:
             "event goes to the dead letters",
             service=handler.service,
             handler=handler.name,
-            event_id=job.envelope.id,
+            **ids_of(job.envelope),
             topic=f"{job.delivery.topic}.dlq",
             error=failure.error_class,
             reason=failure.message,
@@ -289,7 +294,7 @@ class Execution:
             "event is parked, what follows of its key waits behind it",
             service=handler.service,
             handler=handler.name,
-            event_id=job.envelope.id,
+            **ids_of(job.envelope),
             key=job.envelope.key,
             error=failure.error_class,
             reason=failure.message,
@@ -313,7 +318,7 @@ class Execution:
             "event will be tried again later, what follows of its key goes on",
             service=handler.service,
             handler=handler.name,
-            event_id=job.envelope.id,
+            **ids_of(job.envelope),
             topic=topic,
             error=failure.error_class,
             reason=failure.message,

@@ -45,7 +45,8 @@ from .inbox import Key, Row
 from .job import Job, Kind, Result, Stage
 from .known import look_up
 from .ladder import Delays
-from .measuring import MeasuredCalls
+from .logged import LoggedCalls, as_json, ids_of
+from .measuring import Calls, MeasuredCalls
 from .partitions import Partitions
 from .provided import Overrides, Provided
 from .reading import Reader, Reading
@@ -112,7 +113,11 @@ class Worker:
         self._tracing = tracing or Tracing(namespace=self._settings.namespace)
         self._clock = clock
         self._codec = open_codec(self._registry, self._settings)
-        calls = self._provided if meters is None else MeasuredCalls(self._provided, service.name, meters)
+        calls: Calls = self._provided
+        if meters is not None:
+            calls = MeasuredCalls(calls, service.name, meters)
+        if as_json():
+            calls = LoggedCalls(calls)
         self._execution = Execution(service, self._codec, self._tracing, clock, randomness, calls)
         self._reader = Reader(service, self._codec)
         self.parking = [route.name for route in self._reader.routes if route.parks]
@@ -395,8 +400,7 @@ class Worker:
                 "event refused: it was undone before it came",
                 service=self.service.name,
                 handler=job.route.handler.name,
-                event_id=job.envelope.id,
-                saga_id=job.envelope.saga_id,
+                **ids_of(job.envelope),
             )
         if job.retried:
             self._tick.set()  # what waits behind it may be due
