@@ -70,7 +70,7 @@ def test_every_image_is_pinned_to_a_version(config: dict[str, Any]) -> None:
     images += re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
     assert len(images) > len(config["services"])
     for image in images:
-        assert re.fullmatch(r"[a-z/]+:\d+(\.\d+)+(-[a-z-]+)?(@sha256:[0-9a-f]{64})?", image), image
+        assert re.fullmatch(r"[a-z/]+:v?\d+(\.\d+)+(-[a-z-]+)?(@sha256:[0-9a-f]{64})?", image), image
 
 
 def test_everything_that_runs_on_is_checked_and_restarted(config: dict[str, Any]) -> None:
