@@ -131,6 +131,11 @@ class Settings(BaseSettings):
         description="How long a saga may take until its trace is shown although it was not sampled, or `never`.",
     )
 
+    stuck: str = Field(
+        default="15m",
+        description="How long a saga may wait for something that is wrong until an alert calls it stuck, or `never`.",
+    )
+
     @field_validator("topic_prefix")
     @classmethod
     def _prefix_is_a_topic_name(cls, value: str) -> str:
@@ -138,7 +143,7 @@ class Settings(BaseSettings):
             raise ValueError("a topic prefix may hold letters, digits, '.', '_' and '-'")
         return value
 
-    @field_validator("trace_rotation", "trace_slow")
+    @field_validator("trace_rotation", "trace_slow", "stuck")
     @classmethod
     def _is_a_duration_or_never(cls, value: str) -> str:
         try:
@@ -190,6 +195,11 @@ class Settings(BaseSettings):
     def rotation(self) -> int | None:
         """After how long a saga's trace goes on in another one, in microseconds; None never."""
         return None if self.trace_rotation == "never" else duration(self.trace_rotation)
+
+    @property
+    def stuck_after(self) -> int | None:
+        """How long a saga must have waited to be called stuck, in microseconds; None: nobody looks."""
+        return None if self.stuck == "never" else duration(self.stuck)
 
     @property
     def slow(self) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 from sqlalchemy import Connection
@@ -54,6 +54,9 @@ from .routing import MOST_ID, Arrival, Target
 from .turns import Turned, Turns, change_of
 from .work import Moved, Work
 
+if TYPE_CHECKING:
+    from .alerts import Alert
+
 log = structlog.get_logger("choreo.coordinator")
 
 PARK_FOR = 24 * 3_600 * 1_000_000
@@ -93,6 +96,7 @@ class Batch:
     records: list[Record] = field(default_factory=list)
     held: list[store.Held] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
+    alerts: list[Alert] = field(default_factory=list)
     ignored: dict[tuple[str, str, str, str], tuple[int, str]] = field(default_factory=dict)
     applied: int = 0
     duplicates: int = 0

@@ -36,7 +36,9 @@ from ..events.settings import Settings
 from ..events.transport import Transport
 from ..services.health import Health, health_of
 from ..tracing.spans import Tracing
-from . import definitions, ends, loaded, operators, store, ticks, timers
+from . import alerts, definitions, ends, loaded, operators, store, ticks, timers
+from .alerting import Alerting
+from .alerts import AlertRaised
 from .barrier import answered_until, read_until
 from .batch import Batch
 from .commands import Sender
@@ -116,6 +118,10 @@ class Coordinator:
         self._positions = Positions(database, settings.group, self._since, self._options.gap, self._options.batch)
         self._barrier = self._positions.barrier
         self._rate = Rate(self._options.undo_rate)
+        told = self._options.alerts and not all(each.definition.observe_only for each in self._loaded.values())
+        self._alerting = Alerting(
+            database, transport, self._relay, self._codec, self.group, settings.kept, self._options.stuck, on=told
+        )
         self._stopping = asyncio.Event()
         self._partitions: dict[str, int] = {}
         self._begins: dict[str, int] = {}
@@ -152,7 +158,7 @@ class Coordinator:
         self._joined = True
         await self._relay.start()
         sent = [d.events[type_] for d in self._loaded.values() for type_ in sorted({*d.builds, *d.definition.start})]
-        await self._codec.prepare([*sent, *OUTCOMES.values(), SagaEnded])
+        await self._codec.prepare([*sent, *OUTCOMES.values(), SagaEnded, AlertRaised])
         known, self._begins = await self._database.write(
             lambda connection: definitions.register(connection, self._loaded, self._database.now(connection))
         )
@@ -184,6 +190,7 @@ class Coordinator:
         await self._feed.open()
         await self._emission.emit_left_over(self._database, known)
         self._task = asyncio.create_task(self._run(), name="choreo-coordinator")
+        self._alerting.begin(self._topics)
 
     async def wait(self) -> None:
         """Wait until it stops.
@@ -199,6 +206,7 @@ class Coordinator:
         self._stopping.set()
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
+            await self._alerting.close()
             await self._positions.commit()
             await self._feed.close()
         if self._joined:
@@ -324,6 +332,7 @@ class Coordinator:
             for arrival in arrivals:
                 batch.arrive(arrival)
             batch.refused.extend(refused)
+            batch.alerts.extend(alerts.of_reports(arrivals, batch.now))
             store.save_positions(batch.connection, self.group, positions, self._barrier.until())
 
         await self._transact(work)
@@ -350,6 +359,7 @@ class Coordinator:
         failpoint("coordinator.after_commit")
         self.batches += 1
         self._relay.publish(rows)
+        self._alerting.committed()
         self._emission.emit(moves)
         if self._committed is not None:
             self._committed(rows, moves)
@@ -367,6 +377,7 @@ class Coordinator:
         for refused in batch.refused:
             batch.records.append(set_aside(refused, now, self._knowledge.secrets(refused.arrival.delivery.topic)))
         moves = batch.write()
+        self._alerting.note(batch, moves)
         records = [*self._released(connection, batch), *ends.told(self._knowledge.sender, self._codec, moves)]
         rows = self._relay.put(connection, records)
         failpoint("coordinator.before_commit")
@@ -416,6 +427,7 @@ class Coordinator:
             log.error(
                 "too many sagas pass a limit at once: timers are held until somebody says `saga resume`", sagas=over
             )
+            batch.alerts.append(alerts.breaker(self.group, timers.released_until(connection), over, now))
             timers.hold(connection, now, over)
             held = True
         answered = partial(self._answered, until=until)

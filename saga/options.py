@@ -19,6 +19,8 @@ class Options:
         undo_rate: undo commands per second at most, so that a mass failure does not become a flood.
         breaker: when mass timeouts are held for a person.
         gap: what to do when records were deleted before they were read.
+        alerts: tell on `choreo.alerts` what somebody should hear of.
+        stuck: how long a saga must have waited to count as stuck, microseconds; None: nobody looks.
         rotation: after how long the trace of a saga that still runs goes on in another one, microseconds; None: never.
     """
 
@@ -28,4 +30,6 @@ class Options:
     undo_rate: int = 500
     breaker: timers.Breaker = field(default_factory=timers.Breaker)
     gap: Gap = "stop"
+    alerts: bool = False
+    stuck: int | None = None
     rotation: int | None = None

@@ -14,6 +14,7 @@ from ..events.failures import FAILURES_TOPIC
 from ..events.transport import TopicSpec, Transport
 
 OUTCOMES_TOPIC = "choreo.outcomes"
+ALERTS_TOPIC = "choreo.alerts"
 COMMANDS_TOPIC = "choreo.commands"
 MOST_DEPTH = 10
 """How deep sagas may begin sagas: two that begin each other would fill the store otherwise (fault 52)."""
@@ -106,8 +107,8 @@ OUTCOMES = {cls.spec().type: cls for cls in (*DONE, *FAILED, *UNDONE)}
 
 
 def nesting_topics(partitions: int, replication: int = 0) -> list[TopicSpec]:
-    """Give the topics that parents and children need."""
-    names = [name for topic in (COMMANDS_TOPIC, OUTCOMES_TOPIC) for name in (topic, f"{topic}.dlq")]
+    """Give the topics that parents and children need, and that of alerts."""
+    names = [name for topic in (COMMANDS_TOPIC, OUTCOMES_TOPIC, ALERTS_TOPIC) for name in (topic, f"{topic}.dlq")]
     return [TopicSpec(name, partitions=partitions, replication=replication) for name in names]
 
 

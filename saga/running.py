@@ -129,7 +129,12 @@ class Process:
             settings=self._settings,
             tracing=tracing,
             clock=self._clock,
-            options=replace(self._options or Options(), rotation=self._settings.rotation),
+            options=replace(
+                self._options or Options(),
+                rotation=self._settings.rotation,
+                alerts=True,
+                stuck=self._settings.stuck_after,
+            ),
             committed=measuring.sagas(self._settings.group, database, tracing) if measuring is not None else None,
         )
         self._stack.push_async_callback(coordinator.stop, drain=self._drain)

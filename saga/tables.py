@@ -18,7 +18,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0007"
+HEAD = "0008"
 metadata = MetaData()
 
 definition = Table(
@@ -356,3 +356,21 @@ usual = Table(
     PrimaryKeyConstraint("type", "kind", "step"),
 )
 """What the sketches say is usual now, so that whoever judges a saga reads no sketch."""
+
+alert = Table(
+    "choreo_alert",
+    metadata,
+    Column("id", String(48), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("saga", Text),
+    Column("type", Text),
+    Column("key", Text, nullable=False),
+    Column("step", Text),
+    Column("reason", Text, nullable=False),
+    Column("summary", Text, nullable=False),
+    Column("remedies", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("told_at", BigInteger),
+    Index("choreo_alert_told", "told_at", "at"),
+)
+"""Occurrences that somebody should hear of, each once; `told_at` is set in the transaction that tells one."""

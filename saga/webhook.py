@@ -1,4 +1,4 @@
-"""The webhook: every saga's end is posted to one URL, signed, by a service of choreo's own with its own consumer group.
+"""The webhooks: ends of sagas, or alerts, are posted to a URL, signed, by a service of choreo with a group of its own.
 
 The signature is that of Standard Webhooks (https://www.standardwebhooks.com): receivers check it with its libraries.
 What the receiver does not take is tried again with growing pauses, and at last becomes a dead letter like any other.
@@ -20,12 +20,15 @@ from pydantic_core import to_json
 
 from ..events.clock import SECOND, Clock, system_clock, to_rfc3339
 from ..events.errors import ChoreoError, ConfigurationError, Permanent
+from ..events.event import Event
 from ..services.context import Context
 from ..services.retry import Retry
 from ..services.service import Service
+from .alerts import AlertRaised
 from .outcomes import SagaEnded
 
 SERVICE = "choreo.webhook"
+ALERTS = "choreo.alert-webhook"
 
 LEAST_SECRET = 24
 """Bytes of a secret, as Standard Webhooks asks for."""
@@ -42,28 +45,39 @@ class NotDelivered(ChoreoError):
 
 
 class Webhook:
-    """Posts the ends of sagas; run its `service` while the webhook is open (`async with`).
+    """Posts the ends of sagas, or alerts; run its `service` while the webhook is open (`async with`).
 
     Args:
         url: of the receiver, `https://...`.
         secret: signs what is sent: `whsec_` and base64, or plain text; 24 bytes at least.
         retry: default: ten tries within about five minutes.
         clock: of the signature's timestamp.
+        alerts: post these, not ends.
 
     Raises:
         ConfigurationError: the URL is none, or the secret is missing or too short.
     """
 
-    def __init__(self, url: str, secret: str, *, retry: Retry = _USUAL, clock: Clock = system_clock) -> None:
+    def __init__(
+        self, url: str, secret: str, *, retry: Retry = _USUAL, clock: Clock = system_clock, alerts: bool = False
+    ) -> None:
         self._url = _checked(url)
         self._secret = _secret(secret)
         self._clock = clock
+        self.alerts = alerts
         self._client: httpx.AsyncClient | None = None
-        self.service = Service(SERVICE, store=None, concurrency=20)
+        self.service = Service(ALERTS if alerts else SERVICE, store=None, concurrency=20)
+        if alerts:
 
-        @self.service.on(SagaEnded, retry=retry)
-        async def deliver(end: SagaEnded, context: Context) -> None:
-            await self._deliver(end, context)
+            @self.service.on(AlertRaised, retry=retry)
+            async def deliver_alert(alert: AlertRaised, context: Context) -> None:
+                await self._deliver(alert, alert.saga or alert.key, context)
+
+        else:
+
+            @self.service.on(SagaEnded, retry=retry)
+            async def deliver(end: SagaEnded, context: Context) -> None:
+                await self._deliver(end, end.saga, context)
 
     @property
     def host(self) -> str:
@@ -81,7 +95,7 @@ class Webhook:
         if client is not None:
             await client.aclose()
 
-    async def _deliver(self, end: SagaEnded, context: Context) -> None:
+    async def _deliver(self, event: Event, subject: str, context: Context) -> None:
         if self._client is None:
             raise NotDelivered("the webhook is not open")
         envelope = context.envelope
@@ -91,10 +105,10 @@ class Webhook:
                 "id": envelope.id,
                 "type": envelope.type,
                 "source": envelope.source,
-                "subject": end.saga,
+                "subject": subject,
                 "time": to_rfc3339(envelope.time),
                 "datacontenttype": "application/json",
-                "data": end.model_dump(mode="json"),
+                "data": event.model_dump(mode="json"),
             }
         )
         seconds = self._clock() // SECOND
@@ -111,7 +125,7 @@ class Webhook:
             return
         told = f"the receiver of the webhook answered {status}"
         if 300 <= status < 500 and status not in _AGAIN:
-            raise Permanent(f"{told}; mend it, then: saga dlq retry --service {SERVICE} --reason ...")
+            raise Permanent(f"{told}; mend it, then: saga dlq retry --service {self.service.name} --reason ...")
         raise NotDelivered(told)
 
     async def _post(self, client: httpx.AsyncClient, body: bytes, headers: dict[str, str]) -> int:

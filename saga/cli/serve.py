@@ -35,6 +35,7 @@ def serve(
     web: Annotated[bool, _HIDDEN] = False,
     gateway: Annotated[bool, _HIDDEN] = False,
     webhook: Annotated[str, Parameter(show_default=False)] = "",
+    alert_webhook: Annotated[str, Parameter(show_default=False)] = "",
     host: str = "127.0.0.1",
     port: int = 8080,
     role: Literal["viewer", "operator", "admin"] = "viewer",
@@ -42,7 +43,7 @@ def serve(
     key: Annotated[Path | None, Parameter(show_default=False)] = None,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
-    """Serve the web view of sagas; or events and sagas over HTTP; and post the ends of sagas to a URL.
+    """Serve the web view of sagas; or events and sagas over HTTP; and post ends of sagas, and alerts, to URLs.
 
     For example: saga serve; saga serve --gateway shop.py:OrderPlaced
 
@@ -60,6 +61,7 @@ def serve(
         web: the web view also beside --webhook.
         gateway: answer HTTP requests of other systems.
         webhook: post every saga's end to this URL, signed with CHOREO_WEBHOOK_SECRET.
+        alert_webhook: post every alert to this URL, signed in the same way.
         host: address to listen at.
         port: 0 takes a free one.
         role: of everybody who reaches the web view, where no tokens and no proxies are set.
@@ -68,7 +70,7 @@ def serve(
     """
     from ..publishable import load_events
 
-    web = web or not (gateway or webhook)
+    web = web or not (gateway or webhook or alert_webhook)
     if web and gateway:
         raise ConfigurationError("--web and --gateway each want an address of their own; start saga serve twice")
     if targets and not gateway:
@@ -86,14 +88,15 @@ def serve(
         from ...events.bearer import Bearer
 
         Bearer(settings.gateway_token_list)  # what is wrong with a token is told before anything is opened
-    hook = None
-    if webhook:
-        from ..webhook import Webhook
+    hooks = []
+    for url, alerts in ((webhook, False), (alert_webhook, True)):
+        if url:
+            from ..webhook import Webhook
 
-        hook = Webhook(webhook, settings.webhook_secret.get_secret_value())
+            hooks.append(Webhook(url, settings.webhook_secret.get_secret_value(), alerts=alerts))
     listening = _listen(host, port) if gateway or web else None
     try:
-        return asyncio.run(_serve(shell, events, hook, view, listening, certificate, key))
+        return asyncio.run(_serve(shell, events, hooks, view, listening, certificate, key))
     finally:
         if listening is not None:
             listening.close()
@@ -102,7 +105,7 @@ def serve(
 async def _serve(
     shell: Shell,
     events: list[type[Event]],
-    hook: Webhook | None,
+    hooks: list[Webhook],
     view: WebView | None,
     listening: socket.socket | None,
     certificate: Path | None,
@@ -116,10 +119,10 @@ async def _serve(
     settings = shell.settings
     async with AsyncExitStack() as stack:
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(stopping.wait())]
-        if hook is not None or view is None:  # the web view works with the broker down, and says so
+        if hooks or view is None:  # the web view works with the broker down, and says so
             transport = await stack.enter_async_context(connect(settings.broker_url, settings))
-        if hook is not None:
-            tasks.append(asyncio.create_task(await _post_ends(shell, hook, transport, stack)))
+        if hooks:
+            tasks.append(asyncio.create_task(await _post(shell, hooks, transport, stack)))
         if listening is not None:
             if view is None:
                 serving = await _answer(shell, events, transport, listening, certificate, key, stack)
@@ -127,7 +130,7 @@ async def _serve(
                 serving = Serving(view, view.feed.end, listening, certificate=certificate, key=key)
                 await stack.enter_async_context(serving)
             tasks.append(asyncio.create_task(serving.wait()))
-        _announce(shell, events, hook, view, listening, certificate is not None)
+        _announce(shell, events, hooks, view, listening, certificate is not None)
         done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
             task.cancel()
@@ -139,17 +142,18 @@ async def _serve(
     return exits.OK
 
 
-async def _post_ends(
-    shell: Shell, hook: Webhook, transport: Transport, stack: AsyncExitStack
+async def _post(
+    shell: Shell, hooks: list[Webhook], transport: Transport, stack: AsyncExitStack
 ) -> Coroutine[Any, Any, None]:
-    """Run the webhook's service; give what waits for its failure."""
+    """Run the webhooks' services; give what waits for their failure."""
     from ..loading import Parts
     from ..running import Process
 
     settings = shell.settings
     embedded = not settings.broker_url.startswith("kafka:")
-    await stack.enter_async_context(hook)
-    process = Process(Parts((hook.service,)), transport, settings, create_topics=embedded)
+    for hook in hooks:
+        await stack.enter_async_context(hook)
+    process = Process(Parts(tuple(hook.service for hook in hooks)), transport, settings, create_topics=embedded)
     return (await stack.enter_async_context(process)).wait()
 
 
@@ -222,7 +226,7 @@ def _is_loopback(host: str) -> bool:
 def _announce(
     shell: Shell,
     events: list[type[Event]],
-    hook: Webhook | None,
+    hooks: list[Webhook],
     view: WebView | None,
     listening: socket.socket | None,
     secure: bool,
@@ -239,8 +243,8 @@ def _announce(
         if view is None:
             told["takes"] = ", ".join(event.spec().type for event in events) or "no events"
         told["store"] = redacted(shell.settings.store_url)
-    if hook is not None:
-        told["webhook"] = hook.host
+    for hook in hooks:
+        told["alerts" if hook.alerts else "webhook"] = hook.host
     told["broker"] = redacted(shell.settings.broker_url)
     if as_json():
         import structlog

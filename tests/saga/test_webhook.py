@@ -68,8 +68,8 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 @asynccontextmanager
-async def posting(stage: Stage, url: str) -> AsyncIterator[None]:
-    hook = Webhook(url, SECRET, retry=QUICK, clock=lambda: NOW)
+async def posting(stage: Stage, url: str, *, alerts: bool = False) -> AsyncIterator[None]:
+    hook = Webhook(url, SECRET, retry=QUICK, clock=lambda: NOW, alerts=alerts)
     parts = Parts((hook.service,))
     async with hook, Process(parts, stage.broker, stage.settings, create_topics=True):
         yield
