@@ -120,7 +120,7 @@ def _of_saga(before: Instance | None, after: Instance, now: int) -> Iterator[Ale
             word is Condition.WAITING_FOR_PERSON and (remark.reason == "Approval" or after.phase.ended)
         ):
             continue
-        if before is None or before.epoch != after.epoch or before.conditions.get(word) != remark:
+        if before is None or before.conditions.get(word) != remark:
             yield _alert(kind, after, remark.step, remark.reason, f"{after.id}: {remark.message}", now)
 
 
@@ -225,7 +225,7 @@ def stuck(instance: Instance, explanation: Explanation, now: int, after: int) ->
         since = _since(instance, reason)
         if reason.code in _AS_IT_SHOULD or since is None or now - since < after:
             continue
-        id_ = derived_id("alert", "Stuck", instance.id, str(instance.epoch), reason.step or "", str(since))
+        id_ = derived_id("alert", "Stuck", instance.id, reason.step or "", str(since))
         summary = f"{instance.id} is stuck: {reason.sentence}"
         return Alert(id_, "Stuck", instance.id, instance.type, instance.key, reason.step, reason.code, summary, now)
     return None

@@ -255,6 +255,7 @@ def test_a_condition_is_due_when_it_begins_and_again_when_it_comes_again_and_nev
     other = {Condition.LATE: Remark("Timeout", "too late again", 9, "charge")}
     assert _due(_instance(), _instance(conditions=late)) == [("Late", "Timeout")]
     assert _due(_instance(conditions=late), _instance(conditions=late, seq=7)) == []
+    assert _due(_instance(conditions=late), _instance(conditions=late, seq=8, epoch=1)) == []
     assert _due(_instance(conditions=late), _instance(conditions=other)) == [("Late", "Timeout")]
     moves = [Moved(Order.definition(), None, _instance(conditions=late, seq=seq)) for seq in (3, 3, 4)]
     ids = {next(of_moves([move], 1)).id for move in moves}
@@ -288,6 +289,8 @@ def test_stuck_is_who_has_waited_long_for_something_that_is_wrong() -> None:
         assert judged(fine, ready + 500) is None
     assert judged("NotLoaded", 500, None, 100) is not None
     assert judged("NotLoaded", 105, None, 100) is None
+    instance.epoch = 1
+    assert judged("ConsumerDown", ready + 10) == alert, "its trace goes on in another"
     later = _instance()
     later.steps["reserve"].ready_at = ready + 1_000  # its turn came again
     again = stuck(later, Explanation("x", (Reason("ConsumerDown", "y", "reserve"),)), ready + 2_000, 10)

@@ -368,6 +368,8 @@ NEEDED = {
     "packing.dlq",
     "packing.commands",
     "packing.commands.dlq",
+    "choreo.alerts",
+    "choreo.alerts.dlq",
     "choreo.failures",
     "choreo.failures.dlq",
     "choreo.commands",
@@ -389,7 +391,7 @@ def test_topics_are_created_once_with_their_dead_letters_and_choreos_own(saga: C
     assert {validate(row, "saga.topic/v1")["topic"] for row in done if row["created"]} == NEEDED
     assert {row["partitions"] for row in done if not row["compacted"]} == {3}
     again = saga("topics", "apply", "shop.py", "--partitions", "5")
-    assert "0 of 17 topics created" in again.err
+    assert "0 of 19 topics created" in again.err
     assert "other partition counts than 5" in again.err
     assert saga("topics", "apply", "shop.py", "-o", "id").out == ""
 
