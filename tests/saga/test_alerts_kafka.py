@@ -53,7 +53,7 @@ async def test_alerts_are_told_once_by_two_coordinators_and_not_again_after_a_re
             await publisher.publish(Placed(order_id="1"))
             first = await _told(broker, 2)
         assert sorted(text.split()[0] for text in first.values()) == ["DeadLetter", "Stuck"]
-        assert all(" asking/1 asking/1 is RUNNING and waits for release: Released" in text for text in first.values()), first
+        assert all(" asking/1 asking/1 is RUNNING and waits for release: Released" in text for text in first.values())
         assert all("no service has ever said that it takes Release" in text for text in first.values())
         async with (
             Process(watching, broker, settings),
