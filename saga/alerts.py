@@ -14,13 +14,13 @@ from typing import Literal, NamedTuple
 from ..events.event import Event
 from ..events.ids import derived_id
 from .ends import has_ended
+from .explanation import Explanation, Reason
 from .inputs import HandlerGaveUp
 from .instance import Instance
 from .names import saga_id
 from .outcomes import ALERTS_TOPIC
 from .refusals import Refused
 from .routing import Arrival
-from .why import Explanation, Reason
 from .words import Condition, Phase, StepState
 from .work import Moved
 

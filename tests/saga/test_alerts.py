@@ -15,7 +15,7 @@ from choreo.saga.alerts import Alert, AlertRaised, of_moves, stuck
 from choreo.saga.instance import Remark
 from choreo.saga.options import Options
 from choreo.saga.timers import Breaker
-from choreo.saga.why import Explanation, Reason
+from choreo.saga.explanation import Explanation, Reason
 from choreo.saga.words import Condition, Phase
 from choreo.saga.work import Moved
 from tests.saga.stage import Asking, Declined, Order, Paid, Placed, Release, Reserved, Stage, header
