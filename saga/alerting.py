@@ -129,6 +129,10 @@ class Alerting:
             self._noted = False
             self._wake.set()
 
+    async def owes(self) -> bool:
+        """Whether an alert waits to be told by this coordinator, or by another one."""
+        return self._on and await self._database.read(any_untold)
+
     async def close(self) -> None:
         """Stop; what is not told yet is told by the next one."""
         if self._task is not None:

@@ -227,7 +227,7 @@ class Coordinator:
 
     async def idle(self) -> bool:
         """Tell whether nothing is left to do: all read, all sent, no timer due within a second (ruling R18)."""
-        if not await self.caught_up():
+        if not await self.caught_up() or await self._alerting.owes():
             return False
         return await self._database.read(lambda c: quiet(c, self._database.now(c) + SECOND, self._knowledge))
 

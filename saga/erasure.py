@@ -21,7 +21,7 @@ from . import audit
 from .audit import Who
 from .batch import Batch
 from .instance import Instance
-from .tables import command, history, job_item, parked, saga, sent
+from .tables import alert, command, history, job_item, parked, saga, sent
 
 KIND = "erase"
 _NOTHING = "{}"
@@ -136,6 +136,7 @@ def apply(batch: Batch, asked_id: str, arguments: Mapping[str, Any], who: Who, r
             _scrub_saga(connection, work.instance)
     connection.execute(delete(sent).where(sent.c.saga_id.in_(ids)))
     connection.execute(delete(parked).where(_of(parked, type_, key)))
+    connection.execute(update(alert).where(_of(alert, type_, key)).values(summary="erased", remedies="[]"))
     gone = {"arguments": _NOTHING, "reason": "", "result": None}
     connection.execute(update(command).where(command.c.saga_id.in_(ids)).values(**gone))
     connection.execute(update(job_item).where(job_item.c.target.in_(ids)).values(result=None))

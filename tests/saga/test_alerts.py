@@ -12,10 +12,10 @@ from choreo.events.clock import SECOND
 from choreo.events.failures import HandlerFailed
 from choreo.saga import alerting
 from choreo.saga.alerts import Alert, AlertRaised, of_moves, stuck
+from choreo.saga.explanation import Explanation, Reason
 from choreo.saga.instance import Remark
 from choreo.saga.options import Options
 from choreo.saga.timers import Breaker
-from choreo.saga.explanation import Explanation, Reason
 from choreo.saga.words import Condition, Phase
 from choreo.saga.work import Moved
 from tests.saga.stage import Asking, Declined, Order, Paid, Placed, Release, Reserved, Stage, header
