@@ -68,6 +68,7 @@ text = "a text"
         (("--gateway", "shop.py:text"), {}, "name an Event class"),
         (("--gateway", "shop.py:Nothing"), {}, "has no 'Nothing'"),
         (("--webhook", "http://127.0.0.1/"), {}, "CHOREO_WEBHOOK_SECRET is missing"),
+        (("--alert-webhook", "http://127.0.0.1/"), {}, "CHOREO_WEBHOOK_SECRET is missing"),
     ],
 )
 def test_what_cannot_be_served_is_refused_in_one_line(

@@ -11,7 +11,8 @@ import pytest
 
 from choreo.events.clock import SECOND, system_clock
 from choreo.events.database import Database
-from choreo.saga import audit, erasure, recorded
+from choreo.saga import alerting, audit, erasure, recorded
+from choreo.saga.alerts import Alert
 from choreo.saga.cli import exits
 from choreo.services import inbox
 from tests.saga.stage import Declined, Order, Paid, Placed, Released, Reserved, Stage
@@ -98,6 +99,20 @@ async def test_what_is_parked_for_the_key_goes_too_and_other_keys_keep_theirs(sq
     text = await _texts(stage)
     assert SECRET not in text
     assert "r2" in text
+
+
+async def test_what_alerts_say_of_the_saga_goes_and_that_there_were_some_stays(sqlite_stage: Stage) -> None:
+    stage = sqlite_stage
+    await stage.start()
+    await _ended(stage)
+    about = Alert("a-1", "Late", "order/1", "order", "1", None, "Timeout", f"{SECRET} waits", 5, (SECRET,))
+    other = about._replace(id="a-2", saga="order/2", key="2", summary="somebody waits", remedies=())
+    await stage.database.write(lambda connection: alerting.note(connection, [about, other]))
+    await stage.ask("erase", key="1", type="", reason="art. 17")
+    text = await _texts(stage)
+    assert SECRET not in text
+    assert "a-1" in text
+    assert "somebody waits" in text
 
 
 async def test_a_replay_says_erased_and_claims_no_difference(
