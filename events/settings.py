@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     retention: str = Field(
         default="90d",
         description="How long ended sagas' histories and commands and what handlers have met are kept: longer than "
-        "topics keep events and dead letters are sent again; `forever` keeps all. Sagas stay four times as long.",
+        "topics keep events and dead letters are sent again; `forever` or `0`: all. Sagas stay four times as long.",
     )
     registry: str = Field(
         default="", description="URL of a Confluent-compatible schema registry (default: the embedded one)."
@@ -157,6 +157,8 @@ class Settings(BaseSettings):
     @field_validator("retention")
     @classmethod
     def _retention_is_long_enough(cls, value: str) -> str:
+        if value == "0":
+            return "forever"
         try:
             kept = None if value == "forever" else duration(value)
         except DefinitionError:

@@ -11,10 +11,10 @@ from ..events.clock import SECOND
 from ..events.database import Database
 from ..events.outbox import OutboxRow
 from ..services.measuring import Observed, StoreMeter, observe_spans
-from ..tracing.instruments import CONDITION, GROUP, PHASE, STATUS, STEP, STEP_KIND, STEP_OUTCOME, TYPE
+from ..tracing.instruments import CONDITION, GROUP, PART, PHASE, STATUS, STEP, STEP_KIND, STEP_OUTCOME, TYPE
 from ..tracing.meters import Meters, Recorder
 from ..tracing.spans import Tracing
-from . import timers
+from . import retention, timers
 from .definition import Definition
 from .ends import has_ended
 from .instance import Instance
@@ -50,6 +50,7 @@ class SagaMeter:
             meters.observe("choreo.parked.messages", lambda: self._observed("parked")),
             meters.observe("choreo.timers.held", lambda: self._observed("held")),
             meters.observe("choreo.undo.stopped", lambda: self._observed("stopped")),
+            meters.observe("choreo.retention.removed", lambda: self._observed("removed")),
             meters.observe("choreo.dead.letters", lambda: iter([(self._dead, self._group)])),
             observe_spans(group, tracing, meters),
         ]
@@ -114,6 +115,9 @@ class SagaMeter:
         elif what == "conditions":
             for (type_, condition), count in seen.conditions.items():
                 yield count, {TYPE: type_, CONDITION: condition}
+        elif what == "removed":
+            for part, count in seen.removed._asdict().items():
+                yield count, {PART: part}
         elif what == "parked":
             yield seen.parked, self._group
         else:
@@ -154,6 +158,7 @@ class _Seen:
         self.parked = 0
         self.held = False
         self.stopped = False
+        self.removed = retention.Removed()
 
 
 def _look(connection: Connection) -> _Seen:
@@ -168,4 +173,5 @@ def _look(connection: Connection) -> _Seen:
             seen.conditions[type_, condition] = seen.conditions.get((type_, condition), 0) + count
     seen.parked = connection.execute(select(func.count()).select_from(parked)).scalar_one()
     seen.held, seen.stopped = timers.held(connection), timers.stopped(connection)
+    seen.removed = retention.removed(connection)
     return seen

@@ -5,7 +5,8 @@ stays as a tombstone, so that a late start event finds it and no name, hence no 
 some service may still know it. After four times that long the tombstone goes as well; from then on its type takes no
 event that was written before it ended, whoever reads the topic again.
 
-A saga that FAILED is never cleaned up: it waits for a person.
+A saga that FAILED is never cleaned up: it waits for a person. What people asked for goes with the histories, for the
+audit says it too, and the audit is never cleaned up.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, and_, delete, func, select
 
 from ..events.clock import SECOND
 from ..events.database import Database
 from . import store
 from .instance import Instance
-from .tables import history, saga, sent
+from .tables import command, history, job, job_item, saga, sent
 from .words import Phase
 
 log = structlog.get_logger("choreo.coordinator")
@@ -36,6 +37,10 @@ TOMBSTONES = 4
 STEP = 200
 """Sagas that one transaction cleans up, about."""
 
+SOON = 7 * 86_400 * SECOND
+"""How far `plan` looks ahead."""
+
+_answered = command.c.state != "pending"
 _ENDS = (Phase.COMPLETED, Phase.COMPENSATED, Phase.CANCELLED)
 
 
@@ -50,12 +55,14 @@ class Swept:
     Args:
         histories: sagas whose history and commands are gone.
         sagas: tombstones that are gone.
+        asked: commands of people, and batches, that are gone.
         horizons: by saga type, the time before which its events are not taken any more, microseconds.
         more: there is more to be done at once.
     """
 
     histories: int = 0
     sagas: int = 0
+    asked: int = 0
     horizons: dict[str, int] = field(default_factory=dict)
     more: bool = False
 
@@ -112,11 +119,66 @@ def sweep(connection: Connection, keep: int, now: int, readable: int) -> Swept:
     for phase in _ENDS:
         _sweep_histories(connection, phase, until - keep, done["histories"], swept)
         _sweep_tombstones(connection, phase, until - TOMBSTONES * keep, swept)
-    if swept.histories or swept.sagas:
-        value = json.dumps({"histories": done["histories"], "horizons": swept.horizons})
-        store.set_switch(connection, RETENTION, value, now, "retention")
-        log.info("cleaned up ended sagas", histories=swept.histories, tombstones=swept.sagas)
+    _sweep_asked(connection, until - keep, swept)
+    if swept.histories or swept.sagas or swept.asked:
+        removed = Removed._make(
+            map(sum, zip(removed_of(done), (swept.histories, swept.sagas, swept.asked), strict=True))
+        )
+        told = {"histories": done["histories"], "horizons": swept.horizons, "removed": removed._asdict()}
+        store.set_switch(connection, RETENTION, json.dumps(told), now, "retention")
+        log.info("cleaned up ended sagas", histories=swept.histories, tombstones=swept.sagas, asked=swept.asked)
     return swept
+
+
+class Removed(NamedTuple):
+    """How much has gone: histories with their commands, sagas, and what people asked for."""
+
+    histories: int = 0
+    sagas: int = 0
+    asked: int = 0
+
+
+class Plan(NamedTuple):
+    """What goes: what is due, what is within a week, and what has gone so far."""
+
+    due: Removed
+    soon: Removed
+    removed: Removed
+
+
+def plan(connection: Connection, keep: int, now: int) -> Plan:
+    """Say what a cleaning will remove, without removing anything.
+
+    Args:
+        connection: within a read.
+        keep: how long the history of an ended saga is kept, microseconds.
+        now: the store's clock.
+    """
+    done = _load(connection)
+    return Plan(_old(connection, done, keep, now), _old(connection, done, keep, now + SOON), removed_of(done))
+
+
+def removed(connection: Connection) -> Removed:
+    """Say how much has gone so far."""
+    return removed_of(_load(connection))
+
+
+def removed_of(done: Mapping[str, Any]) -> Removed:
+    """Read how much has gone from what the switch holds; an older release has not counted it."""
+    return Removed(**done.get("removed", {}))
+
+
+def _old(connection: Connection, done: Mapping[str, Any], keep: int, now: int) -> Removed:
+    def number(where: Any, table: Any = saga) -> int:
+        return int(connection.execute(select(func.count()).select_from(table).where(where)).scalar_one())
+
+    histories = sagas = 0
+    for phase in _ENDS:
+        ended = saga.c.phase == phase.value
+        begin = done["histories"].get(phase.value, 0)
+        histories += number(and_(ended, saga.c.updated_at > begin, saga.c.updated_at < now - keep))
+        sagas += number(and_(ended, saga.c.updated_at < now - TOMBSTONES * keep))
+    return Removed(histories, sagas, number(and_(_answered, command.c.at < now - keep), command))
 
 
 def horizons(connection: Connection) -> Mapping[str, int]:
@@ -157,6 +219,19 @@ def _sweep_tombstones(connection: Connection, phase: Phase, before: int, swept: 
         swept.horizons[row.type] = max(swept.horizons.get(row.type, 0), row.updated_at)
     swept.sagas += len(names)
     swept.more |= len(names) == STEP
+
+
+def _sweep_asked(connection: Connection, before: int, swept: Swept) -> None:
+    old = select(command.c.id).where(_answered, command.c.at < before).order_by(command.c.at).limit(STEP)
+    ids = connection.execute(old).scalars().all()
+    if ids:
+        connection.execute(delete(command).where(command.c.id.in_(ids)))
+    jobs = connection.execute(select(job.c.id).where(job.c.done_at < before).limit(STEP)).scalars().all()
+    if jobs:
+        connection.execute(delete(job_item).where(job_item.c.job_id.in_(jobs)))
+        connection.execute(delete(job).where(job.c.id.in_(jobs)))
+    swept.asked += len(ids) + len(jobs)
+    swept.more |= STEP in (len(ids), len(jobs))
 
 
 def _still_needed(connection: Connection, names: Sequence[str]) -> set[str]:

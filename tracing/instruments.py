@@ -189,6 +189,13 @@ INSTRUMENTS: dict[str, Instrument] = {
             "1 while the breaker holds the limits of sagas because too many would time out at once, else 0.",
             (),
         ),
+        Instrument(
+            "choreo.retention.removed",
+            "counter",
+            "{row}",
+            "What was cleaned up by age so far: histories of ended sagas, sagas, and what people asked for.",
+            (PART,),
+        ),
         Instrument("choreo.undo.stopped", "gauge", "{switch}", "1 while `saga stop` holds all undos, else 0.", ()),
     )
 }

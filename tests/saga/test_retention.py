@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ from sqlalchemy import func, select
 
 from choreo.events.clock import SECOND
 from choreo.events.settings import load_settings
-from choreo.saga import retention
+from choreo.saga import audit, retention
 from choreo.saga.instance import Instance, Parent
 from choreo.saga.tables import history, saga, sent
 from tests.saga.stage import Declined, Order, Paid, Placed, Refused, Released, Reserved, Stage
+from tests.support.console import Console, validate
 
 DAY = 86_400 * SECOND
 
@@ -170,3 +172,44 @@ async def test_row_21_a_child_is_kept_for_as_long_as_its_parent_may_undo_it(stor
         swept = await stage.database.write(lambda c: retention.sweep(c, DAY, far, far))
         assert swept.sagas == 2
         assert await _counts(stage) == {"sagas": 0, "history": 0, "sent": 0}
+
+
+async def test_what_goes_is_told_before_it_goes_and_counted_afterwards(sqlite_stage: Stage) -> None:
+    stage = sqlite_stage
+    await stage.start()
+    await _run(stage, "old")
+    await stage.ask("cancel", saga_id="order/old", reason="too late")
+    await stage.settled()
+    keep = 90 * DAY
+    told = await stage.database.read(lambda c: retention.plan(c, keep, stage.now + 84 * DAY))
+    assert (told.due, told.removed) == (retention.Removed(), retention.Removed())
+    assert told.soon == retention.Removed(1, 0, 1)
+    assert await _counts(stage) == {"sagas": 1, "history": 5, "sent": 1}, "telling removes nothing"
+    stage.now += 91 * DAY
+    await _until(lambda: _gone(stage, retention.Removed(1, 0, 1)))
+    told = await stage.database.read(lambda c: retention.plan(c, keep, stage.now))
+    assert told.due == retention.Removed()
+    verdict = await stage.database.read(lambda c: audit.verify(audit.chain(c)))
+    assert (verdict.rows, verdict.broken) == (2, None), "the audit says still what people asked for"
+
+
+async def _gone(stage: Stage, wanted: retention.Removed) -> bool:
+    return await stage.database.read(retention.removed) == wanted
+
+
+def test_retention_is_turned_off_with_0() -> None:
+    assert load_settings(broker="memory:", retention="0").kept is None
+
+
+async def test_the_command_line_says_what_goes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHOREO_HOME", str(tmp_path))
+    async with Stage(f"sqlite:{tmp_path / 'saga.db'}") as stage:
+        await stage.start()
+        console = Console(capsys, tmp_path)
+        told = validate((await asyncio.to_thread(console, "retention", "-o", "json")).json, "saga.retention/v1")
+        assert told["keep_ms"] == 90 * 86_400_000
+        assert "90d" in (await asyncio.to_thread(console, "retention")).out
+        monkeypatch.setenv("CHOREO_RETENTION", "0")
+        assert "for ever" in (await asyncio.to_thread(console, "retention")).out
