@@ -188,6 +188,7 @@ class Coordinator:
             self._transport, self.group, self._topics, self._positions, options.batch, options.poll, self._client
         )
         await self._feed.open()
+        await self._emission.learn(self._database)
         await self._emission.emit_left_over(self._database, known)
         self._task = asyncio.create_task(self._run(), name="choreo-coordinator")
         self._alerting.begin(self._topics)
@@ -487,4 +488,5 @@ class Coordinator:
         self._knowledge = replace(self._knowledge, catalog=await read_catalog(self._transport))
         members = (await self._transport.group(self.group)).members
         await self._database.write(lambda c: loaded.prune(c, self.group, members, self._database.now(c)))
+        await self._emission.learn(self._database)
         self._catalog_until = asyncio.get_running_loop().time() + _CATALOG

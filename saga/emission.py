@@ -12,10 +12,11 @@ from ..tracing.headers import parse_traceparent
 from ..tracing.ids import trace_id
 from ..tracing.saga_spans import SagaStory, end_spans, started_spans, step_spans
 from ..tracing.spans import Tracing
-from . import store
+from . import store, usual
 from .definition import Definition
 from .ends import has_ended
 from .instance import Instance
+from .pace import FLOOR, LEAST_P99
 from .stories import newly_told, stories_of, story_of
 from .work import Moved
 
@@ -40,6 +41,7 @@ class Emission:
     def __init__(self, tracing: Tracing, slow: int | None = None) -> None:
         self._tracing = tracing
         self._slow = slow
+        self._usual: dict[str, int] = {}
         self._complete: OrderedDict[str, int] = OrderedDict()
         self._leaving: deque[tuple[tuple[int, ...], int, list[str]]] = deque()
         self._last: dict[str, int] = {}
@@ -56,6 +58,20 @@ class Emission:
         context = parse_traceparent(origin)
         derived = trace_id(self._tracing.namespace, saga_id)
         return self._tracing.sampling.decide(derived, context is not None and bool(context.trace_flags.sampled))
+
+    async def learn(self, database: Database) -> None:
+        """Learn how long sagas usually take: what is longer than 99 of 100 is slow.
+
+        Args:
+            database: the store.
+        """
+        known = await database.read(usual.of_sagas)
+        self._usual = {type_: max(each.p99, FLOOR) + 1 for type_, each in known.items() if each.size >= LEAST_P99}
+
+    def _limit(self, type_: str) -> int | None:
+        """Say from how long on a saga of this type is slow, microseconds."""
+        own = self._usual.get(type_)
+        return self._slow if own is None else own if self._slow is None else min(own, self._slow)
 
     def emit(self, moves: Iterable[Moved]) -> None:
         """Emit what these moves ended."""
@@ -90,7 +106,7 @@ class Emission:
         ended = []
         for definition, instance in sagas:
             if self._tracing.emits:
-                for story in stories_of(definition, instance, self._tracing.namespace, self._slow):
+                for story in stories_of(definition, instance, self._tracing.namespace, self._limit(instance.type)):
                     self._whole(story)
             ended.append(instance.id)
         self._leave(ended)
@@ -120,7 +136,7 @@ class Emission:
         opened = before is None or before.opened_in != after.opened_in
         known = opened or (before is not None and self._complete.get(after.id) == before.seq)
         if ended and not (known and after.sampled):
-            for story in stories_of(definition, after, tracing.namespace, self._slow):
+            for story in stories_of(definition, after, tracing.namespace, self._limit(after.type)):
                 self._whole(story)
         elif after.turned:
             self._emit_turned(definition, None if opened else before, after)

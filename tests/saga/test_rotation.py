@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,13 +12,16 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 
 from choreo.events.clock import SECOND
+from choreo.events.database import Database
 from choreo.saga.advance import advance, begin
 from choreo.saga.definition import Definition
+from choreo.saga.durations import Slot, record
 from choreo.saga.emission import Emission
 from choreo.saga.inputs import Locked, Observed
 from choreo.saga.instance import Instance
 from choreo.saga.lock import LockPlan
 from choreo.saga.stories import stories_of, story_of
+from choreo.saga.tables import HEAD, metadata
 from choreo.saga.work import Moved
 from choreo.tracing.headers import saga_traceparent
 from choreo.tracing.ids import trace_id
@@ -244,3 +248,27 @@ def test_no_span_is_emitted_twice_with_changes_however_often_its_trace_turns(
         for story in stories_of(definition, instance, ""):
             assert sum(span.name == "saga order" for span in again.spans) == len(instance.turned) + 1
             assert len({step.identity for step in story.steps}) == len(story.steps)
+
+
+async def test_an_unsampled_saga_that_took_longer_than_99_of_100_is_shown(tmp_path: Path) -> None:
+    """What is usual is what the coordinators have written down; `Slow` judges by the same."""
+    database = await Database.open(f"sqlite:{tmp_path / 'saga.db'}")
+    try:
+        await database.ensure_schema("saga", metadata, HEAD)
+        slot = Slot("order", "saga", "", 0)
+        await database.write(lambda c: record(c, {slot: [n * SECOND for n in range(1, 301)]}))
+        kept = Kept()
+        emission = Emission(Tracing(pipelines=[kept], resource=Resource({"service.name": "choreo-coordinator"})))
+        await emission.learn(database)
+        for seconds, spans in ((200, 0), (299, 5)):
+            play = Play(LINE)
+            play.instance.sampled = False
+            for step in LINE.steps:
+                before = play.instance
+                play.now = before.started_at + seconds * SECOND
+                play.sees(f"{step.name}.done")
+                emission.emit([Moved(LINE, before, play.instance)])
+            assert play.phase == "COMPLETED"
+            assert len(kept.spans) == spans
+    finally:
+        await database.close()
