@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 import structlog
@@ -15,13 +16,14 @@ import structlog
 from ..events.clock import SECOND, system_clock
 from ..events.codec import UnknownSchema, open_codec
 from ..events.database import Database
-from ..events.envelope import Delivery
+from ..events.envelope import Delivery, TopicPartition
 from ..events.errors import ChoreoError, ConfigurationError, EventError, RegistryUnreachable, StoreError
 from ..events.failures import HandlerFailed
 from ..events.outbox import Relay
 from ..events.registry import open_registry
 from ..events.sending import require_topics
 from ..events.settings import Settings
+from ..events.transport import Transport
 from ..events.transports import connect
 from ..tracing.export import open_tracing
 from . import inbox
@@ -29,7 +31,9 @@ from .announce import Definitions, announce
 from .commit import StoreCommit
 from .dead_letters import REPLAY
 from .execution import Execution
+from .following import Following
 from .guard import judge_event
+from .health import Health, health_of
 from .inbox import Key, Row
 from .job import Job, Later, Result, Route, Stage
 from .provided import Provided
@@ -59,6 +63,9 @@ class Driven:
         self._stack = AsyncExitStack()
         self._waiting: asyncio.Queue[tuple[Job, asyncio.Future[None]]] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
+        self._transport: Transport | None = None
+        self._database: Database | None = None
+        self._following = Following()
 
     async def open(self) -> None:
         """Connect, open the store, register the schemas and announce the service.
@@ -75,7 +82,7 @@ class Driven:
 
     async def _open(self) -> None:
         service, settings, stack = self.service, self._settings, self._stack
-        transport = await stack.enter_async_context(connect(settings.broker_url, settings))
+        self._transport = transport = await stack.enter_async_context(connect(settings.broker_url, settings))
         await require_topics(transport, (each.name for each in service.topics()))
         given = service.store
         url = given if isinstance(given, str) else settings.service_store_url(service.name)
@@ -101,6 +108,8 @@ class Driven:
         await announce(service, transport)
         self._definitions = Definitions(transport)
         await self._learn_definitions()
+        for handler in service.handlers:
+            self._following.reads(handler.full_name, {event.spec().topic for event in handler.events})
         self._tasks = [asyncio.create_task(work()) for work in (self._commit_forever, self._keep_house)]
         log.info("service runs", service=service.name, topics=list(service.consumes), store=database.url)
 
@@ -136,6 +145,36 @@ class Driven:
                 for task in self._tasks:
                     if task.done():
                         task.result()  # it cannot go on: neither can this
+        self._following.handled(handler, delivery.place, delivery.offset)
+
+    async def health(self, places: Sequence[TopicPartition] | None) -> Health:
+        """Say how it is.
+
+        Args:
+            places: the partitions that whoever brings the events reads now; None while it is in no group.
+        """
+        member = None
+        if self._transport is not None and places is not None:
+            member = _Member(self._transport, self.service.name, frozenset(places))
+        if self._transport is None:
+            why = ("it has not started, or has ended",)
+            return Health("service", self.service.name, None, None, False, False, why)
+        return await health_of("service", self.service.name, self._transport, member, self._database)
+
+    async def forgotten(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """Give what was handled to its end and is not committed for long; from where each is to be read again.
+
+        Args:
+            places: the partitions that whoever brings the events reads now.
+
+        Raises:
+            TransportError: the broker does not answer.
+        """
+        if self._transport is None or not places:
+            return {}
+        member = _Member(self._transport, self.service.name, frozenset(places))
+        ends, committed = await member.end_offsets(places), await member.committed(places)
+        return self._following.stalled(committed, ends, asyncio.get_running_loop().time())
 
     async def _run(self, route: Route, delivery: Delivery, reading: Reading) -> Job:
         job = Job(route, reading.envelope, delivery, None, Stage.RECORD)
@@ -181,10 +220,11 @@ class Driven:
                 return None
 
     async def _look_up(self, job: Job) -> Row | None:
-        pause = 0.1
+        pause, database = 0.1, self._database
+        assert database is not None
         while True:
             try:
-                rows = await self._database.read(lambda connection: inbox.look_up(connection, [job.envelope.id]))
+                rows = await database.read(lambda connection: inbox.look_up(connection, [job.envelope.id]))
             except StoreError as error:
                 log.warning("the store does not answer, reading waits", service=self.service.name, error=error.message)
                 await asyncio.sleep(pause)
@@ -217,6 +257,7 @@ class Driven:
 
     async def _sweep(self, after: Key | None, kept: int) -> Key | None:
         database = self._database
+        assert database is not None
         following, _ = await database.write(
             lambda connection: inbox.sweep(connection, after, _SWEEP, database.now(connection) - kept)
         )
@@ -226,3 +267,32 @@ class Driven:
         found = await self._definitions.changed()
         if found is not None:
             self._execution.learn_definitions(found)
+
+
+class _Member:
+    """A membership of somebody else in the service's group, as the broker tells it.
+
+    Args:
+        transport: an open broker.
+        group: the service's.
+        places: the partitions that it reads now.
+    """
+
+    def __init__(self, transport: Transport, group: str, places: frozenset[TopicPartition]) -> None:
+        self._transport = transport
+        self._group = group
+        self._places = places
+
+    def assignment(self) -> frozenset[TopicPartition]:
+        return self._places
+
+    async def committed(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        found = (await self._transport.group(self._group)).committed
+        return {place: found[place] for place in partitions if place in found}
+
+    async def begin_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, 0)  # who has committed nothing has everything before it
+
+    async def end_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        ends = await self._transport.end_offsets(sorted({place.topic for place in partitions}))
+        return {place: ends[place] for place in partitions}

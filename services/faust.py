@@ -13,13 +13,17 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 import faust
+import structlog
+from faust.types import TP
 
-from ..events.envelope import Delivery
-from ..events.errors import ConfigurationError, DefinitionError
+from ..events.envelope import Delivery, TopicPartition
+from ..events.errors import ChoreoError, ConfigurationError, DefinitionError
 from ..events.event import Event
 from ..events.kafka_security import parse_address, security_options
 from ..events.settings import Settings, load_settings
 from .driven import Driven
+from .health import Health
+from .probes import Probes
 from .retry import Retry
 from .service import DEFAULT, Default, Service
 from .signature import Hints, events_of
@@ -32,6 +36,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 _MANY = (AsyncIterator, AsyncGenerator, AsyncIterable)
 _RETRY = Retry(attempts=3, first="200ms", most="1s")
 _UNSAFE = ("key_serializer", "value_serializer")
+_LOOK = 10.0
+"""Seconds between two looks at what Faust has committed."""
+
+log = structlog.get_logger("choreo.services")
 
 
 class App(faust.App):
@@ -57,6 +65,7 @@ class App(faust.App):
         self.service_of_choreo = Service(name, store=store)
         self._feeders: list[Feeder[Event]] = []
         self._runs = False
+        self._probes: Probes | None = None
         _refuse(options)
         chosen = {
             **_broker(settings),
@@ -71,6 +80,7 @@ class App(faust.App):
         super().__init__(settings.topic_prefix + name, **chosen)
         self._driven = Driven(self.service_of_choreo, settings)
         self.service_of_choreo.lifespan(self._only_as_faust)
+        self.timer(_LOOK, name="choreo-commits")(self._remind)
 
     async def _only_as_faust(self) -> AsyncIterator[None]:
         if not self._runs:
@@ -140,19 +150,53 @@ class App(faust.App):
 
         self.agent(raw, name=where)(run)
 
+    def _places(self) -> list[TopicPartition] | None:
+        """Give the partitions of this service's topics that Faust reads now; None while it is in no group."""
+        if not self._runs or self.rebalancing or not self.rebalancing_count:
+            return None
+        prefix, topics = self._settings.topic_prefix, set(self.service_of_choreo.consumes)
+        assigned = (TopicPartition(tp.topic.removeprefix(prefix), tp.partition) for tp in self.consumer.assignment())
+        return sorted(place for place in assigned if place.topic in topics)
+
+    async def _look(self) -> list[Health]:
+        return [await self._driven.health(self._places())]
+
+    async def _remind(self) -> None:
+        """Have Faust read again what it has forgotten to commit; the inbox drops it, and then it is committed."""
+        try:
+            forgotten = await self._driven.forgotten(self._places() or ())
+        except ChoreoError as error:
+            log.warning("offsets cannot be looked at", service=self.service_of_choreo.name, error=error.message)
+            return
+        for place, offset in forgotten.items():
+            log.warning(
+                "Faust does not commit what was handled, and reads it again",
+                service=self.service_of_choreo.name,
+                topic=place.topic,
+                partition=place.partition,
+                offset=offset,
+            )
+            await self.consumer.seek(TP(self._settings.topic_prefix + place.topic, place.partition), offset)
+
     async def on_first_start(self) -> None:
         """Open the store and announce the service, before Faust joins its group."""
         if not self._settings.broker_url.startswith("kafka://"):
             raise ConfigurationError("Faust needs a Kafka; set CHOREO_BROKER=kafka://host:port")
         self._runs = True
+        if self._settings.health:
+            self._probes = await Probes(self._settings.health, self._look, 1).__aenter__()
         await self._driven.open()
         await super().on_first_start()
 
     async def on_shutdown(self) -> None:
         """Commit what has run, after the agents have stopped."""
+        if self._probes is not None:
+            self._probes.stopping = True
         for feeder in self._feeders:
             await feeder.close()
         await self._driven.close()
+        if self._probes is not None:
+            await self._probes.__aexit__()
         await super().on_shutdown()
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from sqlalchemy import Connection, text
 
 from ..events.database import Database, first_line
 from ..events.envelope import TopicPartition
-from ..events.transport import Consumer, Transport
+from ..events.transport import Transport
 
 T = TypeVar("T")
 Kind = Literal["service", "coordinator"]
@@ -60,11 +60,27 @@ class Health:
         }
 
 
+class Member(Protocol):
+    """What is asked of a membership in a consumer group: each `Consumer` is one."""
+
+    def assignment(self) -> frozenset[TopicPartition]:
+        """Give the partitions that it reads now."""
+
+    async def committed(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Give how far its group has committed, where it has."""
+
+    async def begin_offsets(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Give where partitions begin."""
+
+    async def end_offsets(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Give where partitions end."""
+
+
 async def health_of(
     kind: Kind,
     name: str,
     transport: Transport,
-    consumer: Consumer | None,
+    consumer: Member | None,
     database: Database | None,
     *,
     stateless: bool = False,
@@ -101,7 +117,7 @@ async def health_of(
 
 async def _lag(
     transport: Transport,
-    consumer: Consumer | None,
+    consumer: Member | None,
     places: list[TopicPartition],
     processed: Mapping[TopicPartition, int] | None,
 ) -> int:

@@ -17,10 +17,10 @@ from .reloading import when_told
 from .shell import Shell
 
 if TYPE_CHECKING:
+    from ...services.probes import Probes
     from ...tracing.metrics import Metrics
     from ..loading import Parts
     from ..options import Options
-    from ..probes import Probes
     from ..running import Process
 
 run = App(
@@ -147,7 +147,7 @@ def stop_on_signal() -> asyncio.Event:
 def _probes(address: str, process: Process, metrics: Metrics | None) -> Probes | None:
     if not address:
         return None
-    from ..probes import Probes, scraping
+    from ...services.probes import Probes, scraping
 
     text = scraping(process.measure, metrics) if metrics is not None else None
     return Probes(address, process.health, process.size, text)

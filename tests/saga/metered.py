@@ -18,9 +18,9 @@ from choreo.events.memory import MemoryBroker
 from choreo.events.settings import Settings
 from choreo.saga.loading import Parts
 from choreo.saga.outcomes import OUTCOMES_TOPIC
-from choreo.saga.probes import Probes, scraping
 from choreo.saga.running import Process
 from choreo.services.breaker import Breaker
+from choreo.services.probes import Probes, scraping
 from choreo.services.retry import Retry
 from choreo.tracing.metrics import exported_metrics
 from tests.services.shop import until

@@ -19,9 +19,9 @@ from choreo.events.settings import Settings
 from choreo.events.transport import TopicSpec
 from choreo.saga import metering
 from choreo.saga.metering import Measuring
-from choreo.saga.probes import Probes
 from choreo.saga.running import Process
 from choreo.services.measured import MeasuredTransport
+from choreo.services.probes import Probes
 from choreo.tracing.histograms import Histograms
 from choreo.tracing.instruments import INSTRUMENTS
 from choreo.tracing.meters import Meters

@@ -9,18 +9,24 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from choreo.events.catalog import read_catalog
+from choreo.events.envelope import TopicPartition
 from choreo.events.errors import ChoreoError, ConfigurationError, DefinitionError
 from choreo.events.partitioner import partition_for
 from choreo.events.settings import Settings
 from choreo.events.transports import connect
 from choreo.services.faust import App, Stream
+from choreo.services.following import STALLED, Following
 from choreo.services.worker import Worker
 from tests.services.shop import OrderChanged, OrderPlaced, Published, Rig, StockReserved, command
 from tests.support.cli import Program, environment
+from tests.support.console import validate
+from tests.support.ports import free_ports
 
 PATIENCE = 90.0
 
@@ -100,7 +106,7 @@ class Screening:
         self._folder = folder
         self._workers: list[Program] = []
 
-    def worker(self) -> Program:
+    def worker(self, *, hole: bool = False, **settings: object) -> Program:
         chosen = self.settings
         env = environment(
             home=chosen.home,
@@ -108,7 +114,9 @@ class Screening:
             topic_prefix=chosen.topic_prefix,
             session=chosen.session,
             service_store=f"sqlite:{chosen.home}/{{name}}.db",
+            **settings,
         )
+        env["HOLE"] = "1" if hole else ""
         number = len(self._workers)
         command = ["python", "-m", "faust", "--datadir", self._folder / f"data{number}"]
         command += ["-A", "tests.services.faust_program", "worker", "-l", "info", "--without-web"]
@@ -231,3 +239,67 @@ async def test_row_31_duplicates_on_rebalances_and_kills_are_dropped_by_the_inbo
     copies = Counter(each.envelope.id for each in mine)
     assert sum(number - 1 for number in copies.values()) <= 100, "published again only by whoever was killed"
     assert second.stop() == 0, second.output[-2000:]
+
+
+@pytest.mark.kafka
+async def test_what_faust_forgets_to_commit_is_read_again_and_committed_and_it_says_how_it_is(
+    kafka_server: Any, tmp_path: Path
+) -> None:
+    """Acknowledgements get lost in Faust; without a reminder it would not commit these partitions ever again."""
+    health = free_ports(1)[0]
+    own = Screening(kafka_server.bootstrap, tmp_path)
+    try:
+        async with connect(own.settings.broker_url, own.settings) as broker, httpx.AsyncClient() as client:
+            rig = Rig(broker, own.settings)
+            await rig.prepare()
+            program = own.worker(hole=True, health=health)
+
+            async def asked() -> httpx.Response | None:
+                try:
+                    return await client.get(f"http://127.0.0.1:{health}/readyz")
+                except httpx.TransportError:
+                    return None
+
+            await rig.publish(*(OrderPlaced(order_id=f"{n}", number=1) for n in range(100)))
+            async with asyncio.timeout(PATIENCE):
+                while not await rig.all_committed("screening", "orders"):
+                    assert program.code is None, program.output[-3000:]
+                    await asyncio.sleep(0.2)
+                while (answer := await asked()) is None or answer.status_code != 200:
+                    await asyncio.sleep(0.2)
+            assert "Faust does not commit what was handled, and reads it again" in program.output
+            [part] = validate(answer.json(), "saga.health/v1")["parts"]
+            assert (part["name"], part["ready"], part["store"], part["lag"]) == ("screening", True, True, 0)
+            assert part["partitions"] == 4
+            ids = Counter(each.envelope.id for each in await rig.published("inventory"))
+            assert len(ids) == 100 and set(ids.values()) == {1}, "the inbox has dropped what was read again"
+            assert program.stop() == 0, program.output[-2000:]
+            assert await asked() is None
+    finally:
+        own.close()
+
+
+def test_only_what_was_handled_to_the_end_by_everybody_counts_as_forgotten() -> None:
+    place, other = TopicPartition("orders", 0), TopicPartition("orders", 1)
+    following = Following()
+    for reader in ("screen", "note"):
+        following.reads(reader, ["orders"])
+    for offset in range(10):
+        following.handled("screen", place, offset)
+    ends, late = {place: 10}, STALLED + 1
+    assert following.stalled({place: 4}, ends, 1) == {}
+    assert following.stalled({place: 4}, ends, 1 + late) == {}, "the other reader is not so far"
+    for offset in range(3, 10):
+        following.handled("note", place, offset)
+    assert following.stalled({place: 4}, ends, 2 + late) == {place: 4}
+    assert following.stalled({place: 4}, ends, 3 + late) == {}, "it was told just now"
+    assert following.stalled({place: 10}, ends, 4 + 2 * late) == {}, "committed"
+    # Partition 1 was taken over at offset 5, and Faust went on at 7: what lies between was handled by nobody here.
+    for reader in ("screen", "note"):
+        following.handled(reader, other, 7)
+    for time in (0, late, 2 * late):
+        assert following.stalled({other: 5}, {other: 8}, time) == {}
+    for reader in ("screen", "note"):
+        following.handled(reader, place, 10)
+    told = [following.stalled({place: 10}, {place: 11}, number * late) for number in range(8)]
+    assert told.count({place: 10}) == 3, "and then it is left alone"

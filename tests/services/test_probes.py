@@ -17,14 +17,14 @@ from choreo.events.event import Event
 from choreo.events.memory import MemoryBroker
 from choreo.events.publisher import Publisher
 from choreo.events.settings import Settings
-from choreo.saga import probes as module
 from choreo.saga.loading import Parts
-from choreo.saga.probes import Probes, parse_address
 from choreo.saga.running import Process
 from choreo.saga.saga import Saga
 from choreo.saga.step import step
 from choreo.services import health as looking
+from choreo.services import probes as module
 from choreo.services.health import Health
+from choreo.services.probes import Probes, parse_address
 from choreo.services.service import Service
 from tests.services.shop import until
 from tests.support.console import validate

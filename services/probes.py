@@ -12,8 +12,8 @@ import h11
 import structlog
 
 from ..events.errors import ConfigurationError
-from ..services.health import Health
 from ..tracing.metrics import Metrics
+from .health import Health
 
 log = structlog.get_logger("choreo.run")
 
