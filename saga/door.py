@@ -24,12 +24,12 @@ from ..events.settings import Settings, load_settings
 from ..events.transport import Transport
 from ..events.waiting import happens
 from . import queries
+from .attaching import run_of
 from .definition import Definition
-from .instance import Instance
 from .looking import look, opened, producers
 from .names import is_saga_type, saga_id
 from .report import Observed
-from .tables import history, saga
+from .tables import saga
 from .words import Condition
 
 MOST_WAIT = 60.0
@@ -264,23 +264,13 @@ def _attached(connection: Connection, type_: str, key: str, event: str) -> str |
     Raises:
         Problem: it came to a saga, and changed nothing.
     """
-    query = select(saga.c.id, saga.c.state).where(saga.c.type == type_, saga.c.key == key)
-    runs = {row.id: row.state for row in connection.execute(query)}
-    if not runs:
-        return None
-    for id_, state in sorted(runs.items()):  # also where its history is long deleted
-        started_by = Instance.from_json(state).started_by
-        if started_by is not None and started_by.id == event:
-            return str(id_)
-    seen = select(history.c.saga_id, history.c.verdict, history.c.reason)
-    row = connection.execute(seen.where(history.c.saga_id.in_(runs), history.c.event_id == event)).first()
-    if row is None or row.verdict == "applied":
-        return None if row is None else str(row.saga_id)
-    told = f"the event came to {row.saga_id} and changed nothing: {row.reason}"
+    found = run_of(connection, type_, key, event)
+    if found.refused is None:
+        return found.id
     raise Problem(
         409,
         "not-attached",
-        told,
+        found.refused,
         "give the new run another business key, or declare the saga with rerun=True; a retry sends the same id",
         [Fault("event", "began no saga")],
     )

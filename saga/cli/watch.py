@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from ...events.errors import SagaNotFound, StoreUnreachable
+from ...events.errors import Refused, SagaNotFound, StoreUnreachable
 from . import exits
 from .shell import Shell
 from .status import find, look, outcome_of, probe, waits_for_person
@@ -62,6 +62,7 @@ async def wait(
     saga: str,
     /,
     *,
+    event: str | None = None,
     timeout: float | None = None,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
@@ -71,32 +72,44 @@ async def wait(
 
     Args:
         saga: type/key, the key alone where only one type has it.
+        event: id of the event that began it: the run that is meant, whatever other runs the key has. Wants type/key.
         timeout: give up after so many seconds, with exit code 6; default: never.
     """
     from ..report import Observed
 
     async with shell.sagas() as database:
-        id_ = saga
+        id_: str | None = None
         try:
             async with asyncio.timeout(timeout):
-                id_ = await _begun(shell, database, saga)
+                id_ = await _begun(shell, database, saga, event)
                 async for seen in _views(shell, database, id_, beside=False):
                     view = seen
         except TimeoutError:
-            try:
+            if id_ is not None:
                 told = _still_open(await look(database, shell.settings, id_, Observed(0)), timeout)
-            except SagaNotFound:
-                told = f"{saga} has not begun after {timeout:g}s; saga why {saga} says what it waits for"
+            else:
+                by = "" if event is None else f" by event {event}"
+                told = f"{saga} has not begun{by} after {timeout:g}s; saga why {saga} says what it waits for"
             shell.complain(told, kind="TimedOut", code=exits.TIMED_OUT)
             return exits.TIMED_OUT
     shell.json(view.told) if shell.machine else shell.lines([f"{id_} {view.told['phase']}"])
     return outcome_of(view.told)
 
 
-async def _begun(shell: Shell, database: Database, saga: str) -> str:
+async def _begun(shell: Shell, database: Database, saga: str, event: str | None) -> str:
+    from ..attaching import run_of
+    from ..names import parse_saga_id
+
+    name = None if event is None else parse_saga_id(saga)
     while True:
         try:
-            return await find(database, saga)
+            if name is None or event is None:
+                return await find(database, saga)
+            found = await database.read(lambda connection: run_of(connection, name.type, name.key, event))
+            if found.refused is not None:
+                raise Refused(found.refused)
+            if found.id is not None:
+                return found.id
         except SagaNotFound:
             pass
         except StoreUnreachable as error:

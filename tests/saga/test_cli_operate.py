@@ -199,6 +199,27 @@ async def test_wait_waits_for_the_beginning_and_gives_the_outcome(desk: Desk) ->
     assert (again.code, validate(again.json)["phase"]) == (exits.OK, "COMPLETED")
 
 
+async def test_wait_by_the_event_that_began_it_means_that_run_and_no_other(desk: Desk) -> None:
+    await desk.stage.publish(Placed(order_id="9"), Reserved(order_id="9"), Paid(order_id="9"))
+    assert (await desk.saga("wait", "order/9")).code == exits.OK
+    await desk.stage.publish(Placed(order_id="9"))  # a second run of a finished key is refused
+    entries: list[dict[str, object]] = []
+    async with asyncio.timeout(30):
+        while len(begun := [str(each["event_id"]) for each in entries if each["type"] == "Placed"]) < 2:
+            await asyncio.sleep(0.1)
+            entries = (await desk.saga("status", "order/9", "--history", "-o", "json")).json["history"]
+    first, second = begun
+    done = await desk.saga("wait", "order/9", "--event", first)
+    assert (done.code, done.out) == (exits.OK, "order/9 COMPLETED\n")
+    refused = await desk.saga("wait", "order/9", "--event", second)
+    assert refused.code == exits.NOT_ALLOWED
+    assert "the event came to order/9 and changed nothing" in refused.err
+    late = await desk.saga("wait", "order/9", "--event", "unheard", "--timeout", "0.3")
+    assert late.code == exits.TIMED_OUT
+    assert "order/9 has not begun by event unheard after 0.3s" in late.err
+    assert (await desk.saga("wait", "9", "--event", first)).code == exits.USAGE
+
+
 async def test_sagas_are_counted_by_what_they_have_in_common(desk: Desk) -> None:
     for key in ("1", "2", "3"):
         await desk.stage.publish(Placed(order_id=key), Reserved(order_id=key), Declined(order_id=key))
