@@ -36,7 +36,7 @@ async def catalog(
     from .. import participants as pure
 
     code = _from_code(targets, shell.settings.group)
-    announced, members, trouble = await _from_broker(shell)
+    announced, members, trouble = await from_broker(shell)
     if trouble is not None and not code:
         raise BrokerUnreachable(f"{trouble}; name code to see what it says: saga catalog shop.py")
     found = pure.merged(announced, code, members)
@@ -68,7 +68,7 @@ def _from_code(targets: tuple[str, ...], group: str) -> list[Participant]:
     return [*(of_service(service.announcement()) for service in parts.services), *of_sagas(sagas, group)]
 
 
-async def _from_broker(shell: Shell) -> tuple[list[Participant], dict[str, int] | None, str | None]:
+async def from_broker(shell: Shell) -> tuple[list[Participant], dict[str, int] | None, str | None]:
     """Give what was announced, the live members of each group, and why the broker cannot be asked."""
     from ...events.catalog import read_definitions
     from ...events.transports import connect

@@ -66,7 +66,7 @@ async def retry(
         raise ConfigurationError(f"--rate {rate:g}: more than 0 letters per second")
     async with broker(shell) as transport:
         chosen = await choose(transport, ids, topic, wanted, bool(service or saga or type or step or error or since))
-        refused = {} if force else await _refusals(shell, transport, chosen)
+        refused = {} if force else await refusals(shell, transport, chosen)
         sendable = [letter for letter in chosen if letter.id not in refused]
         for letter in chosen:
             if letter.id in refused:
@@ -88,7 +88,7 @@ async def retry(
             record = redrive(letter, replay)
             return record, settlement(letter, "retried", at=now, by=who(), reason=reason, replay_id=replay)
 
-        done = await _settle(transport, sendable, send, rate, Recorder(shell, "dlq retry", reason))
+        done = await settle_letters(transport, sendable, send, rate, Recorder(shell, "dlq retry", reason))
     report(shell, done, "sent again", refused)
     return exits.NOT_ALLOWED if refused else exits.OK
 
@@ -119,7 +119,7 @@ async def edit(
 
     async with broker(shell) as transport:
         letter = pick(await read(transport, ()), id).letter
-        refused = {} if force else await _refusals(shell, transport, [letter])
+        refused = {} if force else await refusals(shell, transport, [letter])
         if refused:
             raise Refused(f"{refused[letter.id]}; --force sends it all the same")
         value = await mend(shell.settings, transport, letter, data)
@@ -134,7 +134,7 @@ async def edit(
             told = settlement(each, "retried", at=now, by=who(), reason=f"edited: {reason}", replay_id=replay)
             return redrive(each, replay, value), told
 
-        done = await _settle(transport, [letter], send, 1_000.0, Recorder(shell, "dlq edit", reason))
+        done = await settle_letters(transport, [letter], send, 1_000.0, Recorder(shell, "dlq edit", reason))
     report(shell, done, "sent again with a new body", {})
     return exits.OK
 
@@ -172,7 +172,7 @@ async def skip(
                     await publisher.publish(
                         event, id=f"{letter.id}-skipped-{letter.event_id}", causation_id=letter.event_id or None
                     )
-            await _settle(
+            await settle_letters(
                 transport,
                 [letter],
                 lambda each, now: (None, settlement(each, "skipped", at=now, by=who(), reason=reason)),
@@ -221,7 +221,7 @@ async def discard(
         if not dry_run:
             if len(chosen) > 1 and not yes:
                 confirm(question("discard", chosen))
-            await _settle(
+            await settle_letters(
                 transport,
                 chosen,
                 lambda each, now: (None, settlement(each, "discarded", at=now, by=who(), reason=reason)),
@@ -235,7 +235,7 @@ async def discard(
 # -- pieces -----------------------------------------------------------------------------------------------------------
 
 
-async def _refusals(shell: Shell, transport: Transport, letters: Sequence[Letter]) -> dict[str, str]:
+async def refusals(shell: Shell, transport: Transport, letters: Sequence[Letter]) -> dict[str, str]:
     """Say which letters should not be sent again, and why."""
     refused: dict[str, str] = {}
     for service in dict.fromkeys(letter.service for letter in letters):
@@ -262,7 +262,7 @@ async def _ended(shell: Shell, names: Sequence[str]) -> dict[str, str]:
     return {id_: each.instance.phase.value for id_, each in found.items() if each.instance.phase.ended}
 
 
-async def _settle(
+async def settle_letters(
     transport: Transport,
     letters: Sequence[Letter],
     decide: Callable[[Letter, int], tuple[Any, Settled]],

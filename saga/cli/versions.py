@@ -38,7 +38,7 @@ async def versions(
             await database.read(lambda connection: queries.newest_definition(connection, type))
         found = await database.read(lambda c: known.versions(c, now, type_=type, late=duration(late)))
     if shell.machine:
-        shell.json([_told(each) for each in found])
+        shell.json([told(each) for each in found])
     elif shell.output == "id":
         shell.lines(f"{each.type}@{each.version}" for each in found)
     else:
@@ -47,7 +47,7 @@ async def versions(
         shell.hint(f"{len(found)} versions · {free} may be retired: its code need not be loaded any more")
 
 
-def _told(version: Version) -> dict[str, Any]:
+def told(version: Version) -> dict[str, Any]:
     from ..report import rfc3339
 
     return {

@@ -12,7 +12,7 @@ import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
@@ -20,9 +20,12 @@ from ...events.clock import system_clock
 from ...events.errors import AmbiguousSaga, ChoreoError, ConfigurationError, Refused, SagaNotFound
 from ...events.problems import Problem
 from ...events.settings import Settings, load_settings
+from .acting import Acts
 from .entrance import Entrance
 from .feed import Feed, TooMany
 from .guard import Guard, refusal
+from .landscape import Landscape
+from .letters import LetterPages
 from .looking import SagaPages
 from .rendering import STATIC, Renderer
 from .sources import Sources
@@ -92,11 +95,13 @@ class WebView:
 
     def _make(self) -> Starlette:
         routes: list[BaseRoute] = [
-            Route("/", _home, methods=["GET"]),
             Route("/live", self._live, methods=["GET"]),
             Route("/health", _health, methods=["GET"]),
             Route("/static/{name}", _static, methods=["GET"]),
             *Entrance(self._visitors, self._renderer).routes(),
+            *Landscape(self._sources, self._renderer).routes(),
+            *Acts(self._sources, self._visitors).routes(),
+            *LetterPages(self._sources, self._renderer, self._visitors).routes(),
             *SagaPages(self._sources, self._renderer).routes(),
         ]
         return Starlette(
@@ -179,7 +184,3 @@ async def _static(request: Request) -> Response:
     if path.suffix not in _STATIC_TYPES or path.parent != STATIC or not path.is_file():
         raise HTTPException(404)
     return FileResponse(path, media_type=_STATIC_TYPES[path.suffix], headers={"cache-control": _KEPT})
-
-
-async def _home(request: Request) -> Response:
-    return RedirectResponse(f"{request.scope.get('root_path', '')}/sagas", 303)

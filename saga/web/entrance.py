@@ -77,5 +77,5 @@ def _own(back: str) -> str:
     """Give a path of ours: where somebody wanted to go, if that is here."""
     plain = unquote(back)
     if not plain.startswith("/") or plain.startswith(("//", "/\\")) or any(ord(each) < 32 for each in plain):
-        return "/sagas"
+        return "/"
     return back

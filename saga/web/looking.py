@@ -15,6 +15,7 @@ from ..explaining import Explained, explain_saga
 from ..graph import as_json, graph_of, svg
 from ..looking import look
 from ..words import Phase
+from .acting import acts_on, became
 from .asked import command, read_list, saga_path
 from .rendering import Renderer
 from .sources import Sources
@@ -142,8 +143,14 @@ class SagaPages:
             picture=Markup("\n".join(svg(graph_of(view.found.definition, view.found.instance)))),  # noqa: S704 - escaped
             why=explained.as_json(),
             entries=view.entries[-_MOST_HISTORY:],
+            acts=acts_on(view, view.observed.at),
+            became=await self._became(request, id_),
             earlier=max(0, len(view.entries) - _MOST_HISTORY),
         )
+
+    async def _became(self, request: Request, id_: str) -> str:
+        command_id = request.query_params.get("asked", "")[:100].replace("\0", "")
+        return await self._sources.database.read(lambda c: became(c, command_id, id_)) if command_id else ""
 
     async def _why_json(self, request: Request) -> Response:
         return JSONResponse((await self._explain(request.path_params["id"])).as_json())

@@ -22,8 +22,12 @@ _HERE = Path(__file__).parent
 STATIC = _HERE / "static"
 
 NAVIGATION = (
+    ("overview", "/", "Overview", "o"),
     ("sagas", "/sagas", "Sagas", "s"),
     ("approvals", "/approvals", "Approvals", "a"),
+    ("dead-letters", "/dead-letters", "Dead letters", "d"),
+    ("catalog", "/catalog", "Catalog", "c"),
+    ("definitions", "/definitions", "Definitions", "v"),
 )
 """Pages that stand in the head of each: name, path, title, and the key behind `g` that leads there."""
 

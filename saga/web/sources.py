@@ -13,6 +13,7 @@ from ...events.errors import ChoreoError
 from ...events.settings import Settings
 from .. import queries
 from ..cli.observing import survey
+from ..cli.shell import Shell
 from ..looking import opened, producers
 from ..report import Observed
 from ..surroundings import Surroundings
@@ -52,6 +53,10 @@ class Kept(Generic[T]):
         except TimeoutError:
             return None
 
+    def forget(self) -> None:
+        """Find it out anew when it is asked for next."""
+        self._until = 0.0
+
     async def close(self) -> None:
         """Stop finding out."""
         if self._task is not None:
@@ -78,6 +83,14 @@ class Sources:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.shell = Shell(
+            broker=settings.broker_url,
+            store=settings.store_url,
+            home=str(settings.home),
+            prefix=settings.topic_prefix,
+            quiet=True,
+        )
+        """What functions of the command line want; it prints nothing."""
         self._stack = AsyncExitStack()
         self._database: Database | None = None
         self._around = Kept(self._survey, 4.0)
