@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from tests.saga.stage import Stage
 from tests.support.browser import chromium_environment, chromium_home, chromium_program
 from tests.support.parts import Missing, missing
 from tests.web.served import ServedShop
@@ -39,3 +40,17 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         )
         yield launched
         launched.close()
+
+
+@pytest.fixture
+async def sqlite_stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    """A broker, a store and coordinators within the test."""
+    async with Stage(f"sqlite:{tmp_path / 'saga.db'}") as made:
+        yield made
+
+
+@pytest.fixture
+async def stage(store_url: str) -> AsyncIterator[Stage]:
+    """The same on SQLite, then on PostgreSQL."""
+    async with Stage(store_url) as made:
+        yield made

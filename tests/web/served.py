@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -15,7 +16,7 @@ import httpx
 from choreo import Event, Publisher
 from choreo.events.settings import load_settings
 from choreo.events.transports import connect
-from tests.support.cli import Program, environment
+from tests.support.cli import Program, environment, saga
 from tests.support.ports import free_ports
 
 SHOP = """
@@ -66,7 +67,7 @@ async def reserve(order: OrderPlaced) -> StockReserved | StockRefused:
     if order.note == "refuse":
         return StockRefused(order_id=order.order_id)
     if order.note.startswith("poison"):
-        raise Permanent(f"<img src=x onerror=alert(1)> cannot take {order.note}")
+        raise Permanent("<img src=x onerror=alert(1)> cannot take it")
     return StockReserved(order_id=order.order_id)
 
 
@@ -118,9 +119,10 @@ class ServedShop:
     def start(self) -> None:
         """Run the shop, place orders of each kind, and serve the web view."""
         self._run("run", self.folder / "shop.py", name="run").until("running")
-        self.place(("4711", ""), ("4712", "refuse"), ("4713", "poison"), *((key, "") for key in HOSTILE))
+        poison = "poison <script>document.title='owned'</script> " + "x" * 5_000
+        self.place(("4711", ""), ("4712", "refuse"), ("4713", poison), *((key, "") for key in HOSTILE))
         serve = self.serve()
-        self.until(lambda: len(self.listed("waiting-for-person=1")) >= 1 + len(HOSTILE) and self.listed("failed=1"))
+        self.until(lambda: len(self.listed("waiting-for-person=1")) >= 1 + len(HOSTILE) and self.listed("key=4713"))
         self.until(lambda: self.listed("state=COMPENSATED"))
         assert serve.code is None
 
@@ -147,6 +149,12 @@ class ServedShop:
         answer.raise_for_status()
         found: list[dict[str, Any]] = answer.json()
         return found
+
+    def saga(self, *arguments: object) -> Any:
+        """Run a command of `saga` to its end; give its JSON."""
+        done = saga(*arguments, env=self.env, cwd=self.folder)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
 
     def until(self, holds: Callable[[], object], seconds: float = 60) -> None:
         """Wait until something holds."""

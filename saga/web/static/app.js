@@ -63,7 +63,7 @@
       const active = part.contains(document.activeElement) ? document.activeElement : null;
       const href = active && active.getAttribute("href"), id = active && active.id;
       const opened = [...part.querySelectorAll("details[open][id]")].map((each) => each.id);
-      const before = word(part);
+      const before = word(part), stood = states(part);
       part.replaceChildren(...other.childNodes);
       for (const name of opened) { const each = document.getElementById(name); if (each) each.open = true; }
       if (active) {
@@ -71,12 +71,14 @@
           (href && part.querySelector(`a[href="${CSS.escape(href)}"]`)) || null;
         if (same) same.focus({ preventScroll: true });
       }
-      part.classList.remove("fresh");
-      void part.offsetWidth;
-      part.classList.add("fresh");
+      part.classList.toggle("fresh", stood !== states(part));  // a time that went on is no news
       const after = word(part);
       if (after && after !== before) say(after);
     }
+  }
+
+  function states(part) {
+    return [...part.querySelectorAll(".state, [data-id]")].map((each) => each.dataset.id || each.textContent).join();
   }
 
   function word(part) {

@@ -1,0 +1,95 @@
+"""With very many sagas lists and the overview go along indexes: no query reads all that has ever ended."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, event, text
+
+from choreo.events.database import Database
+from choreo.saga import overview, paging, queries
+from choreo.saga.queries import Filter
+from choreo.saga.web.feed import changed_since
+from tests.saga.stage import Stage
+from tests.web.many import HOUR, fill
+
+SAGAS = 12_000
+Look = Callable[[Connection, int], Any]
+
+
+def _page(sort: str = "attention", after: str = "", **filters: Any) -> Look:
+    return lambda c, now: paging.page_of(c, Filter(**filters), sort=sort, limit=50, after=after)
+
+
+LOOKS: dict[str, Look] = {
+    "all": _page(),
+    "second page": _page(after=f"2:{HOUR * 400_000}:order/0005000"),
+    "one state": _page(phases=["COMPENSATED"]),
+    "failed": _page(only_failed=True),
+    "open": _page(only_open=True),
+    "waiting for a person": _page(conditions=["WaitingForPerson"]),
+    "late": _page(conditions=["Late"]),
+    "a key": _page(keys=["0000042"]),
+    "a type": _page(types=["order"]),
+    "by start": _page("started"),
+    "by change": _page("updated"),
+    "by key": _page("key", after="0:1:order/0000400"),
+    "changes": lambda c, now: changed_since(c, now - 5_000_000, 200),
+    "overview": lambda c, now: overview.overview(c, now, overview.SPANS["24h"]),
+}
+
+
+@contextmanager
+def _recorded(connection: Connection) -> Iterator[list[tuple[str, Any]]]:
+    """Note the statements about sagas, as they go to the database."""
+    found: list[tuple[str, Any]] = []
+
+    def note(_: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        if "choreo_saga" in statement and statement.startswith("SELECT"):
+            found.append((statement, parameters))
+
+    event.listen(connection, "before_cursor_execute", note)
+    try:
+        yield found
+    finally:
+        event.remove(connection, "before_cursor_execute", note)
+
+
+def _plans(connection: Connection, look: Look, now: int) -> dict[str, str]:
+    """Give the plan of each statement of a look."""
+    with _recorded(connection) as found:
+        look(connection, now)
+    explain = "EXPLAIN QUERY PLAN " if connection.dialect.name == "sqlite" else "EXPLAIN "
+    plans = {}
+    for statement, parameters in found:
+        rows = connection.exec_driver_sql(explain + statement, parameters).all()
+        plans[statement] = "\n".join(str(row[-1]) for row in rows)
+    return plans
+
+
+async def _fill(stage: Stage) -> Database:
+    await stage.start()
+    found = await stage.database.read(lambda c: queries.newest_definition(c, "order"))
+    now = await stage.database.read(stage.database.now)
+    await stage.database.write(lambda c: fill(c, SAGAS, now, version=found.version, hash_=found.hash))
+    if stage.url.startswith("postgresql"):
+        await stage.database.write(lambda c: c.execute(text("ANALYZE choreo_saga")))
+    return stage.database
+
+
+async def test_every_look_goes_along_an_index(stage: Stage) -> None:
+    stage.verified = False  # these sagas were written without a history
+    database = await _fill(stage)
+    now = await database.read(database.now)
+    wrong = {}
+    for name, look in LOOKS.items():
+        for statement, plan in (await database.read(lambda c, look=look: _plans(c, look, now))).items():  # type: ignore[misc]
+            whole = re.search(r"SCAN choreo_saga(?! USING)|Seq Scan on choreo_saga\b", plan)
+            counted = "count(" in statement and re.search(r"SCAN choreo_saga\b", plan)
+            sorted_ = re.search(r"USE TEMP B-TREE FOR ORDER BY", plan)
+            if whole or counted or sorted_:
+                wrong[name] = f"{statement}\n{plan}"
+    assert not wrong, "\n\n".join(f"{name}: {told}" for name, told in wrong.items())
