@@ -14,8 +14,10 @@ from starlette.routing import BaseRoute, Route
 from ...events.errors import ConfigurationError, Refused, SagaNotFound
 from ...events.problems import Fault, Problem
 from .. import operators, preview, queries
+from ..advance import advance
 from ..audit import Who
 from ..cli.operate import answered
+from ..inputs import Operator, OperatorKind
 from ..looking import View
 from ..tables import command
 from ..words import Phase, StepState
@@ -34,13 +36,16 @@ ROLES: Mapping[str, Role] = {
     "dismiss": Role.OPERATOR,
     "cancel": Role.OPERATOR,
     "retry-undo": Role.OPERATOR,
+    "retry": Role.OPERATOR,
+    "pause": Role.OPERATOR,
+    "resume": Role.OPERATOR,
+    "skip": Role.ADMIN,
     "mark-undone": Role.ADMIN,
     "stop": Role.ADMIN,
-    "resume": Role.ADMIN,
 }
-"""What may be asked for, and the least role for it."""
+"""What may be asked for, and the least role for it; without a saga `resume` is about all of them."""
 
-_ALL = ("stop", "resume")
+_AT_HAND = (StepState.WAITING, StepState.RETRYING, StepState.FAILED, StepState.UNKNOWN)
 
 
 class Act(NamedTuple):
@@ -70,10 +75,10 @@ def acts_on(view: View, now: int) -> list[Act]:
 
     def add(kind: str, title: str, told: str, step: str = "") -> None:
         words = ["saga", kind, instance.id]
-        if step and kind in ("approve", "reject"):
+        if step and kind in ("approve", "reject", "skip"):
             words.append(step)
         elif step:
-            words += ["--step", step]
+            words += ["--from" if kind == "retry" else "--step", step]
         found.append(Act(kind, title, step, told, ROLES[kind], f"{line(*words)} --reason ..."))
 
     for plan in definition.steps:
@@ -89,6 +94,21 @@ def acts_on(view: View, now: int) -> list[Act]:
             add(
                 "mark-undone", f"Mark {name} as undone", "a person has undone it by hand; it cannot be taken back", name
             )
+
+    def permitted(kind: OperatorKind, step: str | None = None) -> bool:
+        asked = Operator("asked", kind, step=step)
+        return advance(definition, instance, asked, now).verdict != "ignored"
+
+    for name, step in instance.steps.items():
+        if instance.phase is Phase.RUNNING and step.state in _AT_HAND:
+            if step.state is not StepState.WAITING and permitted("retry", name):
+                add("retry", f"Retry {name}", "its command goes out as a new attempt", name)
+            if permitted("skip", name):
+                add("skip", f"Skip {name}", "the saga goes on without it, as if it were optional and had failed", name)
+    if permitted("pause"):
+        add("pause", "Pause", "nothing is sent and timers stand still until it is resumed")
+    if permitted("resume"):
+        add("resume", "Resume", "it goes on from where it was paused")
     if instance.phase is Phase.RUNNING and not definition.observe_only:
         plan_ = preview.cancel_plan(definition, instance, now)
         if plan_.refused is None:
@@ -119,12 +139,13 @@ class Acts:
         if kind not in ROLES:
             faults = [Fault("kind", "is none")]
             raise Problem(400, "malformed-form", f"one cannot ask for {kind[:40]!r} here", "use a form of ours", faults)
-        visitor = allowed(request, ROLES[kind])
+        name = fields.get("id", "")
+        everything = kind == "stop" or (kind == "resume" and not name)
+        visitor = allowed(request, Role.ADMIN if everything else ROLES[kind])
         reason = reason_of(fields)
         database = self._sources.database
         id_: str | None = None
-        if kind not in _ALL:
-            name = fields.get("id", "")
+        if not everything:
             if "\0" in name or not name:
                 raise SagaNotFound("which saga? the form names none")
             id_ = await database.read(lambda c: queries.resolve(c, name))
