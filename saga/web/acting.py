@@ -158,6 +158,7 @@ class Acts:
             lambda c: operators.ask(c, kind, saga_id=id_, by=who, reason=reason, **arguments)
         )
         answer = await answered(database, command_id, _PATIENCE)
+        self._sources.forget()
         if answer.state == operators.REFUSED:
             raise Refused(f"{kind} {id_ or ''}: {answer.result}".replace(" :", ":"))
         if "application/json" in request.headers.get("accept", ""):

@@ -35,7 +35,7 @@ async def read_form(request: Request, visitors: Visitors) -> dict[str, str]:
     except ValueError:
         raise Problem(400, "malformed-form", "the form cannot be read", "send fields in UTF-8") from None
     # Whoever sends a token with each request is no browser that another page could make do something.
-    if not (request.state.bearer and request.state.visitor) and not visitors.stamped(
+    if not request.state.bearer and not visitors.stamped(
         request.state.visit, request.state.visitor, fields.get("stamp", "")
     ):
         told = "the form is not of this visit, or too old"

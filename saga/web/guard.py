@@ -97,15 +97,15 @@ class Guard:
         path = _path(scope)
         authorization = request.headers.get("authorization", "")
         address = request.client.host if request.client is not None else ""
-        visitor = (
+        bearer = self._visitors.told_by_token(authorization)
+        visitor = bearer or (
             self._visitors.told_by_proxy(address, request.headers)
-            or self._visitors.told_by_token(authorization)
             or self._visitors.told_by_session(scope["state"]["visit"])
             or self._visitors.local
         )
         scope["state"]["visitor"] = visitor
-        scope["state"]["bearer"] = bool(authorization)
-        if scope["method"] == "POST" and not (authorization and visitor):
+        scope["state"]["bearer"] = bearer is not None
+        if scope["method"] == "POST" and bearer is None:
             check_origin(request)
         if visitor is None and path not in _OPEN and not path.startswith("/static/"):
             return self._unknown(scope, path)

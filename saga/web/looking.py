@@ -22,6 +22,8 @@ from .sources import Sources
 from .timeline import timeline
 
 _MOST_HISTORY = 500
+_KEPT = 0.5
+"""Seconds that a list is kept for others who ask for the same."""
 
 
 class SagaPages:
@@ -82,10 +84,15 @@ class SagaPages:
         database = self._sources.database
         now = await database.read(database.now)
         asked = read_list(request.query_params, now)
-        page = await database.read(
-            lambda c: paging.page_of(c, asked.wanted, sort=asked.sort, limit=asked.limit, after=asked.after)
-        )
-        return asked, page, now
+
+        async def ask() -> paging.Page:
+            return await database.read(
+                lambda c: paging.page_of(c, asked.wanted, sort=asked.sort, limit=asked.limit, after=asked.after)
+            )
+
+        # Many look at the same list at the same time, whenever something changes: it is read once for them.
+        kept = self._sources.kept(f"list {asked.after} {asked.given}", ask, _KEPT)
+        return asked, await kept.get(), now
 
     async def _approvals(self, request: Request) -> Response:
         rows, asking, now = await self._waiting()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any, Generic, TypeVar
@@ -20,6 +21,7 @@ from ..surroundings import Surroundings
 
 T = TypeVar("T")
 
+_MOST_KEPT = 200
 _PATIENCE = 2.0
 """Seconds that a page waits for the broker; later pages have what comes then."""
 
@@ -43,6 +45,7 @@ class Kept(Generic[T]):
         if self._task is None or (self._task.done() and (time.monotonic() >= self._until or self._failed(self._task))):
             self._until = time.monotonic() + self._seconds
             self._task = asyncio.create_task(self._run())
+            self._task.add_done_callback(lambda task: task.cancelled() or task.exception())  # whoever waits is told it
         return await asyncio.shield(self._task)
 
     async def soon(self, seconds: float) -> T | None:
@@ -94,7 +97,7 @@ class Sources:
         self._stack = AsyncExitStack()
         self._database: Database | None = None
         self._around = Kept(self._survey, 4.0)
-        self._many: dict[str, Kept[Any]] = {}
+        self._many: OrderedDict[str, Kept[Any]] = OrderedDict()
 
     async def open(self) -> Database:
         """Open the store.
@@ -119,8 +122,17 @@ class Sources:
         return self._database
 
     def kept(self, name: str, ask: Callable[[], Awaitable[T]], seconds: float) -> Kept[T]:
-        """Give the value of a name, which is found out by `ask` where it is too old."""
-        return self._many.setdefault(name, Kept(ask, seconds))
+        """Give the value of a name, which is found out by `ask` where it is too old: once for all who look."""
+        found = self._many.setdefault(name, Kept(ask, seconds))
+        self._many.move_to_end(name)
+        while len(self._many) > _MOST_KEPT:
+            self._many.popitem(last=False)
+        return found
+
+    def forget(self) -> None:
+        """Find everything out anew: somebody has changed something."""
+        for kept in self._many.values():
+            kept.forget()
 
     async def surroundings(self) -> Surroundings:
         """Tell what is around, as it was some seconds ago at most; a broker that is slow is told as one."""

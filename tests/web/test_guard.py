@@ -134,6 +134,14 @@ async def test_a_form_on_another_page_changes_nothing(client: Client, headers: d
     assert (await web.post("/act", data=fields, headers=headers)).status_code == 403
 
 
+async def test_a_header_that_is_no_token_makes_no_form_ours(client: Client) -> None:
+    web = await client(local=Role.ADMIN)
+    fields = {"kind": "cancel", "id": "order/7", "reason": "x"}
+    junk = {"origin": "http://evil.example", "authorization": "Bearer of-nobody-at-all-here"}
+    assert (await web.post("/act", data=fields, headers=junk)).status_code == 403
+    assert (await web.post("/act", data=fields, headers={**junk, **ORIGIN})).status_code == 403
+
+
 async def test_a_form_without_our_stamp_or_of_another_visit_changes_nothing(client: Client) -> None:
     web = await client(local=Role.ADMIN)
     fields = {"kind": "cancel", "id": "order/7", "reason": "x"}

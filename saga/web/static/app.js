@@ -20,7 +20,7 @@
 
   // ---- fresh pages
   const LOOK_EVERY = 10000, LEAST_PAUSE = 700;
-  let source = null, paused = false, waiting = null, looking = false, again = false, last = 0;
+  let source = null, tookLast = 0, paused = false, waiting = null, looking = false, again = false, last = 0;
 
   function state(word) {
     const place = document.getElementById("link");
@@ -35,17 +35,19 @@
 
   function soon() {
     if (waiting || paused || document.hidden) return;
-    waiting = setTimeout(() => { waiting = null; look(); }, Math.max(0, last + LEAST_PAUSE - Date.now()));
+    waiting = setTimeout(() => { waiting = null; look(); }, Math.max(0, last + LEAST_PAUSE + 5 * tookLast + Math.random() * 300 - Date.now()));
   }
 
   async function look() {
     if (looking) { again = true; return; }
     looking = true;
+    const began = Date.now();
     try {
       const answer = await fetch(location.href, { headers: { accept: "text/html" }, redirect: "error" });
       if (answer.ok) swap(new DOMParser().parseFromString(await answer.text(), "text/html"));
     } catch { /* the next look may succeed */ }
     last = Date.now();
+    tookLast = last - began;  // a server that is slow is asked less often
     looking = false;
     if (again) { again = false; soon(); }
   }
