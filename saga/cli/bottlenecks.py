@@ -39,14 +39,14 @@ async def bottlenecks(
         known = await database.read(lambda connection: weeks_of(connection, type or ()))
     found = look(known, weeks)
     if shell.machine:
-        shell.json([_told(each) for each in found])
+        shell.json([told(each) for each in found])
         return
     _draw(shell, found)
     counted = sum(each.usual.size for each in found)
     shell.hint(f"{counted:,} durations in {len(found)} steps" if found else "no step has ended well yet")
 
 
-def _told(each: Bottleneck) -> dict[str, Any]:
+def told(each: Bottleneck) -> dict[str, Any]:
     return {
         "schema": "saga.bottleneck/v1",
         "type": each.type,

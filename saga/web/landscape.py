@@ -12,9 +12,12 @@ from starlette.routing import BaseRoute, Route
 from ...events.clock import system_clock
 from ...events.errors import ConfigurationError
 from .. import participants, queries
-from .. import versions as known
+from .. import versions as versions_
+from ..bottlenecks import Bottleneck, bottlenecks
+from ..cli import bottlenecks as told_bottlenecks
 from ..cli import versions as told_versions
 from ..cli.catalog import from_broker
+from ..durations import weeks_of
 from ..graph import as_json as graph_json
 from ..graph import graph_of, svg
 from ..overview import SPANS, Overview, as_json, overview
@@ -27,6 +30,9 @@ from .sources import Kept, Sources
 _KEPT = 1.0
 _LONG_KEPT = 10.0
 HIGH = 40
+_MOST_BOTTLENECKS = 12
+_WEEKS = 4
+"""As `saga bottlenecks` has it."""
 
 
 class Landscape:
@@ -41,6 +47,7 @@ class Landscape:
         self._sources = sources
         self._renderer = renderer
         self._catalog = sources.kept("catalog", self._ask_catalog, _LONG_KEPT)
+        self._bottlenecks = sources.kept("bottlenecks", self._ask_bottlenecks, _LONG_KEPT)
         self._versions = sources.kept("versions", self._ask_versions, _LONG_KEPT)
 
     def routes(self) -> list[BaseRoute]:
@@ -71,18 +78,25 @@ class Landscape:
             cli=[
                 command("saga", "list", "--group-by", "state", "--since", span),
                 command("saga", "list", "--failed", "--group-by", "error"),
+                "saga bottlenecks",
             ],
             twin=f"/overview.json?span={span}",
             found=found,
             charts=[(word, counts, _bars(counts)) for word, counts in rows],
             span=span,
             spans=list(SPANS),
+            bottlenecks=(await self._bottlenecks.get())[:_MOST_BOTTLENECKS],
             became=await self._sources.database.read(lambda c: became(c, asked, None)) if asked else "",
         )
 
     async def _overview_json(self, request: Request) -> Response:
         found, _ = await self._glance(request)
-        return JSONResponse(as_json(found))
+        slow = [told_bottlenecks.told(each) for each in await self._bottlenecks.get()]
+        return JSONResponse({**as_json(found), "bottlenecks": slow})
+
+    async def _ask_bottlenecks(self) -> list[Bottleneck]:
+        known = await self._sources.database.read(lambda c: weeks_of(c, ()))
+        return bottlenecks(known, _WEEKS)
 
     async def _glance(self, request: Request) -> tuple[Overview, str]:
         span = request.query_params.get("span", "24h")
@@ -164,9 +178,9 @@ class Landscape:
         definition = await self._sources.database.read(lambda c: queries.newest_definition(c, type_))
         return JSONResponse(graph_json(graph_of(definition)))
 
-    async def _ask_versions(self) -> list[known.Version]:
+    async def _ask_versions(self) -> list[versions_.Version]:
         database = self._sources.database
-        return await database.read(lambda c: known.versions(c, database.now(c)))
+        return await database.read(lambda c: versions_.versions(c, database.now(c)))
 
 
 def _bars(counts: list[int]) -> list[tuple[int, int]]:
