@@ -41,7 +41,6 @@ PAGES = {
     "list, by start": "/sagas?sort=started",
     "list, by change": "/sagas?sort=updated",
     "list, by duration (no index)": "/sagas?sort=duration",
-    "one saga": "/sagas/order/0000042",
 }
 _PAUSE = 1.05
 """Seconds until the overview is counted anew: what is measured is the count, not what was kept of the one before."""
