@@ -24,7 +24,7 @@ SPANS = {"1h": 3_600 * SECOND, "24h": 86_400 * SECOND, "7d": 7 * 86_400 * SECOND
 """Stretches of time that one may look back, microseconds."""
 
 BUCKETS = 48
-NEWEST = 300
+NEWEST = 100
 """Failed sagas that are looked at, of each phase."""
 
 _MOST_CONDITIONS = 2_000

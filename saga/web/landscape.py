@@ -20,7 +20,7 @@ from ..cli.catalog import from_broker
 from ..durations import weeks_of
 from ..graph import as_json as graph_json
 from ..graph import graph_of, svg
-from ..overview import SPANS, Overview, as_json, overview
+from ..overview import NEWEST, SPANS, Overview, as_json, overview
 from . import flows
 from .acting import became
 from .asked import command
@@ -85,6 +85,7 @@ class Landscape:
             charts=[(word, counts, _bars(counts)) for word, counts in rows],
             span=span,
             spans=list(SPANS),
+            newest=NEWEST,
             bottlenecks=(await self._bottlenecks.get())[:_MOST_BOTTLENECKS],
             became=await self._sources.database.read(lambda c: became(c, asked, None)) if asked else "",
         )
