@@ -28,6 +28,7 @@ from .landscape import Landscape
 from .letters import LetterPages
 from .looking import SagaPages
 from .rendering import STATIC, Renderer
+from .said import SaidPages
 from .sources import Sources
 from .visitors import Role, Visitors
 
@@ -101,6 +102,7 @@ class WebView:
             *Entrance(self._visitors, self._renderer).routes(),
             *Landscape(self._sources, self._renderer).routes(),
             *Acts(self._sources, self._visitors).routes(),
+            *SaidPages(self._sources, self._renderer).routes(),
             *LetterPages(self._sources, self._renderer, self._visitors).routes(),
             *SagaPages(self._sources, self._renderer).routes(),
         ]

@@ -181,6 +181,10 @@ def test_hostile_keys_and_payloads_are_shown_as_text(browser: Browser, shop: Ser
         expect(page.get_by_role("heading", level=1)).to_contain_text("fulfilment/")
         assert page.locator(".facts [data-fact=key]").text_content() == key
         _is_inert(page)
+    page.goto("/sagas/fulfilment/4713")
+    page.get_by_role("link", name="payload of input 1", exact=True).click()
+    expect(page.locator("pre")).to_contain_text("poison <script>document.title='owned'</script>")
+    _is_inert(page)
     page.goto(f"/dead-letters/{letter}?payload=1")
     expect(page.locator("pre")).to_contain_text("poison <script>document.title='owned'</script>")
     expect(page.locator(".bad")).to_contain_text("<img src=x onerror=alert(1)>")
@@ -220,6 +224,7 @@ def test_axe_finds_nothing_on_any_page(browser: Browser, shop: ServedShop, lette
         "approvals": "/approvals",
         "dead-letters": "/dead-letters",
         "dead-letter": f"/dead-letters/{letter}?payload=1",
+        "payload": "/payloads/1/fulfilment/4713",
         "catalog": "/catalog",
         "definitions": "/definitions",
         "definition": "/definitions/fulfilment",

@@ -171,6 +171,14 @@ async def test_a_role_does_what_it_covers_and_each_change_wants_a_reason(client:
     assert told[0].reason == "the customer called"
 
 
+async def test_payloads_are_for_operators(client: Client) -> None:
+    web = await client(web_tokens=SAID)
+    assert (await web.get("/payloads/1/order/7", headers=bearer("viewer"))).status_code == 403
+    assert (await web.get("/payloads/1/order/7", headers=bearer("operator"))).status_code == 200
+    assert (await web.get("/payloads/9/order/7", headers=bearer("operator"))).status_code == 404
+    assert "payload" not in (await web.get("/sagas/order/7", headers=bearer("viewer"))).text
+
+
 async def test_too_much_is_refused_before_it_is_parsed(client: Client) -> None:
     web = await client(local=Role.ADMIN)
     assert (await web.get(f"/sagas?key={'k' * 9_000}")).status_code == 414
