@@ -229,7 +229,7 @@ async def test_a_long_saga_has_a_trace_for_each_turn_and_no_orphan_in_any(stage:
     options = Options(poll=0.01, tick=0.0, rotation=SECOND // 2)
     await run_tour(stage, Trip(pause=1.3), traceparent=ORIGIN, options=options)
     epochs = []
-    for epoch in range(20):
+    for epoch in range(400):
         if not (found := backend.outline(trace_id(stage.settings.namespace, "tour/4711", epoch))):
             break
         epochs.append(found)
