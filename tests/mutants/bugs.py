@@ -25,7 +25,7 @@ class Bug(NamedTuple):
     module: str
     old: str
     new: str
-    seeds: int = 100
+    seeds: int = 25
     faults: tuple[str, ...] = ()
     scenario: str = "shop"
 
@@ -66,6 +66,7 @@ BUGS = (
         "        early = {d.place: d.offset + 1 for d in deliveries}\n"
         "        await self._database.write(lambda c: store.save_positions(c, self.group, early, {}))\n"
         "        await self._apply_all(arrivals, refused, early)",
+        seeds=80,
         faults=("kill", "crash"),
     ),
     Bug(
@@ -73,6 +74,7 @@ BUGS = (
         "saga.coordinator",
         '        failpoint("coordinator.before_commit")',
         '        self._relay.publish(rows)\n        failpoint("coordinator.before_commit")',
+        seeds=100,
         faults=("store-busy", "kill"),
         scenario="watched",
     ),
@@ -203,6 +205,7 @@ BUGS = (
         "events.outbox",
         "        connection.execute(insert(outbox), [_to_columns(row, now + _GRACE) for row in rows])\n",
         "",
+        seeds=40,
         faults=("kill", "crash"),
         scenario="trip",
     ),
@@ -282,7 +285,7 @@ BUGS = (
         "services.board",
         "        if before.answer is not None:\n            self.records += unpack(before.answer)\n",
         "",
-        seeds=120,
+        seeds=100,
         faults=("lag",),
         scenario="tour",
     ),
@@ -291,6 +294,7 @@ BUGS = (
         "services.execution",
         "            dead_letter(job.delivery, failure, self._secrets(job)),\n",
         "",
+        seeds=100,
         faults=("gives-up",),
     ),
     Bug(

@@ -10,7 +10,7 @@ import pytest
 from choreo import Event, Saga, Service, Transaction, step
 from choreo.events.outbox import Relay
 from choreo.saga.testing import Explorer, explore
-from choreo.saga.testing.exploring import patience, simulation
+from choreo.saga.testing.exploring import patience, simulation, troubles
 from choreo.services import board, inbox
 from choreo.services.guard import Undo
 
@@ -97,6 +97,12 @@ def test_a_row_that_leaves_the_outbox_before_the_broker_has_it_is_told(monkeypat
     monkeypatch.setattr(Relay, "_send", forget_and_send)
     with pytest.raises(AssertionError, match=r"S5: a record for \S+ left the outbox of .* before the broker had it"):
         explore(Ride, [cabs()], events=CALLS, seeds=40, faults=["delay", "broker-away"])
+
+
+def test_a_fault_that_was_planned_again_and_again_and_never_happened_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(troubles.Troubles, "_happen", lambda self, fault: None)
+    with pytest.raises(AssertionError, match=r"planned again and again, and never happened: clock-forward"):
+        explore(Ride, [cabs()], events=CALLS, seeds=6, faults=["clock-forward"])
 
 
 def test_a_handler_that_never_waits_and_never_ends_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
