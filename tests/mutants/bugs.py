@@ -294,7 +294,6 @@ BUGS = (
         "services.execution",
         "            dead_letter(job.delivery, failure, self._secrets(job)),\n",
         "",
-        seeds=100,
         faults=("gives-up",),
     ),
     Bug(

@@ -44,6 +44,15 @@ def test_five_of_them_are_found() -> None:
     assert f"{len(QUICKEST)} of {len(QUICKEST)} bugs were found" in found.stdout
 
 
+def test_a_skipped_step_whose_handler_gave_up_all_the_same_may_be_undone() -> None:
+    """Another step has failed first, so a carrier is no longer wanted; but one may have been booked."""
+    explorer = SCENARIOS["shop"](("gives-up",))
+    try:
+        assert explorer.first_failure([60]) is None
+    finally:
+        explorer.close()
+
+
 def test_an_answer_in_the_very_moment_of_its_limit_has_not_come_before_it() -> None:
     """A room that is read so late that it is booked in the microsecond in which the coordinator gives it up."""
     explorer = SCENARIOS["trip"](("lag",))

@@ -14,8 +14,9 @@ from sqlalchemy import Connection, select
 from ....events.clock import to_datetime
 from ....events.ids import derived_id
 from ....services.inbox import inbox
+from ....services.service import Handler
 from ...ends import end_id, has_ended
-from ...inputs import Announce, Elapsed, Operator, Send, Unbuildable, command_id
+from ...inputs import Announce, Elapsed, HandlerGaveUp, Operator, Send, Unbuildable, command_id
 from ...occurrence import wire_of
 from ...outcomes import SagaEnded
 from ...replay import changes_text
@@ -130,7 +131,9 @@ def _undo_order(saga: Recorded, step: Refolded) -> None:
         if step.before is not None:
             state = step.before.steps[output.step].state
             certain = step.before.steps[output.step].certain
-            if state in (StepState.SKIPPED, StepState.FAILED) and certain and after.steps[output.step].done is None:
+            # A handler that gave up may have had its effect, whatever the saga thought of its step.
+            reported = isinstance(step.input, HandlerGaveUp) or after.steps[output.step].done is not None
+            if state in (StepState.SKIPPED, StepState.FAILED) and certain and not reported:
                 raise Violation("S10", f"{saga.id}: step {output.step} is undone, but it was {state}")
 
 
@@ -276,6 +279,7 @@ def _services(run: Simulation) -> None:
             continue
         with run.disks[name].reader.connect() as connection:
             rows = {(row.handler, row.event_id): row.state for row in connection.execute(select(inbox))}
+        there = {each.header("ce_id") for each in run.broker.log if not each.record.topic.endswith(".dlq")}
         dead = {each.header("ce_id") for each in run.broker.log if each.record.topic.endswith(".dlq")}
         for handler in service.handlers:
             types = {event.spec().type for event in handler.events}
@@ -289,7 +293,9 @@ def _services(run: Simulation) -> None:
                     raise Violation("S14", told)
                 if state == "claimed":
                     raise Violation("S15", f"{handler.full_name} began with {each.header('ce_type')} and never ended")
-                if state == "failed" and each.header("ce_id") not in dead:
+                # An undo may have taken the row over since; the news of the failure stays.
+                failed = state == "failed" or _gave_up(handler, each) in there
+                if failed and each.header("ce_id") not in dead:
                     raise Violation(
                         "S15", f"{handler.full_name} gave up {each.header('ce_type')} without a dead letter"
                     )
@@ -298,6 +304,11 @@ def _services(run: Simulation) -> None:
             if each.header("ce_source") == name and each.header("causation-id") not in met:
                 told = f"{name} has sent {each.header('ce_type')}, but its inbox knows no cause of it"
                 raise Violation("S4", told)
+
+
+def _gave_up(handler: Handler, sent: Sent) -> str:
+    """Give the id of the news that a handler has given an event up for good."""
+    return derived_id("failed", sent.header("ce_id"), handler.service, handler.name, "dead")
 
 
 def _lively(run: Simulation, recorded: Sequence[Recorded]) -> None:
