@@ -10,10 +10,11 @@ import re
 from pathlib import Path
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .clock import SECOND, duration
 from .compatibility import Level
+from .contexts import read_contexts
 from .errors import ConfigurationError, DefinitionError
 
 _LEAST_KEPT = duration("8d")
@@ -23,8 +24,9 @@ _LEAST_KEPT = duration("8d")
 class Settings(BaseSettings):
     """Where the broker and the stores are, and how to reach them."""
 
-    model_config = SettingsConfigDict(env_prefix="CHOREO_", toml_file="choreo.toml", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="CHOREO_", extra="ignore", frozen=True)
 
+    context: str = Field(default="", description="Which context of choreo.toml is in use; its settings fill in others.")
     home: Path = Field(default=Path(".choreo"), description="Folder of the embedded broker and the default stores.")
     broker: str = Field(
         default="", description="kafka://host:port[,host:port], local:PATH or memory: (default: local:HOME/broker.db)."
@@ -118,6 +120,9 @@ class Settings(BaseSettings):
     health: str = Field(
         default="", description="Where `saga run` answers /healthz and /readyz: HOST:PORT, or PORT on 127.0.0.1."
     )
+    web: str = Field(
+        default="", description="Base URL of the web view (`saga serve`), for links such as http://127.0.0.1:8080."
+    )
     jaeger: str = Field(
         default="",
         description="Base URL of Jaeger, e.g. http://127.0.0.1:16686: for links, and `saga trace` asks it for spans.",
@@ -176,7 +181,15 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        file = read_contexts()
+        flag = init_settings().get("context")  # who names a context means it, whatever the environment says
+        name = flag or env_settings().get("context") or file.current
+        named = file.of(str(name))
+        if wrong := sorted(set(named) - set(settings_cls.model_fields)):
+            raise ConfigurationError(f"choreo.toml: {wrong[0]!r} in context {name!r} is no setting")
+        context = InitSettingsSource(settings_cls, dict(named))
+        rest = InitSettingsSource(settings_cls, dict(file.values))
+        return (init_settings, context, env_settings, rest) if flag else (init_settings, env_settings, context, rest)
 
     @property
     def broker_url(self) -> str:

@@ -351,7 +351,8 @@ class Batch:
             self.applied += 1
         elif arrival is not None:
             self._ignore(instance.type, arrival, transition.reason)
-        self._history.append(history_row(instance, transition, input_, event_id, arrival, self.now, elements))
+        hidden = self.knowledge.hidden
+        self._history.append(history_row(instance, transition, input_, event_id, arrival, self.now, elements, hidden))
         outputs: Sequence[Output] = transition.outputs
         if outputs and not self.knowledge.loads(instance):
             outputs, waiting = pausing.divided(outputs)

@@ -131,6 +131,7 @@ class Definition:
         policies: what to do with events at odd times, by event type.
         lock: what it holds while it runs.
         schedule: when instances start by themselves.
+        tags: what people search by and want to know, e.g. the team, or where a runbook is.
     """
 
     type: str
@@ -151,6 +152,7 @@ class Definition:
     policies: Mapping[str, Policy] = field(default_factory=dict)
     lock: LockPlan | None = None
     schedule: SchedulePlan | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def by_name(self) -> Mapping[str, StepPlan]:
@@ -316,9 +318,9 @@ class Definition:
     def hash(self) -> str:
         """A digest of everything that decides; whether and since when it only observes are ways to run the same one.
 
-        Its schedule says when instances start, and nothing of what they do.
+        Its schedule says when instances start, and its tags who cares, and nothing of what they do.
         """
-        same = replace(self, observe_only=False, active_from="registration", schedule=None)
+        same = replace(self, observe_only=False, active_from="registration", schedule=None, tags={})
         return blake2b(same.to_json().encode(), digest_size=8).hexdigest()
 
     def to_json(self) -> str:

@@ -59,6 +59,12 @@ class Knowledge:
         specs = [cls.spec() for each in self.declarations.values() for cls in each.events.values()]
         return tuple(sorted({path for spec in specs if spec.topic == topic for path in spec.secrets}))
 
+    @cached_property
+    def hidden(self) -> Mapping[str, tuple[str, ...]]:
+        """Where events hold secrets that no schema tells of, by their type: for who reads them without the class."""
+        specs = [cls.spec() for each in self.declarations.values() for cls in each.events.values()]
+        return {each.type: each.secrets for each in specs if each.secrets and (each.foreign or each.format == "json")}
+
     def newest_of(self, type_: str) -> Definition | None:
         """Give the definition that new instances of a type get; None where no version of it is loaded here."""
         found = self.newest.get(type_)

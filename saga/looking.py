@@ -11,7 +11,7 @@ from ..events.catalog import ServiceAnnouncement
 from ..events.database import Database, schema_version
 from ..events.errors import StoreMismatch, StoreUnreachable
 from ..events.settings import Settings
-from . import family, queries, queues, report
+from . import beside, family, queries, queues, report
 from .tables import HEAD, metadata
 from .usual import pace_of
 
@@ -75,6 +75,7 @@ async def look(database: Database, settings: Settings, id_: str, observed: repor
     begun = await database.read(lambda c: family.children(c, found.definition, id_))
     pace = await database.read(lambda c: pace_of(c, found.instance.type))
     told = report.status(found, entries, observed, brakes, settings.namespace, queued, line, begun, pace)
+    await database.read(lambda c: beside.complete(c, told, found, observed, brakes, observed.at))
     if settings.jaeger:
         told["trace"]["url"] = f"{settings.jaeger.rstrip('/')}/trace/{told['trace']['trace_id']}"
     return View(found, entries, observed, told)

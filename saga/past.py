@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
+from ..events.codec import SECRET_FIELDS
 from ..events.envelope import JSON
 from ..events.errors import StoreMismatch
 from .inputs import (
@@ -36,10 +39,14 @@ def history_row(
     arrival: Arrival | None,
     now: int,
     elements: bytes | None = None,
+    hidden: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> HistoryRow:
-    """Tell what an input was and what it changed; `elements` are those of a step that runs once for each, as JSON."""
+    """Tell what an input was and what it changed; `elements` are those of a step that runs once for each, as JSON.
+
+    `hidden` says where events hold secrets that no schema tells of: the history tells it with their content type.
+    """
     kind, type_, time, text = _told(input_, now)
-    content_type = arrival.envelope.content_type if arrival is not None else None
+    content_type = None if arrival is None else _content_type(arrival, hidden)
     return HistoryRow(
         saga_id=instance.id,
         seq=instance.seq,
@@ -56,6 +63,13 @@ def history_row(
         content_type=content_type if elements is None else JSON,
         value=elements,
     )
+
+
+def _content_type(arrival: Arrival, hidden: Mapping[str, tuple[str, ...]]) -> str:
+    envelope = arrival.envelope
+    told = next((value.decode(errors="replace") for name, value in envelope.extra if name == SECRET_FIELDS), "")
+    secrets = told or ",".join(hidden.get(envelope.type, ()))
+    return f'{envelope.content_type}; {SECRET_FIELDS}="{secrets}"' if secrets else envelope.content_type
 
 
 def read_input(kind: str, text: str) -> Input:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select
 
 from ..events.clock import SECOND, system_clock
 from ..events.errors import AmbiguousSaga, ConfigurationError, SagaNotFound
-from . import loaded, timers, usual
+from . import causes, choosing, loaded, timers, usual
 from .definition import Definition
 from .inputs import Change
 from .instance import Instance
@@ -36,9 +36,13 @@ class Filter:
     """Which sagas; what is empty or None does not restrict.
 
     Args:
-        types, phases, steps, keys: any of these; `steps` is the step that something is expected of.
+        types, phases, steps: any of these; `steps` is the step that something is expected of.
+        keys: any of these; a key, or `field=key` with the name of the definition's key field.
         conditions: all of these.
         since, until: started at or after, and before; microseconds.
+        quiet_since: last changed before; microseconds.
+        error: in the class or the text of its error.
+        tags: all of these, each `name=value`, of its definition.
         only_open: not ended.
         only_failed: FAILED, or waiting for a person.
         now: the clock by which an open saga is slow, microseconds; default: this machine's.
@@ -51,6 +55,9 @@ class Filter:
     conditions: Sequence[str] = ()
     since: int | None = None
     until: int | None = None
+    quiet_since: int | None = None
+    error: str = ""
+    tags: Sequence[str] = ()
     only_open: bool = False
     only_failed: bool = False
     now: int = field(default_factory=system_clock)
@@ -98,6 +105,8 @@ class Entry(NamedTuple):
     changes: tuple[Change, ...]
     source: str
     place: str | None
+    said: str = ""
+    """What a person said about it."""
 
 
 class Found(NamedTuple):
@@ -149,25 +158,25 @@ def read_rows(
 ) -> list[SagaRow]:
     """Read the sagas of a filter in an order of columns, restricted by `more`."""
     beside = _beside(connection)
-    query = _where(select(*(saga.c[name] for name in SagaRow._fields)), wanted, beside).where(*more)
+    query = select(*(saga.c[name] for name in SagaRow._fields)).where(*clauses(connection, wanted, beside), *more)
     return [_row(row, beside, wanted.now) for row in connection.execute(query.order_by(*order).limit(limit))]
 
 
 def states(connection: Connection, ids: Sequence[str]) -> dict[str, Found]:
     """Load many sagas whole."""
-    definitions = _definitions(connection)
+    known = definitions(connection)
     found: dict[str, Found] = {}
     for start in range(0, len(ids), 300):
         query = select(saga.c.state, saga.c.updated_at).where(saga.c.id.in_(ids[start : start + 300]))
         for state, updated_at in connection.execute(query):
             instance = Instance.from_json(state)
-            found[instance.id] = Found(definitions[instance.type, instance.version], instance, updated_at)
+            found[instance.id] = Found(known[instance.type, instance.version], instance, updated_at)
     return found
 
 
 def count_phases(connection: Connection, wanted: Filter) -> dict[str, int]:
     """Count the sagas of a filter by phase."""
-    query = _where(select(saga.c.phase, func.count()), wanted, _beside(connection)).group_by(saga.c.phase)
+    query = select(saga.c.phase, func.count()).where(*clauses(connection, wanted)).group_by(saga.c.phase)
     return {row[0]: row[1] for row in connection.execute(query)}
 
 
@@ -175,10 +184,8 @@ def group_sagas(connection: Connection, wanted: Filter, by: str) -> list[Group]:
     """Count the sagas of a filter by one of `GROUPS`, the largest group first."""
     column = saga.c[GROUPS[by]]
     counted = (func.count(), func.min(saga.c.started_at), func.max(saga.c.updated_at), func.max(saga.c.id))
-    beside = _beside(connection)
-    query = (
-        _where(select(column, *counted), wanted, beside).group_by(column).order_by(func.count().desc(), column.asc())
-    )
+    query = select(column, *counted).where(*clauses(connection, wanted)).group_by(column)
+    query = query.order_by(func.count().desc(), column.asc())
     return [Group._make(row) for row in connection.execute(query)]
 
 
@@ -226,7 +233,7 @@ def newest_definition(connection: Connection, type_: str) -> Definition:
     Raises:
         SagaNotFound: no coordinator has registered that type here.
     """
-    known = _definitions(connection)
+    known = definitions(connection)
     versions = [version for known_type, version in known if known_type == type_]
     if not versions:
         types = sorted({known_type for known_type, _ in known})
@@ -238,7 +245,7 @@ def newest_definition(connection: Connection, type_: str) -> Definition:
 def newest_definitions(connection: Connection) -> list[Definition]:
     """Load the newest definition of each saga type."""
     newest: dict[str, Definition] = {}
-    for (type_, version), each in _definitions(connection).items():
+    for (type_, version), each in definitions(connection).items():
         if type_ not in newest or version > newest[type_].version:
             newest[type_] = each
     return [newest[type_] for type_ in sorted(newest)]
@@ -319,7 +326,7 @@ def early_events(connection: Connection, text: str) -> list[Early]:
     named = slash and is_saga_type(type_)
     keys = {text, unquote(text)} | ({rest, unquote(rest)} if named else set())
     query = select(parked).where(parked.c.key.in_(keys)).order_by(parked.c.at, parked.c.event_id).limit(_MOST_EARLY)
-    known = _definitions(connection)
+    known = definitions(connection)
     found = []
     for row in connection.execute(query):
         versions = [version for known_type, version in known if known_type == row.type]
@@ -355,32 +362,47 @@ def _row(row: Any, beside: _Beside, now: int) -> SagaRow:
     return SagaRow._make((*row[:8], tuple(sorted(told)), *row[9:]))
 
 
-def _where(query: Select[Any], wanted: Filter, beside: _Beside) -> Select[Any]:
-    clauses: list[ColumnElement[bool]] = []
+def clauses(connection: Connection, wanted: Filter, beside: _Beside | None = None) -> list[ColumnElement[bool]]:
+    """Say which sagas a filter chooses.
+
+    Args:
+        connection: within a read.
+        wanted: the filter.
+        beside: what stands beside the sagas, where somebody has asked already.
+    """
+    beside = _beside(connection) if beside is None else beside
+    found: list[ColumnElement[bool]] = []
     for column, values in (
         (saga.c.type, wanted.types),
         (saga.c.phase, wanted.phases),
         (saga.c.step, wanted.steps),
-        (saga.c.key, wanted.keys),
     ):
         if values:
-            clauses.append(column.in_(values))
+            found.append(column.in_(values))
+    if wanted.keys:
+        found.append(choosing.keyed(lambda: definitions(connection), wanted.keys))
     for condition in wanted.conditions:
         if condition == Condition.SLOW:
-            clauses.append(usual.is_slow(beside.usual, wanted.now))
+            found.append(usual.is_slow(beside.usual, wanted.now))
             continue
         held = beside.nowhere if condition == Condition.PAUSED else ()
         own = [and_(saga.c.type == type_, saga.c.version == version) for type_, version in held]
-        clauses.append(or_(_has(condition), and_(saga.c.ended_at.is_(None), or_(*own))) if own else _has(condition))
+        found.append(or_(_has(condition), and_(saga.c.ended_at.is_(None), or_(*own))) if own else _has(condition))
     if wanted.since is not None:
-        clauses.append(saga.c.started_at >= wanted.since)
+        found.append(saga.c.started_at >= wanted.since)
     if wanted.until is not None:
-        clauses.append(saga.c.started_at < wanted.until)
+        found.append(saga.c.started_at < wanted.until)
+    if wanted.quiet_since is not None:
+        found.append(saga.c.updated_at < wanted.quiet_since)
+    if wanted.error:
+        found.append(causes.speaks_of(connection, wanted.error))
+    if wanted.tags:
+        found.append(choosing.tagged(definitions(connection), wanted.tags))
     if wanted.only_open:
-        clauses.append(saga.c.phase.in_(OPEN))
+        found.append(saga.c.phase.in_(OPEN))
     if wanted.only_failed:
-        clauses.append(or_(saga.c.phase == Phase.FAILED, _has(Condition.WAITING_FOR_PERSON)))
-    return query.where(and_(*clauses)) if clauses else query
+        found.append(or_(saga.c.phase == Phase.FAILED, _has(Condition.WAITING_FOR_PERSON)))
+    return found
 
 
 def _has(condition: str) -> ColumnElement[bool]:
@@ -445,7 +467,8 @@ def _near(connection: Connection, text: str) -> str:
     return ""
 
 
-def _definitions(connection: Connection) -> dict[tuple[str, int], Definition]:
+def definitions(connection: Connection) -> dict[tuple[str, int], Definition]:
+    """Read every definition in the store, by type and version."""
     rows = connection.execute(select(definition.c.type, definition.c.version, definition.c.spec))
     return {(type_, version): Definition.from_json(spec) for type_, version, spec in rows}
 
@@ -467,4 +490,5 @@ def _entry(row: Any) -> Entry:
         changes,
         source,
         place,
+        given.get("reason", "") if row.kind == "operator" else "",
     )

@@ -21,6 +21,7 @@ from .pace import Pace, forecasts
 from .queries import Brakes, Entry, Found, SagaRow
 from .queues import Line
 from .step_notes import note_of
+from .surroundings import Surroundings
 from .words import Phase, StepState
 
 STATUS = "saga.status/v1"
@@ -42,6 +43,8 @@ class Observed(NamedTuple):
         broker_error: why it does not.
         coordinators: members of the coordinators' group; None where that is not known.
         services: by event type, the services that say they produce it; empty where the catalog was not read.
+        around: everything that was seen at the broker; None where nobody asked, or it did not answer.
+        asked_at: when, microseconds.
     """
 
     at: int
@@ -49,6 +52,8 @@ class Observed(NamedTuple):
     broker_error: str | None = None
     coordinators: int | None = None
     services: Mapping[str, str] = {}
+    around: Surroundings | None = None
+    asked_at: int = 0
 
 
 class Segment(NamedTuple):
@@ -202,6 +207,7 @@ def history_entry(id_: str, entry: Entry) -> dict[str, Any]:
         "place": entry.place,
         "verdict": entry.verdict,
         "reason": entry.reason or None,
+        "said": entry.said or None,
         "changes": [
             {"step": change.step, "state": change.state, "reason": change.reason or None} for change in entry.changes
         ],

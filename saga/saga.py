@@ -57,6 +57,8 @@ class Saga:
         lock: what it holds while it runs, so that no other one does: `lock("customer_id")`.
         schedule: when it starts by the clock: `cron("0 2 * * *", tz="Europe/Berlin")`.
         policies: what to do with events that come in vain, by event class: `{OrderShipped: policy(late="ask")}`.
+        tags: what people search by and want to know, e.g. `{"team": "checkout", "runbook": "https://..."}`; they
+            change nothing of what it does.
         declaration: a finished declaration instead of all the others, for variants of a saga.
 
     Raises:
@@ -84,6 +86,7 @@ class Saga:
         lock: LockPlan | None = None,
         schedule: Schedule | None = None,
         policies: Mapping[type[Event], Policy] | None = None,
+        tags: Mapping[str, str] | None = None,
         declaration: Declaration | None = None,
     ) -> None:
         super().__init_subclass__()
@@ -124,7 +127,7 @@ class Saga:
             active_from=from_datetime(active_from) if isinstance(active_from, datetime) else active_from,
             rerun=rerun,
             unmatched=unmatched,
-            terms=Terms(several(cancel), dict(policies or {}), lock, schedule),
+            terms=Terms(several(cancel), dict(policies or {}), lock, schedule, dict(tags or {})),
         )
 
     def __init__(self, facts: Facts) -> None:

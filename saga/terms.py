@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from .names import is_saga_type
 from .policy import Policy
 from .schedule import Schedule, tick_name
 
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _SOME_TICK = 1_767_225_600_000_000
 
 
@@ -30,12 +32,14 @@ class Terms:
         policies: what to do with events that come in vain.
         lock: what it holds while it runs.
         schedule: when it starts by the clock.
+        tags: what people search by.
     """
 
     cancel: tuple[type[Event], ...] = ()
     policies: Mapping[type[Event], Policy] = field(default_factory=dict)
     lock: LockPlan | None = None
     schedule: Schedule | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, definition: Definition) -> Definition:
         """Give a definition, which has `cancel` already, with the other terms."""
@@ -44,6 +48,7 @@ class Terms:
             policies={cls.spec().type: policy for cls, policy in self.policies.items()},
             lock=None if self.lock is None else replace(self.lock, name=self.lock.name or definition.type),
             schedule=None if self.schedule is None else self.schedule.plan,
+            tags=dict(self.tags),
         )
 
     def check(self, name: str, definition: Definition, start: Sequence[type[Event]]) -> None:
@@ -58,6 +63,7 @@ class Terms:
             DefinitionError: naming the argument, what is wrong, and what to write instead.
         """
         self._check_policies(name, definition)
+        self._check_tags(name)
         if self.lock is not None:
             self._check_lock(name, self.lock, start)
         if self.schedule is not None:
@@ -74,6 +80,14 @@ class Terms:
             if not isinstance(policy, Policy):
                 raise DefinitionError(
                     f'{name}: policies={{{cls.__name__}: {policy!r}}}; write {cls.__name__}: policy(late="ask")'
+                )
+
+    def _check_tags(self, name: str) -> None:
+        for key, value in self.tags.items():
+            if not isinstance(key, str) or not _TAG.fullmatch(key) or not isinstance(value, str) or not value:
+                raise DefinitionError(
+                    f"{name}: tags={{{key!r}: {value!r}}}; write names of letters, digits, '.', '_' and '-' with "
+                    'texts, as in tags={"team": "checkout"}'
                 )
 
     def _check_lock(self, name: str, lock: LockPlan, start: Sequence[type[Event]]) -> None:

@@ -8,10 +8,11 @@ from cyclopts import Parameter
 
 from .operate import DryRun, on_saga
 from .shell import Shell
+from .suggesting import SagaName
 
 
 async def approve(
-    saga: str,
+    saga: SagaName,
     step: str = "",
     /,
     *,
@@ -35,7 +36,7 @@ async def approve(
 
 
 async def reject(
-    saga: str,
+    saga: SagaName,
     step: str = "",
     /,
     *,
@@ -59,7 +60,7 @@ async def reject(
 
 
 async def dismiss(
-    saga: str,
+    saga: SagaName,
     /,
     *,
     reason: str,

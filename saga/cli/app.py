@@ -17,14 +17,20 @@ from typing import Annotated, NoReturn
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from ...events.errors import ChoreoError
+from ...events.errors import ChoreoError, ConfigurationError
 from . import exits
+from .examples import EXAMPLES
 from .shell import Color, Output, Shell
-from .times import TimeStyle
+from .suggesting import contexts
+from .times import TimeStyle, local_zone
 
 _EPILOGUE = (
     "Settings come from CHOREO_* variables and choreo.toml; options override both. Exit codes: saga help exit-codes"
 )
+
+
+_SPECIAL = {"mermaid": ("graph", "catalog", "trace"), "otlp-json": ("trace",)}
+_HELP = frozenset(("--help", "-h"))
 
 
 def _version() -> str:
@@ -63,6 +69,7 @@ def _make() -> App:
         (look, "why", "why:why", "What a saga waits for, why it does not come, and what to do."),
         (look, "bottlenecks", "bottlenecks:bottlenecks", "Where the time of sagas goes, step by step."),
         (look, "watch", "watch:watch", "Follow a saga until it ends."),
+        (look, "history", "history:history", "Every input of a saga, and what each changed."),
         (look, "wait", "watch:wait", "Wait until a saga ends; the exit code is its outcome."),
         (look, "trace", "trace:trace", "Draw a saga's trace as a waterfall."),
         (look, "replay", "replay:replay", "Fold histories again and compare with what is stored."),
@@ -73,6 +80,7 @@ def _make() -> App:
         (look, "ignored", "ignored:ignored", "What was read and changed no saga, counted by reason."),
         (look, "locks", "locks:locks", "Who holds which semantic lock, and who waits for it."),
         (look, "schedules", "schedules:schedules", "What starts by the clock: list, pause, resume."),
+        (look, "events", "tailing:events", "Follow the events on the broker as they come."),
         (act, "start", "operate:start", "Start a saga by publishing its start event."),
         (act, "cancel", "undoing:cancel", "Undo a saga on request."),
         (act, "pause", "mending:pause", "Pause sagas: nothing is sent, and timers stand still."),
@@ -97,28 +105,37 @@ def _make() -> App:
         (keep, "schema", "schema:schema", "Schemas: what a registry holds, and whether code agrees with it."),
         (keep, "store", "upgrade:store", "Bring stores to this release."),
         (keep, "mcp", "mcp:mcp", "Let an assistant ask: this command line as an MCP server."),
+        (keep, "context", "context:context", "Named sets of settings: list, show, use, add, remove."),
+        (keep, "completion", "completing:completion", "Completion for bash, zsh and fish."),
         (keep, "help", "helping:help_", "Explain: exit-codes."),
     )
     for place, (group, name, path, help_) in enumerate(commands):
         app.command(f"{__package__}.{path}", name=name, help=help_, group=group, sort_key=place)
     app.meta.suppress_keyboard_interrupt = False  # `call` gives the exit code
-    app.meta.group_parameters = Group("Everywhere", sort_key=9)
     app.meta.default(_launch)
     return app
 
 
+_EVERYWHERE = Group("Everywhere", sort_key=9)
+_FLAG = Parameter(negative="", show_default=False)
+_TEXT = Parameter(show_default=False)
+
+
 def _launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    broker: Annotated[str, Parameter(name=["--broker", "--bootstrap"], show_default=False)] = "",
-    store: Annotated[str, Parameter(show_default=False)] = "",
-    home: Annotated[str, Parameter(show_default=False)] = "",
-    prefix: Annotated[str, Parameter(show_default=False)] = "",
-    output: Annotated[Output, Parameter(name=["--output", "-o"])] = "text",
-    time: Annotated[TimeStyle | None, Parameter(show_default=False)] = None,
-    color: Color = "auto",
-    ascii: Annotated[bool, Parameter(negative="", show_default=False)] = False,  # noqa: A002 - the option's name
-    quiet: Annotated[bool, Parameter(name=["--quiet", "-q"], negative="", show_default=False)] = False,
-    verbose: Annotated[int, Parameter(name=["--verbose", "-v"], count=True, negative="", show_default=False)] = 0,
+    broker: Annotated[str, _TEXT, Parameter(name=["--broker", "--bootstrap"], group=_EVERYWHERE)] = "",
+    store: Annotated[str, _TEXT, Parameter(group=_EVERYWHERE)] = "",
+    home: Annotated[str, _TEXT, Parameter(group=_EVERYWHERE)] = "",
+    prefix: Annotated[str, _TEXT, Parameter(group=_EVERYWHERE)] = "",
+    context: Annotated[str, _TEXT, Parameter(group=_EVERYWHERE, completer=contexts)] = "",
+    output: Annotated[Output, Parameter(name=["--output", "-o"], group=_EVERYWHERE)] = "text",
+    time: Annotated[TimeStyle | None, _TEXT, Parameter(group=_EVERYWHERE)] = None,
+    tz: Annotated[str, _TEXT, Parameter(group=_EVERYWHERE)] = "",
+    color: Annotated[Color, Parameter(group=_EVERYWHERE)] = "auto",
+    ascii: Annotated[bool, _FLAG, Parameter(group=_EVERYWHERE)] = False,  # noqa: A002 - the option's name
+    no_pager: Annotated[bool, _FLAG, Parameter(group=_EVERYWHERE)] = False,
+    quiet: Annotated[bool, _FLAG, Parameter(name=["--quiet", "-q"], group=_EVERYWHERE)] = False,
+    verbose: Annotated[int, _FLAG, Parameter(name=["--verbose", "-v"], count=True, group=_EVERYWHERE)] = 0,
 ) -> int:
     """Read the global options, wherever they stand, and call the command.
 
@@ -127,10 +144,13 @@ def _launch(
         store: the coordinator's store, sqlite:PATH or postgresql://...
         home: folder of the embedded broker and the default stores.
         prefix: put before every topic and group name.
-        output: form of the data on standard output.
+        context: of choreo.toml (saga context list); what is given beside it counts more.
+        output: form of the data on standard output; mermaid for what can be drawn.
         time: relative, local (CHOREO_TZ or TZ), utc, or raw microseconds.
+        tz: zone of local times, e.g. Europe/Berlin; over CHOREO_TZ and TZ.
         color: auto honours NO_COLOR, FORCE_COLOR and TERM.
         ascii: use no other characters.
+        no_pager: never show what is long in $SAGA_PAGER or $PAGER.
         quiet: no hints, no footers, no progress.
         verbose: log what happens; -vv everything; with an unexpected error, its traceback.
     """
@@ -139,13 +159,18 @@ def _launch(
         store=store,
         home=home,
         prefix=prefix,
+        context=context,
         output=output,
         time=time,
         color=color,
         ascii=ascii,
+        pager=not no_pager,
         quiet=quiet,
         verbose=verbose,
     )
+    if output in _SPECIAL and not any(each in tokens for each in _SPECIAL[output]):
+        raise ConfigurationError(f"-o {output} is for {', '.join(f'saga {each}' for each in _SPECIAL[output])}")
+    local_zone.set(tz)
     command, bound, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
     extra = {name: shell for name, kind in ignored.items() if kind is Shell}
     if extra:
@@ -165,6 +190,8 @@ def call(arguments: Sequence[str]) -> int:
     """Run one command line; give its exit code. Every error becomes one line on standard error."""
     shell = Shell(output="json") if _wants_json(arguments) else Shell()
     try:
+        if not _HELP.isdisjoint(arguments):
+            _explain(arguments)
         found = app.meta(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         return found if isinstance(found, int) else exits.OK
     except CycloptsError as error:
@@ -187,6 +214,15 @@ def call(arguments: Sequence[str]) -> int:
         lines = [*str(error).splitlines(), *getattr(error, "__notes__", ())]
         shell.complain(f"{type(error).__name__}: {'; '.join(lines)}", kind=type(error).__name__, code=exits.ERROR)
         return exits.ERROR
+
+
+def _explain(arguments: Sequence[str]) -> None:
+    """Let a command's own page say more than the list of commands does, with examples."""
+    name = next((each for each in arguments if each in EXAMPLES), None)
+    if name is not None:
+        command = app[name]
+        command.help = None  # what its docstring says
+        command.help_epilogue = "\n".join(("Examples:", *(f"  {each}" for each in EXAMPLES[name]), "", _EPILOGUE))
 
 
 def main() -> NoReturn:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...events.errors import ChoreoError, ConfigurationError, DecodeError
+from ...events.errors import ConfigurationError, DecodeError
 
 if TYPE_CHECKING:
     from ...events.settings import Settings
@@ -33,31 +33,14 @@ async def read_body(
         letter: whose.
         reveal: show secrets, and decrypt what is encrypted.
     """
-    from ...events.codec import Codec, UnknownSchema
-    from ...events.keys import open_keys
-    from ...events.registry import open_registry
-    from ...events.secret import masked
+    from ..payloads import Payloads, told_secrets
 
     value = letter.delivery.value
     if value is None:
         return None, "the letter has no value" if letter.complete else "the letter was too large to keep its value"
-    registry = open_registry(settings, transport)
-    codec = Codec(registry, open_keys(settings) if reveal else None)
-
-    def read() -> Any:
-        found = codec.decode_any(value, _content_type(letter), letter.type, letter.event_id, mask=not reveal)
-        return found if reveal else masked(found, _secret_paths(letter))
-
-    try:
-        try:
-            return read(), None
-        except UnknownSchema as unknown:
-            await codec.learn(unknown.schema_id)
-            return read(), None
-    except ChoreoError as error:
-        return None, f"it cannot be read: {error.message}"
-    finally:
-        await registry.close()
+    async with Payloads(settings, transport, reveal=reveal) as payloads:
+        secrets = told_secrets(letter.delivery.headers)
+        return await payloads.read(value, _content_type(letter), letter.type, letter.event_id, secrets)
 
 
 async def mend(settings: Settings, transport: Transport, letter: Letter, data: str) -> bytes | None:
@@ -179,10 +162,9 @@ def _same(value: bytes) -> Any:
 
 
 def _secret_paths(letter: Letter) -> list[str]:
-    from ...events.codec import SECRET_FIELDS
+    from ..payloads import told_secrets
 
-    told = next((value for name, value in letter.delivery.headers if name == SECRET_FIELDS), None) or b""
-    return [path for path in told.decode(errors="replace").split(",") if path]
+    return told_secrets(letter.delivery.headers)
 
 
 def _content_type(letter: Letter) -> str:

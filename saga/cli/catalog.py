@@ -48,7 +48,7 @@ async def catalog(
         shell.json(pure.as_json(found, trouble))
     elif shell.output == "id":
         shell.lines(each.name for each in found)
-    elif mermaid:
+    elif mermaid or shell.output == "mermaid":
         shell.lines(pure.mermaid(found))
     else:
         _draw(shell, found, event)

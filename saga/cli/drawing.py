@@ -10,15 +10,14 @@ from rich.text import Text
 from ...events.clock import from_rfc3339
 from .. import report
 from ..family import relatives
-from ..inputs import Change
 from ..occurrence import unfold
 from ..pause_report import PAUSED
 from ..pause_report import sentence as pause_sentence
 from ..waterfall import Scale, axis, bar
 from .glyphs import phase_look, step_look
 from .shell import Shell
-from .tables import draw, lay_out
-from .times import clock_time, show_time, span
+from .tables import lay_out
+from .times import show_time, span
 
 if TYPE_CHECKING:
     from ..looking import View
@@ -28,16 +27,17 @@ _LEAST_BAR = 10
 _MOST_BAR = 60
 _MOST_CHILDREN = 5
 _GAP = 2
+_LEAST_MESSAGE = 24
 _INDENT = 12
 
 
-def draw_status(shell: Shell, view: View, *, bars: bool) -> None:
+def draw_status(shell: Shell, view: View, *, bars: bool, attempts: bool = False) -> None:
     """Print everything about one saga."""
-    for line in status_lines(shell, view, shell.page, bars=bars):
+    for line in status_lines(shell, view, shell.page, bars=bars, attempts=attempts):
         shell.out.print(line, no_wrap=line.no_wrap, overflow=line.overflow)
 
 
-def status_lines(shell: Shell, view: View, width: int, *, bars: bool) -> list[Text]:
+def status_lines(shell: Shell, view: View, width: int, *, bars: bool, attempts: bool = False) -> list[Text]:
     """Lay out everything about one saga.
 
     Args:
@@ -45,9 +45,10 @@ def status_lines(shell: Shell, view: View, width: int, *, bars: bool) -> list[Te
         view: what is shown.
         width: of the page.
         bars: draw them, where there is room.
+        attempts: each attempt in a line of its own.
     """
-    lines = [*_head(shell, view, width), Text(), *_steps(view, width, bars=bars)]
-    told = _conditions(view)
+    lines = [*_head(shell, view, width), Text(), *_steps(view, width, bars=bars, attempts=attempts)]
+    told = _conditions(view, shell.out.width)
     if told:
         lines += [Text(), *told]
     seen = _observed(view)
@@ -56,30 +57,16 @@ def status_lines(shell: Shell, view: View, width: int, *, bars: bool) -> list[Te
     return lines
 
 
-def draw_history(shell: Shell, view: View) -> None:
-    """Print a saga's history: every input, with what it changed and why."""
-    rows = []
-    for entry in view.entries:
-        what = entry.type or entry.kind
-        changes = ", ".join(describe(change) for change in entry.changes)
-        ignored = f"ignored: {entry.reason}" if entry.verdict == "ignored" else ""
-        time = clock_time(entry.at, shell.time or "local")
-        rows.append([str(entry.seq), time, what, entry.source or "-", ignored or changes or "-"])
-    shell.show()
-    draw(shell, ["#", "TIME", "INPUT", "FROM", "WHAT IT CHANGED"], rows, right={0})
-
-
-def describe(change: Change) -> str:
-    """Say one change in a few words."""
-    return f"{change.step or 'saga'} {change.state}"
-
-
 def next_commands(told: dict[str, Any]) -> str:
     """Say what one may type next."""
     id_ = told["id"]
     commands = [f"saga trace {id_}"]
     if told["phase"] in ("RUNNING", "COMPENSATING"):
-        commands.insert(0, f"saga watch {id_}")
+        commands[:0] = [f"saga why {id_}", f"saga watch {id_}"]
+    elif told["phase"] == "FAILED":
+        commands.insert(0, f"saga why {id_}")
+    if any(condition["type"] == "DeadLettered" for condition in told["conditions"]):
+        commands.append(f"saga dlq list --saga {id_}")
     asked = [condition for condition in told["conditions"] if condition["type"] == "WaitingForPerson"]
     if asked and asked[0]["reason"] == "Approval":
         commands = [f"saga {answer} {id_} {asked[0]['step']} --reason ..." for answer in ("approve", "reject")]
@@ -92,7 +79,7 @@ def next_commands(told: dict[str, Any]) -> str:
     elif any(step["state"] == "UNDO_FAILED" and step["compensates"] for step in told["steps"]):
         commands += [f"saga retry-undo {id_} --reason ...", f"saga mark-undone {id_} --reason ..."]
     else:
-        commands.append(f"saga status {id_} --history")
+        commands.append(f"saga history {id_}")
     commands += [f"saga status {name}" for name in relatives(told)[:2]]
     return "next  " + " · ".join(commands)
 
@@ -135,7 +122,12 @@ def _head(shell: Shell, view: View, width: int) -> list[Text]:
         lines += _field("because", _because(cause), room)
         if cause["first_error_at"] is not None and cause["step"]:
             later = from_rfc3339(cause["first_error_at"]) - from_rfc3339(told["started_at"])
-            lines += _field("", f"first error at +{span(later)}", room)
+            lines += _field("", f"first error at +{span(later)}{_shared(cause)}", room)
+        if cause["runbook"]:
+            lines += _field("runbook", cause["runbook"], room)
+    tags = [f"{name}={value}" for name, value in told["tags"].items() if not name.startswith("runbook")]
+    if tags:
+        lines += _field("tags", " · ".join(tags), room)
     if told["parent"] is not None:
         lines += _field("parent", f"{told['parent']['id']}, step {told['parent']['step']}", room)
     for number, (step, child) in enumerate(list(told["children"].items())[:_MOST_CHILDREN]):
@@ -205,6 +197,13 @@ def _because(cause: dict[str, Any]) -> str:
     return text + (f" ({cause['service']})" if cause["service"] else "")
 
 
+def _shared(cause: dict[str, Any]) -> str:
+    """Say how many sagas met the same error lately."""
+    count = cause["same_signature_last_hour"]
+    others = "1 other saga" if count == 1 else f"{count:,} other sagas"
+    return f"; {others} hit the same error in the last hour" if count else ""
+
+
 def _deadline(view: View) -> str:
     deadline = view.found.instance.deadline_at
     if deadline is None:
@@ -235,7 +234,7 @@ def _one_line(line: Text) -> Text:
 # -- the steps --------------------------------------------------------------------------------------------------------
 
 
-def _steps(view: View, width: int, *, bars: bool) -> list[Text]:
+def _steps(view: View, width: int, *, bars: bool, attempts: bool) -> list[Text]:
     steps = view.told["steps"]
     forward = [step for step in steps if step["compensates"] is None]
     undos = [step for step in steps if step["compensates"] is not None]
@@ -262,9 +261,29 @@ def _steps(view: View, width: int, *, bars: bool) -> list[Text]:
         for line, (_, step) in zip(plain[1:], rows, strict=True):
             if step is not None and step["note"] and not step["ready_at"]:
                 line.append(f"  ({step['note']})", "dim")
-    for line in plain:
+    drawn: list[Text] = []
+    for line, (branch, step) in zip(plain, [("", None), *rows], strict=True):
         line.rstrip()
-    return [_one_line(Text("  ").append_text(line)) for line in plain]
+        drawn.append(line)
+        if attempts and step is not None:
+            drawn += [
+                Text(f"{branch[:-2]}{'│' if '├' in branch else ' '}       {told}", "dim")
+                for told in _attempts(view, step)
+            ]
+    return [_one_line(Text("  ").append_text(line)) for line in drawn]
+
+
+def _attempts(view: View, step: report.StepReport) -> list[str]:
+    """Tell each attempt of a step: when it failed, and with what; the last one as the step stands."""
+    started = from_rfc3339(view.told["started_at"])
+    lines = []
+    for each in step["attempts"]:
+        at = from_rfc3339(each["failed_at"]) - started
+        lines.append(f"#{each['n']}  failed at +{span(at)}: {each['error_class']}")
+    if step["ready_at"] is not None and step["tries"] > len(step["attempts"]):
+        ended = "" if step["ended_at"] is None else f" at +{span(from_rfc3339(step['ended_at']) - started)}"
+        lines.append(f"#{step['tries']}  {step['outcome'] or step['state']}{ended}")
+    return lines
 
 
 def _row(branch: str, step: report.StepReport | None) -> list[str | Text]:
@@ -315,7 +334,7 @@ def _bar(view: View, step: report.StepReport | None, scale: Scale) -> str:
 # -- what else --------------------------------------------------------------------------------------------------------
 
 
-def _conditions(view: View) -> list[Text]:
+def _conditions(view: View, width: int) -> list[Text]:
     rows = [
         [
             Text(condition["type"], "yellow"),
@@ -326,9 +345,16 @@ def _conditions(view: View) -> list[Text]:
     ]
     if not rows:
         return []
-    return [
-        Text("  ").append_text(line) for line in lay_out(["CONDITION", "SINCE", "MESSAGE"], rows, 10_000, right={1})
-    ]
+    short = lay_out(["CONDITION", "SINCE"], [row[:2] for row in rows], 10_000, right={1})
+    taken = max(line.cell_len for line in short) + _GAP
+    room = max(width - taken - _GAP, _LEAST_MESSAGE)
+    drawn: list[Text] = []
+    for line, message in zip(short, ["MESSAGE", *(str(row[2]) for row in rows)], strict=True):
+        first, *more = wrap(message, room) or [""]
+        line.append(" " * (taken - line.cell_len))
+        line.append(first, "bold" if not drawn else "")
+        drawn += [Text("  ").append_text(line), *(Text(" " * (taken + _GAP) + each) for each in more)]
+    return drawn
 
 
 def _observed(view: View) -> list[Text]:

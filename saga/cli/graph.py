@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from ...events.errors import ConfigurationError, SagaNotFound
 from .shell import Shell
+from .suggesting import SagaName
 
 if TYPE_CHECKING:
     from ..graph import Graph
@@ -17,7 +18,7 @@ Form = Literal["tree", "mermaid", "svg"]
 
 
 async def graph(
-    what: str,
+    what: SagaName,
     /,
     *,
     form: Annotated[Form | None, Parameter(name=["--as"], show_default=False)] = None,
@@ -39,7 +40,7 @@ async def graph(
     if shell.machine:
         shell.json(as_json(drawn))
         return
-    chosen = form or _form_of(out)
+    chosen: Form = "mermaid" if shell.output == "mermaid" else form or _form_of(out)
     lines = {"tree": text, "mermaid": mermaid, "svg": svg}[chosen](drawn)
     if out is None:
         shell.lines(lines)

@@ -9,46 +9,60 @@ from cyclopts import Parameter
 
 from ...events.clock import system_clock
 from ...events.errors import ConfigurationError
-from .shell import Shell
+from .shell import UNLIMITED, Shell
+from .suggesting import types
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
+    from ...events.database import Database
     from ..instance import Instance
-    from ..queries import SagaRow
+    from ..queries import Filter, SagaRow
 
 _DEFAULT_LIMIT = 50
+_Several = Annotated[list[str] | None, Parameter(negative="")]
+_Text = Annotated[str, Parameter(show_default=False)]
+_Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 
 
 async def list_(
     *,
-    type: list[str] | None = None,  # noqa: A002 - the option's name
-    state: Annotated[list[str] | None, Parameter(name=["--state", "--phase"])] = None,
-    condition: list[str] | None = None,
-    step: list[str] | None = None,
-    key: list[str] | None = None,
-    since: str = "",
-    until: str = "",
-    failed: Annotated[bool, Parameter(negative="", show_default=False)] = False,
-    waiting_for_person: Annotated[bool, Parameter(negative="", show_default=False)] = False,
-    open: Annotated[bool, Parameter(negative="", show_default=False)] = False,  # noqa: A002
-    all: Annotated[bool, Parameter(negative="", show_default=False)] = False,  # noqa: A002
+    type: Annotated[list[str] | None, Parameter(negative="", completer=types)] = None,  # noqa: A002
+    state: Annotated[list[str] | None, Parameter(name=["--state", "--phase"], negative="")] = None,
+    condition: _Several = None,
+    step: _Several = None,
+    key: _Several = None,
+    tag: _Several = None,
+    since: _Text = "",
+    until: _Text = "",
+    older: _Text = "",
+    error: _Text = "",
+    failed: _Flag = False,
+    waiting_for_person: _Flag = False,
+    open: _Flag = False,  # noqa: A002 - the option's name
+    all: _Flag = False,  # noqa: A002 - the option's name
     limit: int | None = None,
     sort: Literal["attention", "started", "updated", "key", "duration"] = "attention",
-    full: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    full: _Flag = False,
     group_by: Annotated[Literal["error", "step", "type", "state"] | None, Parameter(show_default=False)] = None,
+    watch: Annotated[bool, Parameter(name=["--watch", "-w"], negative="", show_default=False)] = False,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> None:
     """List sagas: failed and open ones first, each newest first, 50 rows.
 
-    Filters combine; of one given several times any value counts (of --condition, all).
+    Filters combine; of one given several times any value counts (of --condition and --tag, all).
 
     Args:
         type: of this type.
         state: in this phase (RUNNING, COMPENSATING, COMPLETED, COMPENSATED, FAILED, CANCELLED).
         condition: to which this applies (Late, OutOfOrder, WaitingForPerson, ...).
         step: of which something is expected at this step.
-        key: with this business key.
+        key: with this business key; also with the name of its field, as in order_id=4711.
+        tag: whose definition has this tag, as in team=checkout.
         since: started at or after this: 1h (ago), a date, or RFC 3339.
         until: started before this.
+        older: to which nothing has happened for so long, e.g. 10m.
+        error: with this in the class or the text of its error, in whatever case.
         failed: FAILED, or waiting for a person.
         waiting_for_person: waiting for a person; the note says for what.
         open: not ended.
@@ -57,93 +71,82 @@ async def list_(
         sort: by what.
         full: with -o json or jsonl, each with its steps, as `saga status` has them.
         group_by: count them by this instead of listing them; a burst of one error is one line then.
+        watch: go on showing it, until Ctrl-C; without a terminal one line for each change.
     """
     if limit is not None and limit < 1:
         raise ConfigurationError(f"--limit {limit}: write 1 or more")
+    if watch and (group_by is not None or full):
+        raise ConfigurationError(f"--watch shows the list itself; leave out {'--full' if full else '--group-by'}")
+    from .. import queries
+    from .grouping import show_groups
     from .times import moment
 
     now = system_clock()
-    await (_show_groups if group_by is not None else show_list)(
-        shell,
+    wanted = queries.Filter(
         types=type or (),
         phases=_words(state, "--state"),
         conditions=_conditions([*(condition or ()), *(["WaitingForPerson"] if waiting_for_person else ())]),
         steps=step or (),
         keys=key or (),
+        tags=_tags(tag),
         since=moment(since, now, "--since") if since else None,
         until=moment(until, now, "--until") if until else None,
+        quiet_since=moment(older, now, "--older") if older else None,
+        error=error,
         only_failed=failed,
         only_open=open,
-        limit=limit if limit is not None else None if all else _DEFAULT_LIMIT,
-        **({"sort": sort, "full": full} if group_by is None else {"by": group_by}),
     )
+    most = limit if limit is not None else None if all else _DEFAULT_LIMIT
+    if group_by is not None:
+        await show_groups(shell, wanted, by=group_by, limit=limit)
+    elif watch:
+        from .following import follow_list
+
+        await follow_list(shell, wanted, sort=sort, limit=most)
+    else:
+        await show_list(shell, wanted, limit=most, sort=sort, full=full)
 
 
 async def show_list(
-    shell: Shell, *, limit: int | None, sort: str = "attention", full: bool = False, **filters: Any
+    shell: Shell, wanted: Filter, *, limit: int | None, sort: str = "attention", full: bool = False
 ) -> None:
-    """Print a list of sagas; `filters` are the fields of `queries.Filter` with `types` for `type` and so on."""
+    """Print a list of sagas.
+
+    Args:
+        shell: where to.
+        wanted: which.
+        limit, sort, full: as for the command.
+    """
     from .. import queries
 
-    wanted = queries.Filter(**filters)
     async with shell.sagas() as database:
         now = await database.read(database.now)
-        rows = await database.read(lambda connection: queries.list_sagas(connection, wanted, sort=sort, limit=limit))
         if shell.machine:
+            rows = await database.read(lambda c: queries.list_sagas(c, wanted, sort=sort, limit=limit))
             found = await database.read(lambda c: queries.states(c, [row.id for row in rows])) if full else {}
-            shell.json([_told(shell, row, found.get(row.id), now) for row in rows])
+            shell.json([told(shell, row, found.get(row.id), now) for row in rows])
             return
-        counts = await database.read(lambda connection: queries.count_phases(connection, wanted))
-        asking = [row.id for row in rows] if "WaitingForPerson" in wanted.conditions else []
-        found = await database.read(lambda c: queries.states(c, asking))
+        rows, counts, notes = await read_list(database, wanted, sort=sort, limit=limit)
     if shell.output == "id":
         shell.lines(row.id for row in rows)
         return
-    _draw(shell, rows, now, {id_: _asked(each.instance) for id_, each in found.items()})
+    for line in list_lines(shell, rows, now, notes, shell.out.width):
+        shell.out.print(line, no_wrap=True, overflow="ellipsis", crop=shell.out.width != UNLIMITED)
     shell.hint(footer(len(rows), counts))
 
 
-async def _show_groups(shell: Shell, *, by: str, limit: int | None, **filters: Any) -> None:
+async def read_list(
+    database: Database, wanted: Filter, *, sort: str, limit: int | None
+) -> tuple[list[SagaRow], dict[str, int], dict[str, str]]:
+    """Read a list: its rows, how many there are by phase, and for what sagas wait for a person."""
     from .. import queries
-    from ..report import rfc3339
-    from .tables import draw
-    from .times import show_time
 
-    wanted = queries.Filter(**filters)
-    async with shell.sagas() as database:
-        now = await database.read(database.now)
-        groups = await database.read(lambda connection: queries.group_sagas(connection, wanted, by))
-    shown = groups[:limit]
-    if shell.machine:
-        shell.json(
-            [
-                {
-                    "schema": "saga.group/v1",
-                    "by": by,
-                    "value": each.value,
-                    "count": each.size,
-                    "first_at": rfc3339(each.first_at),
-                    "last_at": rfc3339(each.last_at),
-                    "example": each.example,
-                }
-                for each in shown
-            ]
-        )
-        return
-    style = shell.time or "relative"
-    rows = [
-        [
-            f"{each.size:,}",
-            each.value or "-",
-            show_time(each.first_at, style, now),
-            show_time(each.last_at, style, now),
-            each.example,
-        ]
-        for each in shown
-    ]
-    if rows:
-        draw(shell, ["COUNT", by.upper(), "FIRST", "LAST", "EXAMPLE"], rows, right={0}, elastic={1})
-    shell.hint(f"{sum(each.size for each in groups):,} sagas in {len(groups):,} groups")
+    rows, counts = await database.read(
+        lambda c: (queries.list_sagas(c, wanted, sort=sort, limit=limit), queries.count_phases(c, wanted))
+    )
+    asking = [row.id for row in rows] if "WaitingForPerson" in wanted.conditions else []
+    found = await database.read(lambda c: queries.states(c, asking))
+    return rows, counts, {id_: _asked(each.instance) for id_, each in found.items()}
 
 
 def footer(shown: int, counts: dict[str, int]) -> str:
@@ -155,15 +158,16 @@ def footer(shown: int, counts: dict[str, int]) -> str:
     return " · ".join([f"{shown:,} of {total:,}", *parts, *([f"{running:,} open"] if running else [])])
 
 
-def _told(shell: Shell, row: SagaRow, found: Any, now: int) -> dict[str, Any]:
+def told(shell: Shell, row: SagaRow, found: Any, now: int) -> dict[str, Any]:
+    """Tell a row as JSON has it; with the state of its saga where that was read."""
     from .. import report
     from ..queries import Brakes
 
     if found is None:
         return report.summary(row, now)
-    told = report.status(found, (), report.Observed(now), Brakes(False, False), shell.settings.namespace)
-    del told["observed"]
-    return told
+    whole = report.status(found, (), report.Observed(now), Brakes(False, False), shell.settings.namespace)
+    del whole["observed"]
+    return whole
 
 
 def _asked(instance: Instance) -> str:
@@ -174,12 +178,21 @@ def _asked(instance: Instance) -> str:
     return remark.message if remark is not None else ""
 
 
-def _draw(shell: Shell, rows: Sequence[SagaRow], now: int, notes: Mapping[str, str]) -> None:
+def list_lines(shell: Shell, rows: Sequence[SagaRow], now: int, notes: Mapping[str, str], width: int) -> list[Text]:
+    """Lay out a list.
+
+    Args:
+        shell: for the style of times, and how much is shown.
+        rows: the sagas.
+        now: the store's clock, microseconds.
+        notes: what is to be said of some of them, by id.
+        width: of the page.
+    """
     from rich.text import Text
 
     from ..words import Condition
     from .glyphs import phase_look
-    from .tables import draw
+    from .tables import lay_out
     from .times import show_time, span
 
     wide = shell.output == "wide"
@@ -189,7 +202,8 @@ def _draw(shell: Shell, rows: Sequence[SagaRow], now: int, notes: Mapping[str, s
         headers[2:2] = ["VERSION", "RUN", "UPDATED"]
     table = []
     for row in rows:
-        look = phase_look(row.phase, waits_for_person=Condition.WAITING_FOR_PERSON in row.conditions)
+        person, paused = Condition.WAITING_FOR_PERSON in row.conditions, Condition.PAUSED in row.conditions
+        look = phase_look("PAUSED" if paused else row.phase, waits_for_person=person)
         cells: list[str | Text] = [
             Text(look.glyph, look.style),
             row.id,
@@ -202,8 +216,16 @@ def _draw(shell: Shell, rows: Sequence[SagaRow], now: int, notes: Mapping[str, s
         if wide:
             cells[2:2] = [str(row.version), str(row.run), show_time(row.updated_at, style, now)]
         table.append(cells)
-    if table:
-        draw(shell, headers, table, right={len(headers) - 2, len(headers) - 3}, elastic={1, 3 + 3 * wide})
+    if not table:
+        return []
+    return lay_out(headers, table, width, right={len(headers) - 2, len(headers) - 3}, elastic={1, 3 + 3 * wide})
+
+
+def _tags(given: list[str] | None) -> tuple[str, ...]:
+    for each in given or ():
+        if not all(each.partition("=")):
+            raise ConfigurationError(f"--tag {each!r}: write name=value, as in --tag team=checkout")
+    return tuple(given or ())
 
 
 def _words(given: list[str] | None, option: str) -> tuple[str, ...]:

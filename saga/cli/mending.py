@@ -10,10 +10,11 @@ from ...events.errors import ConfigurationError
 from .many import Chosen, needs_reason, on_sagas
 from .operate import DryRun, Yes, on_all
 from .shell import Shell
+from .suggesting import SagaName
 
 
 async def pause(
-    saga: str = "",
+    saga: SagaName = "",
     /,
     *,
     reason: str = "",
@@ -40,7 +41,7 @@ async def pause(
 
 
 async def resume(
-    saga: str = "",
+    saga: SagaName = "",
     /,
     *,
     reason: str = "",
@@ -69,7 +70,7 @@ async def resume(
 
 
 async def retry(
-    saga: str = "",
+    saga: SagaName = "",
     /,
     *,
     from_: Annotated[str, Parameter(name="--from", show_default=False)] = "",
@@ -100,7 +101,7 @@ async def retry(
 
 
 async def skip(
-    saga: str = "",
+    saga: SagaName = "",
     step: str = "",
     /,
     *,

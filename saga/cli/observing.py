@@ -22,37 +22,33 @@ _ASK = 3.0
 _SURVEY = 10.0
 
 
-async def observe(settings: Settings, now: int) -> Observed:
+async def observe(settings: Settings, now: int, topics: Iterable[str] = ()) -> Observed:
     """Look at the broker for a few seconds at most; a broker that is away is told, never raised.
 
     Args:
         settings: where it is.
         now: the store's clock, microseconds.
+        topics: those that a saga's definition names.
     """
+    from ..looking import producers
     from ..report import Observed
 
-    url = settings.broker_url
-    if url.startswith("memory:"):
+    if settings.broker_url.startswith("memory:"):
         return Observed(now)  # it lives in another process, if at all
-    error = await _unreachable(url)
-    if error is not None:
-        return Observed(now, "down", error)
-    try:
-        async with asyncio.timeout(_ASK):
-            coordinators, services = await _ask(settings)
-    except TimeoutError:
-        return Observed(now, "down", f"it did not answer within {_ASK:.0f}s")
-    except ChoreoError as failed:
-        return Observed(now, "down", failed.message)
-    return Observed(now, "ok", None, coordinators, services)
+    around = await survey(settings, topics, patience=_ASK)
+    if around.trouble is not None:
+        return Observed(now, "down", around.trouble)
+    coordinators = around.members(settings.group)
+    return Observed(now, "ok", None, coordinators, producers(around.services), around, now)
 
 
-async def survey(settings: Settings, topics: Iterable[str]) -> Surroundings:
+async def survey(settings: Settings, topics: Iterable[str], *, patience: float = _SURVEY) -> Surroundings:
     """Ask the broker for everything that may explain why a saga waits; one that is away is told, never raised.
 
     Args:
         settings: where it is.
         topics: those that the saga's definition names.
+        patience: how long it may take, seconds.
     """
     from ...events.transports import connect
     from ..surroundings import Surroundings, look_around
@@ -64,10 +60,10 @@ async def survey(settings: Settings, topics: Iterable[str]) -> Surroundings:
     if trouble is not None:
         return Surroundings(trouble)
     try:
-        async with asyncio.timeout(_SURVEY), connect(url, settings) as transport:
+        async with asyncio.timeout(patience), connect(url, settings) as transport:
             return await look_around(transport, settings.group, topics)
     except TimeoutError:
-        return Surroundings(f"it did not answer within {_SURVEY:.0f}s")
+        return Surroundings(f"it did not answer within {patience:.0f}s")
     except ChoreoError as failed:
         return Surroundings(failed.message)
 
@@ -115,14 +111,3 @@ def _addresses(url: str) -> list[tuple[str, int]]:
         except ValueError:
             continue  # the transport says what is wrong with it
     return found
-
-
-async def _ask(settings: Settings) -> tuple[int, dict[str, str]]:
-    from ...events.catalog import read_catalog
-    from ...events.transports import connect
-    from ..looking import producers
-
-    async with connect(settings.broker_url, settings) as transport:
-        group = await transport.group(settings.group)
-        catalog = await read_catalog(transport)
-    return len(group.members), producers(catalog)

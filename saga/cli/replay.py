@@ -10,6 +10,7 @@ from ...events.errors import ConfigurationError
 from . import exits
 from .progress import counting
 from .shell import Shell
+from .suggesting import SagaName
 
 if TYPE_CHECKING:
     from ...events.database import Database
@@ -20,7 +21,7 @@ _SHOWN = 100
 
 
 async def replay(
-    saga: str = "",
+    saga: SagaName = "",
     /,
     *,
     verify: Annotated[bool, Parameter(negative="", show_default=False)] = False,

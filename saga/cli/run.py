@@ -186,8 +186,9 @@ async def _list_open(shell: Shell, parts: Parts) -> None:
     """List what is still open when nothing is left to do: it waits for somebody, or for a later time."""
     if not parts.sagas:
         return
+    from ..queries import Filter
     from .listing import show_list
 
     shell.hint("nothing is left to do; still open:")
     types = sorted({cls.definition().type for cls in parts.sagas})
-    await show_list(shell, types=types, only_open=True, limit=20)
+    await show_list(shell, Filter(types=types, only_open=True), limit=20)

@@ -36,10 +36,12 @@ class Shell:
 
     Args:
         broker, store, home, prefix: override the settings where they are given.
+        context: of `choreo.toml`, instead of the one in use.
         output: what goes to standard output.
         time: how times are shown; None is each command's own way.
         color: whether to use colours.
         ascii: no other characters than ASCII ones.
+        pager: show what is long in the pager, on a terminal.
         quiet: only data and errors.
         verbose: how many `-v`.
     """
@@ -48,10 +50,12 @@ class Shell:
     store: str = ""
     home: str = ""
     prefix: str = ""
+    context: str = ""
     output: Output = "text"
     time: TimeStyle | None = None
     color: Color = "auto"
     ascii: bool = False
+    pager: bool = True
     quiet: bool = False
     verbose: int = 0
 
@@ -74,7 +78,9 @@ class Shell:
         """
         from ...events.settings import load_settings
 
-        return load_settings(broker=as_broker(self.broker), store=self.store, home=self.home, topic_prefix=self.prefix)
+        broker = as_broker(self.broker)
+        given = {"store": self.store, "home": self.home, "topic_prefix": self.prefix, "context": self.context}
+        return load_settings(broker=broker, **given)
 
     @cached_property
     def page(self) -> int:
@@ -107,6 +113,10 @@ class Shell:
             self.lines(_compact(each) for each in (value if isinstance(value, list) else [value]))
         else:
             self.lines([json.dumps(value, ensure_ascii=False, indent=2)])
+
+    def json_line(self, value: Any) -> None:
+        """Print one object of a stream."""
+        self.lines([_compact(value)])
 
     def hint(self, what: RenderableType) -> None:
         """Print a hint or a footer, unless `-q`."""

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from ...events.errors import ConfigurationError
 from . import exits
+from .letterbox import Flag
 from .shell import Shell
+from .suggesting import SagaName
 
 if TYPE_CHECKING:
     from ...events.database import Database
@@ -17,11 +20,15 @@ if TYPE_CHECKING:
 
 
 async def status(
-    saga: str,
+    saga: SagaName,
     /,
     *,
-    history: Annotated[bool, Parameter(negative="", show_default=False)] = False,
-    exit_status: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    history: Flag = False,
+    payloads: Flag = False,
+    all_attempts: Flag = False,
+    exit_status: Flag = False,
+    web: Flag = False,
+    watch: Annotated[bool, Parameter(name=["--watch", "-w"], negative="", show_default=False)] = False,
     bars: Annotated[bool, Parameter(negative="--no-bars", show_default=False)] = True,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
@@ -30,28 +37,59 @@ async def status(
     Args:
         saga: type/key, the key alone where only one type has it, @latest or @latest:type.
         history: also every input, with what it changed.
+        payloads: and what the events said, secrets masked.
+        all_attempts: each attempt of a step in a line of its own.
         exit_status: end with the saga's outcome, see `saga help exit-codes`.
+        web: open its page of `saga serve`, at CHOREO_WEB; without that its trace in Jaeger, at CHOREO_JAEGER.
+        watch: go on showing it until it ends; the exit code is its outcome then.
         bars: draw the steps on a scale of time, where there is room.
     """
-    from .drawing import draw_history, draw_status, next_commands
+    from .drawing import draw_status, next_commands
+    from .history import draw_history, read_payloads, with_payload
+
+    if watch:
+        from .watch import follow
+
+        return await follow(shell, saga, picture=True, bars=bars)
+    from .. import payloads as said
+    from .paging import paged
 
     async with shell.sagas() as database:
         id_ = await find(database, saga)
-        view = await look(database, shell.settings, id_, await probe(database, shell.settings))
+        kept = await database.read(lambda c: said.read_payloads(c, id_)) if payloads else {}
+        view = await look(database, shell.settings, id_, await probe(database, shell.settings, id_))
+    spoken = await read_payloads(shell.settings, kept)
     if shell.machine:
-        if history:
+        if history or payloads:
             from ..report import history_entry
 
-            view.told["history"] = [history_entry(view.told["id"], entry) for entry in view.entries]
+            entries = [(each.seq, history_entry(id_, each)) for each in view.entries]
+            view.told["history"] = [with_payload(each, spoken.get(seq), asked=payloads) for seq, each in entries]
         shell.json(view.told)
     elif shell.output == "id":
         shell.lines([view.told["id"]])
     else:
-        draw_status(shell, view, bars=bars)
-        if history:
-            draw_history(shell, view)
+        with paged(shell, when=history or payloads):
+            draw_status(shell, view, bars=bars, attempts=all_attempts)
+            if history or payloads:
+                shell.show()
+                draw_history(shell, view.entries, spoken)
         shell.hint(next_commands(view.told))
+    if web:
+        _open(shell, view.told)
     return outcome_of(view.told) if exit_status else exits.OK
+
+
+def _open(shell: Shell, told: dict[str, Any]) -> None:
+    """Open a saga's page, and say which; on a machine without a browser that is all."""
+    import webbrowser
+
+    base = shell.settings.web
+    url = f"{base.rstrip('/')}/sagas/{told['id']}" if base else told["trace"]["url"]
+    if url is None:
+        raise ConfigurationError("where is the web view? set CHOREO_WEB to the address of `saga serve`")
+    shell.hint(f"opening {url}")
+    webbrowser.open(url)
 
 
 async def find(database: Database, saga: str) -> str:
@@ -65,11 +103,13 @@ async def find(database: Database, saga: str) -> str:
     return await database.read(lambda connection: queries.resolve(connection, saga))
 
 
-async def probe(database: Database, settings: Settings) -> Observed:
-    """Look at what surrounds the store, for a few seconds at most."""
+async def probe(database: Database, settings: Settings, id_: str) -> Observed:
+    """Look at what surrounds a saga beside the store, for a few seconds at most."""
+    from .. import queries
     from .observing import observe
 
-    return await observe(settings, await database.read(database.now))
+    now, found = await database.read(lambda c: (database.now(c), queries.load(c, id_)))
+    return await observe(settings, now, found.definition.topics.values())
 
 
 async def look(database: Database, settings: Settings, id_: str, observed: Observed) -> View:

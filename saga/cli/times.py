@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextvars import ContextVar
 from datetime import UTC, datetime, tzinfo
 from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -11,6 +12,9 @@ from ...events.clock import SECOND, duration, format_duration, from_datetime, to
 from ...events.errors import ConfigurationError, DefinitionError
 
 TimeStyle = Literal["relative", "local", "utc", "raw"]
+
+local_zone: ContextVar[str] = ContextVar("local_zone", default="")
+"""The zone that `--tz` names for this call."""
 
 
 def show_time(at: int, style: TimeStyle, now: int) -> str:
@@ -79,17 +83,18 @@ def moment(text: str, now: int, option: str) -> int:
 
 
 def zone() -> tzinfo | None:
-    """Give the zone that `CHOREO_TZ` names; None is the machine's own, which `TZ` sets.
+    """Give the zone that `--tz` or else `CHOREO_TZ` names; None is the machine's own, which `TZ` sets.
 
     Raises:
         ConfigurationError: there is no such zone.
     """
-    name = os.environ.get("CHOREO_TZ", "")
+    flag = local_zone.get()
+    name = flag or os.environ.get("CHOREO_TZ", "")
     if not name:
         return None
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ConfigurationError(
-            f"setting CHOREO_TZ: {name!r} is no time zone; write one such as Europe/Berlin"
+            f"{'--tz' if flag else 'setting CHOREO_TZ'}: {name!r} is no time zone; write one such as Europe/Berlin"
         ) from None

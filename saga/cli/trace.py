@@ -8,6 +8,7 @@ from cyclopts import App, Group, Parameter
 
 from .letterbox import Flag
 from .shell import Shell
+from .suggesting import SagaName
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -31,7 +32,7 @@ trace = App(
 
 @trace.default
 async def draw(
-    saga: str,
+    saga: SagaName,
     /,
     *,
     source: Annotated[Source | None, Parameter(show_default=False)] = None,

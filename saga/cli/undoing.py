@@ -11,10 +11,11 @@ from . import exits
 from .many import Chosen, needs_reason, on_sagas
 from .operate import DryRun, Yes
 from .shell import Shell
+from .suggesting import SagaName
 
 
 async def cancel(
-    saga: str = "",
+    saga: SagaName = "",
     /,
     *,
     reason: str = "",
@@ -78,7 +79,7 @@ async def _show_plan(shell: Shell, saga: str) -> int:
 
 
 async def retry_undo(
-    saga: str = "",
+    saga: SagaName = "",
     /,
     *,
     step: str = "",
@@ -114,7 +115,7 @@ async def retry_undo(
 
 
 async def mark_undone(
-    saga: str,
+    saga: SagaName,
     /,
     *,
     reason: str,

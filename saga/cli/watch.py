@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +12,10 @@ from cyclopts import Parameter
 
 from ...events.errors import Refused, SagaNotFound, StoreUnreachable
 from . import exits
+from .letterbox import Flag
 from .shell import Shell
 from .status import find, look, outcome_of, probe, waits_for_person
+from .suggesting import SagaName
 
 if TYPE_CHECKING:
     from ...events.database import Database
@@ -21,26 +24,50 @@ if TYPE_CHECKING:
 
 _POLL = 0.25
 _PROBE_EVERY = 40
-_LATEST = 5
 
 
 async def watch(
-    saga: str,
+    saga: SagaName,
     /,
     *,
     timeout: float | None = None,
+    compact: Flag = False,
+    notify: Flag = False,
     bars: Annotated[bool, Parameter(negative="--no-bars", show_default=False)] = True,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
-    """Follow a saga until it ends, and end with its outcome (`saga help exit-codes`).
+    """Follow a saga until it ends or waits for a person, and end with its outcome (`saga help exit-codes`).
 
-    Without a terminal each change is one line; with -o jsonl each is one object, with -o json the saga's last status is
-    printed at its end.
+    On a terminal it is one frame that stays when it is over. Elsewhere each change is one line; with -o jsonl each is
+    one object, with -o json the saga's last status is printed at its end. `saga status -w` shows the whole picture.
 
     Args:
         saga: type/key, the key alone where only one type has it, @latest or @latest:type.
         timeout: give up after so many seconds, with exit code 6; default: never.
-        bars: draw the steps on a scale of time, where there is room.
+        compact: only steps that have failed or are under way, and of the changes only those of the saga.
+        notify: ring the terminal's bell at the end, and send the notification that many terminals show.
+        bars: draw how far it is.
+    """
+    return await follow(shell, saga, picture=False, bars=bars, timeout=timeout, compact=compact, notify=notify)
+
+
+async def follow(
+    shell: Shell,
+    saga: str,
+    *,
+    picture: bool,
+    bars: bool,
+    timeout: float | None = None,
+    compact: bool = False,
+    notify: bool = False,
+) -> int:
+    """Follow a saga; give its outcome as an exit code.
+
+    Args:
+        shell: where to.
+        saga: as somebody names it.
+        picture: draw all that `saga status` draws, instead of the shorter frame.
+        bars, timeout, compact, notify: as for the command.
     """
     from ..report import Observed
 
@@ -48,18 +75,32 @@ async def watch(
         id_ = await find(database, saga)
         try:
             async with asyncio.timeout(timeout):
-                view = await (_live if shell.interactive else _lines)(shell, database, id_, bars)
+                if shell.interactive and shell.output in ("text", "wide"):
+                    view = await _live(shell, database, id_, picture=picture, bars=bars, compact=compact)
+                else:
+                    view = await _lines(shell, database, id_, compact=compact)
         except TimeoutError:
             view = await look(database, shell.settings, id_, Observed(0))
             shell.complain(_still_open(view, timeout), kind="TimedOut", code=exits.TIMED_OUT)
             return exits.TIMED_OUT
+        finally:
+            if notify:
+                _notify(saga)
     if shell.output == "json":
         shell.json(view.told)
     return outcome_of(view.told)
 
 
+def _notify(saga: str) -> None:
+    """Ring, and tell terminals that can show it (OSC 9); where there is no terminal nobody hears."""
+    if sys.stderr.isatty():
+        name = "".join(letter for letter in saga if letter.isprintable())
+        sys.stderr.write(f"\x1b]9;saga {name} is over\x07\x07")
+        sys.stderr.flush()
+
+
 async def wait(
-    saga: str,
+    saga: SagaName,
     /,
     *,
     event: str | None = None,
@@ -140,7 +181,7 @@ async def _views(shell: Shell, database: Database, id_: str, *, beside: bool) ->
     while True:
         try:
             if beside and looks % _PROBE_EVERY == 0:
-                observed = await probe(database, shell.settings)
+                observed = await probe(database, shell.settings, id_)
             view = await look(database, shell.settings, id_, observed)
         except StoreUnreachable as error:
             shell.hint(f"waiting for the store: {error.message}")
@@ -153,45 +194,51 @@ async def _views(shell: Shell, database: Database, id_: str, *, beside: bool) ->
         await asyncio.sleep(_POLL)
 
 
-async def _lines(shell: Shell, database: Database, id_: str, bars: bool) -> View:
+async def _lines(shell: Shell, database: Database, id_: str, *, compact: bool) -> View:
     """One line, or one object, for each change."""
+    from .watching import change_lines
+
     seen = 0
     async for view in _views(shell, database, id_, beside=False):
         for entry in view.entries:
-            if entry.seq > seen and shell.output != "json":
-                shell.lines(_changes(shell, id_, entry))
+            if entry.seq <= seen or shell.output == "json":
+                continue
+            shown = entry._replace(changes=tuple(each for each in entry.changes if not compact or each.step is None))
+            if shell.output == "jsonl":
+                shell.lines(_objects(id_, shown))
+            elif shell.output != "id":
+                shell.lines(change_lines(shell, view, shown))
         seen = max([seen, *(entry.seq for entry in view.entries)])
+    if shell.output == "id":
+        shell.lines([id_])
     return view
 
 
-def _changes(shell: Shell, id_: str, entry: Entry) -> list[str]:
+def _objects(id_: str, entry: Entry) -> list[str]:
     from .. import report
-    from .times import clock_time
 
-    if shell.output == "jsonl":
-        shared = report.history_entry(id_, entry)
-        told = [{**shared, "schema": report.CHANGE, **change} for change in shared.pop("changes")]
-        return [json.dumps(each, ensure_ascii=False, separators=(",", ":")) for each in told]
-    time = clock_time(entry.at, shell.time or "local")
-    cause = entry.place or (entry.source if entry.kind == "operator" else "")
-    return [
-        f"{time}  {change.step or 'saga':<14}  {change.state:<12}  {change.reason or entry.type:<24}  {cause}".rstrip()
-        for change in entry.changes
-    ]
+    shared = report.history_entry(id_, entry)
+    told = [{**shared, "schema": report.CHANGE, **change} for change in shared.pop("changes")]
+    return [json.dumps(each, ensure_ascii=False, separators=(",", ":")) for each in told]
 
 
-async def _live(shell: Shell, database: Database, id_: str, bars: bool) -> View:
+async def _live(shell: Shell, database: Database, id_: str, *, picture: bool, bars: bool, compact: bool) -> View:
     """A frame that is drawn again; the last one stays."""
     from rich.console import Group
     from rich.live import Live
-    from rich.text import Text
 
     from .drawing import next_commands, status_lines
+    from .watching import Progress, frame
 
+    progress = Progress()
     with Live(console=shell.out, auto_refresh=False, transient=False) as live:
         async for view in _views(shell, database, id_, beside=True):
-            lines = status_lines(shell, view, shell.out.width, bars=bars)
-            latest = [line for entry in view.entries[-_LATEST:] for line in _changes(shell, id_, entry)][-_LATEST:]
-            live.update(Group(*lines, Text(), *(Text(f"  {line}", "dim") for line in latest)), refresh=True)
+            progress, width = progress.onward(view.told), shell.out.width
+            lines = (
+                status_lines(shell, view, width, bars=bars)
+                if picture
+                else frame(shell, view, progress, width, compact=compact, bars=bars)
+            )
+            live.update(Group(*lines), refresh=True)
     shell.hint(next_commands(view.told))
     return view

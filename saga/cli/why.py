@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from . import exits
 from .shell import Shell
+from .suggesting import SagaName
 
 if TYPE_CHECKING:
     from ..why import Explanation
@@ -17,7 +18,7 @@ _INDENT = 10
 _LEAST_ROOM = 30
 
 
-async def why(saga: str, /, *, shell: Annotated[Shell, Parameter(parse=False)]) -> int:
+async def why(saga: SagaName, /, *, shell: Annotated[Shell, Parameter(parse=False)]) -> int:
     """Say what a saga waits for, who should answer and why they have not, what happens next by itself, and what to do.
 
     It joins the saga's state and history with the broker: consumer groups, lag, topics and what services announce. With

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 
 from tests.support.cli import SAGA, Program, environment, saga
 from tests.support.console import validate
+from tests.support.terminal import in_terminal
 
 DESK = """
 import asyncio
@@ -260,30 +260,7 @@ def test_a_terminal_sees_one_frame_that_stays(folder: Path, env: Mapping[str, st
     saga("run", folder / "desk.py", "--until-idle", env=env)
     saga("publish", f"{folder / 'desk.py'}:Asked", asked, env=env)
     saga("run", folder / "desk.py", "--until-idle", env=env)
-    seen = _in_terminal([str(SAGA), "watch", "2"], {**env, "TERM": "xterm-256color", "LANG": "C.UTF-8"})
+    seen = in_terminal([str(SAGA), "watch", "2"], {**env, "TERM": "xterm-256color", "LANG": "C.UTF-8"})
     assert seen.count("question/2") >= 1
     assert "COMPENSATED" in seen
     assert "\x1b[" in seen
-
-
-def _in_terminal(command: list[str], env: Mapping[str, str]) -> str:
-    """Run a command on a pseudo-terminal of 100 columns; give all that it wrote."""
-    import fcntl
-    import pty
-    import struct
-    import termios
-
-    pid, master = pty.fork()
-    if pid == 0:
-        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
-        os.execve(command[0], command, dict(env))
-    seen = b""
-    try:
-        while chunk := os.read(master, 65_536):
-            seen += chunk
-    except OSError:
-        pass  # the other end has closed
-    finally:
-        os.close(master)
-        os.waitpid(pid, 0)
-    return seen.decode()

@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
+from tests.saga import shelf
 from tests.saga.stage import Stage
+from tests.support.console import Console
+
+
+@pytest.fixture(scope="session")
+def shelf_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home folder whose store has sagas in every state."""
+    home = tmp_path_factory.mktemp("shelf")
+    asyncio.run(shelf.fill(home))
+    return home
+
+
+@pytest.fixture
+def looking(shelf_home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Console:
+    """The command line over that store; nothing of this process's environment reaches it."""
+    for name in [name for name in os.environ if name.startswith(("CHOREO_", "OTEL_"))]:
+        monkeypatch.delenv(name)
+    for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "SAGA_PAGER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CHOREO_HOME", str(shelf_home))
+    return Console(capsys, shelf_home)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import re
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from choreo.events.database import Database
 from choreo.events.settings import load_settings
 from choreo.events.transports import connect
 from choreo.saga.cli import exits
+from choreo.saga.cli.app import app
+from choreo.saga.cli.examples import EXAMPLES
 from choreo.saga.cli.shell import as_broker
 from choreo.saga.tables import HEAD, metadata
 from tests.support.console import SCHEMAS, Console, Done, validate
@@ -282,10 +285,25 @@ def test_every_command_explains_itself_and_its_options(saga: Console, command: s
     assert command in saga("--help").out
 
 
-def test_help_does_not_load_the_settings() -> None:
+def test_every_command_has_examples_that_are_understood(saga: Console) -> None:
+    listed = re.findall(r"^│ ([a-z][a-z-]+)  ", saga("--help").out, re.M)
+    assert set(EXAMPLES) <= set(listed)
+    for name, examples in EXAMPLES.items():
+        page = saga(name, "--help").out
+        for line in examples:
+            assert line in page.replace("\n", " ") or len(line) > 70
+            tokens = shlex.split(line)
+            assert tokens[0] == "saga"
+            _, bound, _ = app.meta.parse_args(tokens[1:], exit_on_error=False, print_error=False)
+            app.parse_args(list(bound.args), exit_on_error=False, print_error=False)
+
+
+def test_no_commands_help_loads_what_is_heavy() -> None:
+    """That is what its time is made of: see `docs/cli.md`."""
     code = (
-        "import sys\nfrom choreo.saga.cli.app import call\ncall(['--help'])\n"
-        "heavy = ('pydantic', 'pydantic_settings', 'structlog', 'opentelemetry')\n"
+        "import sys\nfrom choreo.saga.cli.app import call\nfrom choreo.saga.cli.examples import EXAMPLES\n"
+        "for name in EXAMPLES:\n    call([name, '--help'])\ncall(['--help'])\n"
+        "heavy = ('pydantic', 'pydantic_settings', 'sqlalchemy', 'aiokafka', 'fastavro', 'httpx', 'opentelemetry')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

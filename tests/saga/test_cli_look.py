@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import re
-from pathlib import Path
 
 import pytest
 
 from choreo.saga.cli import exits
-from tests.saga import shelf
 from tests.saga.shelf import CANCELLED, CHARGING, COMPENSATED, COMPENSATING, COMPLETED, FAILED, RESERVING, SHARED, TWICE
 from tests.support.console import Console, validate
 
 ALL = 15
 
 
-@pytest.fixture(scope="module")
-def shelf_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("shelf")
-    asyncio.run(shelf.fill(home))
-    return home
-
-
 @pytest.fixture
-def saga(shelf_home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Console:
-    for name in [name for name in os.environ if name.startswith(("CHOREO_", "OTEL_"))]:
-        monkeypatch.delenv(name)
-    for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("CHOREO_HOME", str(shelf_home))
-    return Console(capsys, shelf_home)
+def saga(looking: Console) -> Console:
+    return looking
 
 
 # ---- list -----------------------------------------------------------------------------------------------------------
@@ -219,7 +203,7 @@ def test_history_shows_every_input_and_what_it_changed(saga: Console) -> None:
     done = saga("status", COMPENSATED, "--history")
     told = done.out.partition("WHAT IT CHANGED")[2].splitlines()[1:]
     assert [line.split()[2] for line in told] == ["Placed", "Reserved", "Declined", "Released"]
-    assert "charge FAILED, saga COMPENSATING, reserve COMPENSATING" in told[2]
+    assert "charge FAILED, saga COMPENSATING (charge: Declined), reserve COMPENSATING" in told[2]
 
 
 @pytest.mark.parametrize(

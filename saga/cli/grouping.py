@@ -1,0 +1,100 @@
+"""`saga list --group-by`: sagas counted by what they have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .shell import Shell
+
+if TYPE_CHECKING:
+    from ..queries import Filter
+
+
+async def show_groups(shell: Shell, wanted: Filter, *, by: str, limit: int | None) -> None:
+    """Print how many sagas of a filter there are by error, step, type or state.
+
+    Args:
+        shell: where to.
+        wanted: which sagas.
+        by: what they are counted by.
+        limit: so many groups at most, the largest ones; None for all.
+    """
+    from ..report import rfc3339
+
+    async with shell.sagas() as database:
+        now = await database.read(database.now)
+        found = await database.read(lambda connection: _groups(connection, wanted, by))
+    shown = found[:limit]
+    if shell.machine:
+        times = ("first_at", "last_at")
+        shell.json([{**each, **{name: rfc3339(each[name]) for name in times}} for each in shown])
+    elif shell.output == "id":
+        shell.lines(each["example"] for each in shown)
+    else:
+        _draw(shell, shown, by, now)
+    noun = "errors" if by == "error" else "groups"
+    shell.hint(f"{sum(each['count'] for each in found):,} sagas in {len(found):,} {noun}")
+
+
+def _groups(connection: Any, wanted: Filter, by: str) -> list[dict[str, Any]]:
+    from .. import causes, queries
+
+    shared = {"schema": "saga.group/v1", "by": by}
+    if by != "error":
+        return [
+            {
+                **shared,
+                "value": each.value,
+                "count": each.size,
+                "first_at": each.first_at,
+                "last_at": each.last_at,
+                "example": each.example,
+            }
+            for each in queries.group_sagas(connection, wanted, by)
+        ]
+    known = queries.definitions(connection)
+    return [
+        {
+            **shared,
+            "value": each.error,
+            "count": each.size,
+            "first_at": each.first_at,
+            "last_at": each.last_at,
+            "example": each.example,
+            "type": each.type,
+            "step": each.step,
+            "message": each.message,
+            "signature": causes.signature(each.type, each.step, each.error),
+            "runbook": causes.runbook(known, each.type, each.step),
+        }
+        for each in causes.bursts(connection, *queries.clauses(connection, wanted))
+    ]
+
+
+def _draw(shell: Shell, found: list[dict[str, Any]], by: str, now: int) -> None:
+    from .tables import draw
+    from .times import show_time
+
+    if not found:
+        return
+    style = shell.time or "relative"
+    rows, runbooks = [], by == "error" and any(each["runbook"] for each in found)
+    for each in found:
+        times = [show_time(each[name], style, now) for name in ("first_at", "last_at")]
+        what = [each["value"] or "-"]
+        if by == "error":
+            message = each["message"]
+            text = f"{each['value']}: {message}" if message and message != each["value"] else each["value"]
+            what = [each["type"], each["step"] or "-", text]
+        rows.append(
+            [f"{each['count']:,}", *times, *what, each["example"], *([each["runbook"] or "-"] if runbooks else [])]
+        )
+    headers = ["TYPE", "STEP", "ERROR"] if by == "error" else [by.upper()]
+    last = 2 + len(headers)
+    draw(
+        shell,
+        ["COUNT", "FIRST SEEN", "LAST SEEN", *headers, "EXAMPLE", *(["RUNBOOK"] if runbooks else [])],
+        rows,
+        right={0, 1, 2},
+        elastic={last},
+    )
