@@ -41,6 +41,8 @@ _RETRIED_CODES = {1205, 1213}  # ER_LOCK_WAIT_TIMEOUT, ER_LOCK_DEADLOCK (MariaDB
 # connection exception, insufficient resources, operator intervention, system error, read-only (a standby by now)
 _WAITED_STATES = ("08", "53", "57", "58", "25006")
 _ATTEMPTS = 6
+BUSY = 10_000
+"""Milliseconds that a SQLite transaction waits for another program's."""
 _MEMORIES = itertools.count()
 
 
@@ -88,17 +90,8 @@ class Database:
             engine = _sqlite_engine(parsed)
         else:
             engine = _postgres_engine(parsed)
-        try:
-            if engine.dialect.name == "sqlite" and anchor is None:
-                await asyncio.to_thread(_probe, str(parsed.database))
-            async with engine.connect() as connection:
-                await connection.execute(text("SELECT 1"))
-        except (DBAPIError, sqlite3.Error, OSError) as error:
-            await engine.dispose()
-            raise StoreUnreachable(f"cannot open the store {redacted(url)}: {first_line(error)}") from error
-        except TypeError as error:  # an option in the URL's query goes to the driver as a keyword
-            await engine.dispose()
-            raise ConfigurationError(f"cannot open the store {redacted(url)}: {first_line(error)}") from error
+        file = str(parsed.database) if engine.dialect.name == "sqlite" and anchor is None else None
+        await reach(engine, url, "store", file)
         database = cls(engine, clock)
         database._anchor = anchor
         return database
@@ -325,18 +318,23 @@ def _memory() -> tuple[URL, sqlite3.Connection]:
 
 def _sqlite_engine(url: URL, **options: Any) -> AsyncEngine:
     engine = create_async_engine(url, hide_parameters=True, **options)  # values of events must not show in errors
+    tame(engine, "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "journal_size_limit=67108864")
+    return engine
+
+
+def tame(engine: AsyncEngine, *pragmas: str) -> None:
+    """Make a SQLite engine's transactions what they are here: writes begin as such, and whoever is locked out waits.
+
+    Args:
+        engine: fresh.
+        pragmas: what each connection is set to beside that.
+    """
 
     @event.listens_for(engine.sync_engine, "connect")
     def _connect(connection: Any, _: object) -> None:
         connection.isolation_level = None  # SQLAlchemy's documented way to take BEGIN into our own hands
         cursor = connection.cursor()
-        for pragma in (
-            "busy_timeout=10000",
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            "foreign_keys=ON",
-            "journal_size_limit=67108864",
-        ):
+        for pragma in (f"busy_timeout={BUSY}", *pragmas):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
@@ -345,11 +343,36 @@ def _sqlite_engine(url: URL, **options: Any) -> AsyncEngine:
         writes = connection.get_execution_options().get(WRITE)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
-    event.listen(engine.sync_engine, "invalidate", roll_back)
-    return engine
+    event.listen(engine.sync_engine, "invalidate", _roll_back)
 
 
-def roll_back(connection: Any, _: object, __: object) -> None:
+async def reach(engine: AsyncEngine, url: str, what: str, file: str | None = None) -> None:
+    """Ask a database for anything; an engine that gets no answer is closed.
+
+    Args:
+        engine: of the database.
+        url: as it was given.
+        what: it is, for the message.
+        file: a SQLite file that is opened once without aiosqlite before.
+
+    Raises:
+        StoreUnreachable: nothing answers there.
+        ConfigurationError: the URL has an unknown option.
+    """
+    try:
+        if file is not None:
+            await asyncio.to_thread(_probe, file)
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+    except (DBAPIError, sqlite3.Error, OSError) as error:
+        await engine.dispose()
+        raise StoreUnreachable(f"cannot open the {what} {redacted(url)}: {first_line(error)}") from error
+    except TypeError as error:  # an option in the URL's query goes to the driver as a keyword
+        await engine.dispose()
+        raise ConfigurationError(f"cannot open the {what} {redacted(url)}: {first_line(error)}") from error
+
+
+def _roll_back(connection: Any, _: object, __: object) -> None:
     """Give up the locks of a SQLite connection that a cancelled task leaves: an event hook of the pool.
 
     The connection is closed next, but SQLite keeps a closed one, and the write lock with it, until its last statement

@@ -5,20 +5,18 @@ Nothing of the database is changed (no journal mode, no tables but our own two),
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ..clock import Clock, system_clock
-from ..database import WRITE, Database, first_line, parse_store_url, redacted, roll_back
-from ..errors import ConfigurationError, StoreUnreachable
+from ..database import Database, parse_store_url, reach, redacted, tame
+from ..errors import ConfigurationError
 
 _FORMS = "write postgresql://user:password@host/database, mysql://... (MariaDB too) or sqlite:PATH"
 _EXTRAS = {"postgresql": "postgres", "mysql": "mysql", "mariadb": "mysql"}
@@ -54,15 +52,7 @@ class SystemDatabase(Database):
         except (ModuleNotFoundError, NoSuchModuleError):
             extra = _EXTRAS[parsed.get_backend_name()]
             raise ConfigurationError(f"{redacted(url)} needs the extra: pip install 'choreo[{extra}]'") from None
-        try:
-            async with engine.connect() as connection:
-                await connection.execute(text("SELECT 1"))
-        except (DBAPIError, sqlite3.Error, OSError) as error:
-            await engine.dispose()
-            raise StoreUnreachable(f"cannot open the database {redacted(url)}: {first_line(error)}") from error
-        except TypeError as error:  # an option in the URL's query goes to the driver as a keyword
-            await engine.dispose()
-            raise ConfigurationError(f"cannot open the database {redacted(url)}: {first_line(error)}") from error
+        await reach(engine, url, "database")
         return cls(engine, clock)
 
     @property
@@ -117,18 +107,5 @@ def _engine(url: URL) -> AsyncEngine:
             url, pool_size=2, max_overflow=2, pool_pre_ping=True, hide_parameters=True, isolation_level="READ COMMITTED"
         )
     engine = create_async_engine(url, hide_parameters=True)
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def _connect(connection: Any, _: object) -> None:
-        connection.isolation_level = None  # SQLAlchemy's documented way to take BEGIN into our own hands
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA busy_timeout=10000")
-        cursor.close()
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def _begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get(WRITE)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    event.listen(engine.sync_engine, "invalidate", roll_back)
+    tame(engine)
     return engine

@@ -9,6 +9,7 @@ import sqlite3
 import sys
 from pathlib import Path
 
+import structlog
 from sqlalchemy import Column, Integer, MetaData, String, Table, insert, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -155,6 +156,27 @@ async def test_fault_39_a_store_that_a_stranger_locks_for_a_while_is_waited_for(
         stranger.execute("ROLLBACK")
         stranger.close()
         await idle(worker)
+    assert (worker.counters.handled, worker.counters.dead) == (21, 0)
+    assert await _taken(store) == 21
+
+
+async def test_fault_39_a_store_that_is_locked_for_longer_than_anybody_waits_is_named_and_tried_again(
+    rig: Rig, store, monkeypatch
+):
+    monkeypatch.setattr("choreo.events.database.BUSY", 100)
+    service = _counting(store)
+    with structlog.testing.capture_logs() as logs:
+        async with rig.worker(service) as worker:
+            await rig.publish(OrderPlaced(order_id="first"))
+            await idle(worker)
+            stranger = sqlite3.connect(store.removeprefix("sqlite:"), isolation_level=None)
+            stranger.execute("BEGIN EXCLUSIVE")
+            await rig.publish(*(OrderPlaced(order_id=str(n), number=n) for n in range(20)))
+            await until(lambda: any("database is locked" in str(entry.get("error")) for entry in logs))
+            assert worker.counters.handled == 1
+            stranger.execute("ROLLBACK")
+            stranger.close()
+            await idle(worker)
     assert (worker.counters.handled, worker.counters.dead) == (21, 0)
     assert await _taken(store) == 21
 
