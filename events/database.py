@@ -426,6 +426,14 @@ def unreachable(error: DBAPIError) -> bool:
     return isinstance(error, (OperationalError, InterfaceError))
 
 
+def gives_up(error: DBAPIError) -> bool:
+    """Say whether SQLite may have given up the whole transaction: the disk is full, or cannot be read or written.
+
+    See https://sqlite.org/lang_transaction.html: savepoints go with it.
+    """
+    return str(getattr(error.orig, "sqlite_errorname", "")).startswith(("SQLITE_FULL", "SQLITE_IOERR"))
+
+
 def first_line(error: BaseException) -> str:
     """Give the first line of an error's text, the driver's own where there is one."""
     original = getattr(error, "orig", None) or error

@@ -195,6 +195,7 @@ class StoreCommit:
                 savepoint = await connection.begin_nested()
                 results = await self._execution.run_batch(chosen, tx)
                 tx.end()
+                _check_kept(tx)
                 _check_whole(connection, savepoint, route)
                 done = results is not None and not isinstance(results[0], Later) and results[0].state == "done"
                 await (savepoint.commit() if done else savepoint.rollback())
@@ -216,6 +217,7 @@ class StoreCommit:
         savepoint = await connection.begin_nested()
         result = await self._execution.run(job, tx)
         tx.end()
+        _check_kept(tx)
         failed = isinstance(result, Later) or result.state != "done"
         if failed and connection.invalidated and job.route.handler.limits.timeout is not None:
             raise _CutShort(job, result)
@@ -357,6 +359,12 @@ class _Saved:
 def _goes_on(following: Next) -> bool:
     """Say whether what is behind a job in its lane may follow in the same transaction."""
     return isinstance(following, Finished) and following.kind != "parked"
+
+
+def _check_kept(tx: Transaction) -> None:
+    """Make sure that the database has not given up the transaction of which the handler is only a part."""
+    if tx.gave_up is not None:
+        raise StoreUnreachable(f"the transaction is lost: {first_line(tx.gave_up)}") from tx.gave_up
 
 
 def _check_whole(connection: AsyncConnection, savepoint: AsyncTransaction, route: Route) -> None:

@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import CursorResult, Executable, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from ..events.database import gives_up
 from ..events.envelope import Envelope
 from ..events.ids import derived_id
 from .inbox import reference
@@ -76,7 +78,7 @@ class Transaction:
     It is part of a batch: do no waiting for the outside world in it, and never commit or roll back by yourself.
     """
 
-    __slots__ = ("_connection", "_whole")
+    __slots__ = ("_connection", "_whole", "gave_up")
 
     def __init__(self, connection: AsyncConnection, *, whole: bool = False) -> None:
         """Take part in a transaction.
@@ -87,6 +89,8 @@ class Transaction:
         """
         self._connection: AsyncConnection | None = connection
         self._whole = whole
+        self.gave_up: DBAPIError | None = None
+        """With what the database gave up the whole transaction, where it did: that is no fault of the handler's."""
 
     @property
     def connection(self) -> AsyncConnection:
@@ -111,9 +115,14 @@ class Transaction:
             parameters: values by name, never part of the text; several sets run the statement for each.
         """
         chosen = text(statement) if isinstance(statement, str) else statement
-        if self._whole:
-            return await _to_its_end(self.connection.execute(chosen, parameters))
-        return await self.connection.execute(chosen, parameters)
+        try:
+            if self._whole:
+                return await _to_its_end(self.connection.execute(chosen, parameters))
+            return await self.connection.execute(chosen, parameters)
+        except DBAPIError as error:
+            if gives_up(error):
+                self.gave_up = error
+            raise
 
     def end(self) -> None:
         """Refuse further use; called by the worker."""

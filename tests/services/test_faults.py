@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import shlex
 import signal
 import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import structlog
 from sqlalchemy import Column, Integer, MetaData, String, Table, insert, text, update
 from sqlalchemy.exc import DBAPIError
@@ -22,6 +26,7 @@ from choreo.services.service import Service
 from tests.services.shop import OrderPlaced, Rig, StockReserved, idle, until
 
 PROGRAM = Path(__file__).with_name("crash_program.py")
+FULL = Path(__file__).with_name("full_program.py")
 tables = MetaData()
 stock = Table("stock", tables, Column("item", String(20), primary_key=True), Column("taken", Integer, nullable=False))
 
@@ -179,6 +184,26 @@ async def test_fault_39_a_store_that_is_locked_for_longer_than_anybody_waits_is_
             await idle(worker)
     assert (worker.counters.handled, worker.counters.dead) == (21, 0)
     assert await _taken(store) == 21
+
+
+@pytest.mark.parametrize("room", ["disk", "pages"])
+def test_fault_40_a_disk_that_is_full_is_waited_for_and_nothing_is_lost_or_damaged(tmp_path: Path, room: str) -> None:
+    """On a file system of its own, of 8 MB, where one may mount that; and with SQLite giving the file no more room."""
+    disk, root = tmp_path / "disk", Path(__file__).parents[2]
+    disk.mkdir()
+    command = [sys.executable, str(FULL), str(disk)]
+    mount = f"mount -t tmpfs -o size=8m tmpfs {shlex.quote(str(disk))}"
+    may = subprocess.run(["unshare", "-rm", "sh", "-c", mount], check=False, capture_output=True).returncode == 0
+    if room == "disk" and may:
+        command = ["unshare", "-rm", "sh", "-c", f"{mount} && exec {shlex.join(command)}"]
+    else:
+        command.append("pages")
+    env = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=150, env=env, cwd=root)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told.pop("before") < 60, "it was full before the end"
+    assert told == {"handled": 60, "dead": 0, "kept": 60, "integrity": "ok"}
 
 
 async def test_fault_45_a_thousand_copies_of_an_event_have_one_effect(rig: Rig, store):
