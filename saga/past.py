@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..events.codec import SECRET_FIELDS
-from ..events.envelope import JSON
+from ..events.envelope import AVRO, JSON
 from ..events.errors import StoreMismatch
 from .inputs import (
     Decided,
@@ -69,7 +69,9 @@ def _content_type(arrival: Arrival, hidden: Mapping[str, tuple[str, ...]]) -> st
     envelope = arrival.envelope
     told = next((value.decode(errors="replace") for name, value in envelope.extra if name == SECRET_FIELDS), "")
     secrets = told or ",".join(hidden.get(envelope.type, ()))
-    return f'{envelope.content_type}; {SECRET_FIELDS}="{secrets}"' if secrets else envelope.content_type
+    if envelope.content_type == AVRO and not secrets:
+        return envelope.content_type  # its schema tells
+    return f'{envelope.content_type}; {SECRET_FIELDS}="{secrets}"'
 
 
 def read_input(kind: str, text: str) -> Input:

@@ -19,6 +19,9 @@ from ..events.transport import Transport
 from ..events.transports import connect
 from .tables import history
 
+_AVRO = b"\0"
+"""First byte of a value whose schema says what is secret."""
+
 
 class Payload(NamedTuple):
     """What an event in a saga's history said, as it came."""
@@ -61,21 +64,23 @@ class Payloads:
         await self._registry.close()
 
     async def read(
-        self, value: bytes, content_type: str, type_: str, id_: str, secrets: Sequence[str] = ()
+        self, value: bytes, content_type: str, type_: str, id_: str, secrets: Sequence[str] | None = None
     ) -> tuple[Any, str | None]:
         """Decode a value; give it, or None and why it cannot be read.
 
         Args:
             value, content_type: of the record, or of the history.
             type_, id_: of the event, to which what is encrypted is bound.
-            secrets: where it holds secrets, as its headers tell.
+            secrets: where it holds secrets, as its headers tell; None: as the history tells it.
         """
-        hidden = [*secrets, *_hidden(content_type)]
+        hidden = secrets if secrets is not None else _hidden(content_type)
+        if hidden is None and not self._reveal and value[:1] != _AVRO:
+            return None, "it is older than the note where it holds secrets, which no schema tells; --reveal shows it"
         try:
             while True:
                 try:
                     found = self._codec.decode_any(value, content_type, type_, id_, mask=not self._reveal)
-                    return found if self._reveal else masked(found, hidden), None
+                    return found if self._reveal else masked(found, hidden or ()), None
                 except UnknownSchema as unknown:
                     await self._codec.learn(unknown.schema_id)
         except ChoreoError as error:
@@ -128,10 +133,10 @@ def told_secrets(headers: Sequence[tuple[str, bytes]]) -> list[str]:
     return [path for path in told.decode(errors="replace").split(",") if path]
 
 
-def _hidden(content_type: str) -> list[str]:
-    """Read what the history says with a content type (`past.history_row`)."""
+def _hidden(content_type: str) -> list[str] | None:
+    """Read what the history says with a content type (`past.history_row`); None where it says nothing."""
     for parameter in content_type.split(";")[1:]:
         name, _, value = parameter.strip().partition("=")
         if name == SECRET_FIELDS:
             return [path for path in value.strip('"').split(",") if path]
-    return []
+    return None
