@@ -182,6 +182,14 @@ def settle(connection: Connection, id_: str, target: str, state: str, result: st
     connection.execute(update(job_item).where(*same).values(state=state, result=result))
 
 
+def settle_many(connection: Connection, id_: str, targets: Sequence[str], now: int) -> None:
+    """Note that these targets of a job that is worked off by hand are done; with the last one it ends."""
+    for target in targets:
+        settle(connection, id_, target, "applied", None)
+    if not _open(connection, id_):
+        _end(connection, id_, "done", now)
+
+
 def _open(connection: Connection, id_: str) -> bool:
     query = select(job_item.c.target).where(job_item.c.job_id == id_, job_item.c.state.in_((PENDING, ASKED)))
     return connection.execute(query.limit(1)).first() is not None

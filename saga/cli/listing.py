@@ -190,6 +190,7 @@ def list_lines(shell: Shell, rows: Sequence[SagaRow], now: int, notes: Mapping[s
     """
     from rich.text import Text
 
+    from ..pause_report import PAUSED
     from ..words import Condition
     from .glyphs import phase_look
     from .tables import lay_out
@@ -202,12 +203,13 @@ def list_lines(shell: Shell, rows: Sequence[SagaRow], now: int, notes: Mapping[s
         headers[2:2] = ["VERSION", "RUN", "UPDATED"]
     table = []
     for row in rows:
+        phase = PAUSED if Condition.HELD in row.conditions else row.phase
         person, paused = Condition.WAITING_FOR_PERSON in row.conditions, Condition.PAUSED in row.conditions
-        look = phase_look("PAUSED" if paused else row.phase, waits_for_person=person)
+        look = phase_look(PAUSED if paused else phase, waits_for_person=person and phase != PAUSED)
         cells: list[str | Text] = [
             Text(look.glyph, look.style),
             row.id,
-            Text(row.phase, look.style),
+            Text(phase, look.style),
             row.step or "-",
             show_time(row.started_at, style, now),
             span((row.ended_at or now) - row.started_at),

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from ...events.errors import ChoreoError, ConfigurationError, Refused
 from . import exits
+from .letter_jobs import LetterJob, left_of, letter_job
 from .letterbox import Flag, Text, Topics, broker, choose, matching, pick, question, read, report
 from .operate import DryRun, Yes, confirm, who
 from .recording import Recorder
@@ -31,6 +32,7 @@ async def retry(
     since: Text = "",
     reason: str,
     rate: float = 50.0,
+    batch: Text = "",
     force: Flag = False,
     yes: Yes = False,
     dry_run: DryRun = False,
@@ -55,6 +57,7 @@ async def retry(
         since: 1h, a date or RFC 3339.
         reason: why, for the record.
         rate: at most so many per second.
+        batch: take this batch up again where it was left.
         force: also where nobody consumes, and where the saga has ended.
         yes: do not ask.
         dry_run: only say what would be sent.
@@ -65,7 +68,11 @@ async def retry(
     if rate <= 0:
         raise ConfigurationError(f"--rate {rate:g}: more than 0 letters per second")
     async with broker(shell) as transport:
-        chosen = await choose(transport, ids, topic, wanted, bool(service or saga or type or step or error or since))
+        filtered = bool(service or saga or type or step or error or since)
+        if batch:
+            chosen = await _left(shell, transport, batch, "dlq retry")
+        else:
+            chosen = await choose(transport, ids, topic, wanted, filtered)
         refused = {} if force else await refusals(shell, transport, chosen)
         sendable = [letter for letter in chosen if letter.id not in refused]
         for letter in chosen:
@@ -88,7 +95,10 @@ async def retry(
             record = redrive(letter, replay)
             return record, settlement(letter, "retried", at=now, by=who(), reason=reason, replay_id=replay)
 
-        done = await settle_letters(transport, sendable, send, rate, Recorder(shell, "dlq retry", reason))
+        recorder, kind = Recorder(shell, "dlq retry", reason), "dlq retry"
+        names = [letter.id for letter in sendable]
+        async with letter_job(shell, kind, names, reason=reason, rate=rate, again=batch) as job:
+            done = await settle_letters(transport, sendable, send, rate, recorder, job)
     report(shell, done, "sent again", refused)
     return exits.NOT_ALLOWED if refused else exits.OK
 
@@ -194,6 +204,7 @@ async def discard(
     step: Text = "",
     error: Text = "",
     since: Text = "",
+    batch: Text = "",
     yes: Yes = False,
     dry_run: DryRun = False,
     shell: Annotated[Shell, Parameter(parse=False)],
@@ -210,6 +221,7 @@ async def discard(
         step: of the saga.
         error: text in the error's class or message.
         since: 1h, a date or RFC 3339.
+        batch: take this batch up again where it was left.
         yes: do not ask.
         dry_run: only say what would be discarded.
     """
@@ -217,17 +229,24 @@ async def discard(
 
     wanted = matching(service=service, saga=saga, type_=type, step=step, error=error, since=since)
     async with broker(shell) as transport:
-        chosen = await choose(transport, ids, topic, wanted, bool(service or saga or type or step or error or since))
+        filtered = bool(service or saga or type or step or error or since)
+        if batch:
+            chosen = await _left(shell, transport, batch, "dlq discard")
+        else:
+            chosen = await choose(transport, ids, topic, wanted, filtered)
         if not dry_run:
             if len(chosen) > 1 and not yes:
                 confirm(question("discard", chosen))
-            await settle_letters(
-                transport,
-                chosen,
-                lambda each, now: (None, settlement(each, "discarded", at=now, by=who(), reason=reason)),
-                1_000.0,
-                Recorder(shell, "dlq discard", reason),
-            )
+            names = [letter.id for letter in chosen]
+            async with letter_job(shell, "dlq discard", names, reason=reason, rate=1_000.0, again=batch) as job:
+                chosen = await settle_letters(
+                    transport,
+                    chosen,
+                    lambda each, now: (None, settlement(each, "discarded", at=now, by=who(), reason=reason)),
+                    1_000.0,
+                    Recorder(shell, "dlq discard", reason),
+                    job,
+                )
     report(shell, chosen, "would be discarded" if dry_run else "discarded", {})
     return exits.OK
 
@@ -262,12 +281,26 @@ async def _ended(shell: Shell, names: Sequence[str]) -> dict[str, str]:
     return {id_: each.instance.phase.value for id_, each in found.items() if each.instance.phase.ended}
 
 
+async def _left(shell: Shell, transport: Transport, batch: str, kind: str) -> list[Letter]:
+    """Give the letters of a batch that are open still, the oldest first; those that somebody has settled are noted."""
+    from .. import jobs
+
+    ids = set(await left_of(shell, batch, kind))
+    found = [each for each in await read(transport, ()) if each.letter.id in ids]
+    gone = [each.letter.id for each in found if each.settled is not None]
+    async with shell.sagas() as database:
+        await database.write(lambda c: jobs.settle_many(c, batch, gone, database.now(c)))
+    letters = [each.letter for each in found if each.settled is None]
+    return sorted(letters, key=lambda letter: (letter.at, letter.delivery.topic, letter.delivery.offset))
+
+
 async def settle_letters(
     transport: Transport,
     letters: Sequence[Letter],
     decide: Callable[[Letter, int], tuple[Any, Settled]],
     rate: float,
     recorder: Recorder,
+    job: LetterJob | None = None,
 ) -> list[Letter]:
     """Settle letters a few at a time, no faster than `rate` per second; Ctrl-C leaves the rest open."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress
@@ -284,11 +317,15 @@ async def settle_letters(
         task = progress.add_task("", total=len(letters))
         for start in range(0, len(letters), chunk):
             part = letters[start : start + chunk]
+            if job is not None and not await job.goes_on():
+                break
             decided = [decide(letter, system_clock()) for letter in part]
             await settle(
                 transport, [record for record, _ in decided if record is not None], [settled for _, settled in decided]
             )
             await recorder.done([(each.saga or each.id, {"letter": each.id, "event": each.type}) for each in part])
+            if job is not None:
+                await job.done([each.id for each in part])
             done += part
             progress.update(task, completed=len(done))
             if start + chunk < len(letters):

@@ -12,11 +12,15 @@ from typing import Any
 
 import pytest
 import structlog
+from sqlalchemy import Connection
 
 from choreo import Event, Permanent, Publisher, Retry, Saga, Service, step
+from choreo.events.database import Database
 from choreo.events.envelope import Record, read_envelope
 from choreo.events.settings import Settings, load_settings
 from choreo.events.transports import connect
+from choreo.saga import jobs
+from choreo.saga.audit import Who
 from choreo.saga.cli import exits
 from choreo.saga.loading import Parts
 from choreo.saga.running import Process
@@ -175,6 +179,36 @@ async def test_a_letter_of_a_service_that_is_down_is_refused_until_forced(desk: 
     ).code == exits.OK
     [still] = await desk.letters(1)
     assert still["state"] == "open"
+
+
+async def test_many_are_a_batch_that_is_taken_up_again_where_it_was_left(desk: Desk) -> None:
+    till = Till()
+    await desk.run(till.service, sagas=(Billing,))
+    await desk.publish(*(Billed(bill_id=str(number), amount=number) for number in range(4)))
+    letters = [each["id"] for each in await desk.letters(4)]
+    till.least = 0
+    done = await desk.saga("dlq", "discard", *letters[:2], "--reason", "of no use", "-y", "-o", "json")
+    assert sorted(validate(done.json, "saga.settled-letters/v1")["ids"]) == sorted(letters[:2])
+    [batch] = (await desk.saga("batch", "list", "-o", "json")).json
+    assert (batch["kind"], batch["state"], batch["applied"]) == ("dlq discard", "done", 2)
+
+    def killed(connection: Connection) -> None:
+        shape: dict[str, Any] = {"reason": "r", "about": "dead letters", "rate": 50, "now": 1, "by_hand": True}
+        jobs.create(connection, "b-killed", "dlq retry", letters[1:], Who("ann"), **shape)
+
+    database = await Database.open(desk.settings.store_url)
+    await database.write(killed)
+    await database.close()
+    assert (await desk.saga("dlq", "discard", "--batch", "b-killed", "--reason", "x", "-y")).code == exits.USAGE
+    assert (await desk.saga("batch", "pause", "b-killed")).code == exits.OK
+    assert (await desk.saga("batch", "resume", "b-killed")).code == exits.OK
+    again = await desk.saga("dlq", "retry", "--batch", "b-killed", "--reason", "mended", "-y", "-o", "json")
+    assert sorted(again.json["ids"]) == sorted(letters[2:]), "one of them was settled by somebody else"
+    told = (await desk.saga("batch", "show", "b-killed", "-o", "json")).json
+    assert (told["state"], told["applied"]) == ("done", 3)
+    rows = (await desk.saga("audit", "list", "--action", "dlq retry", "-o", "json")).json
+    assert {row["details"]["letter"] for row in rows} == set(letters[2:])
+    await desk.letters(0)
 
 
 async def test_many_are_chosen_by_filter_and_need_a_yes(desk: Desk) -> None:

@@ -83,6 +83,7 @@ async def test_a_paused_saga_says_who_paused_it_when_and_why_and_goes_on_when_it
     assert told["paused"]["timers"] == 1
     shown = (await desk.saga("status", "1")).out
     assert "PAUSED" in shown and "the bank is down" in shown
+    assert "PAUSED" in (await desk.saga("list")).out
     why = validate((await desk.saga("why", "1", "-o", "json")).json, "saga.why/v1")
     assert "paused it" in str(why) and "the bank is down" in str(why) and "saga resume order/1" in str(why)
     await desk.stage.publish(Reserved(order_id="1"), Paid(order_id="1"))
