@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -12,7 +13,19 @@ from .queries import Brakes
 from .surroundings import Surroundings
 
 Verdict = Literal["ok", "warning", "failure", "unknown"]
-Area = Literal["config", "store", "broker", "topics", "groups", "coordinator", "schemas", "letters", "traces", "clock"]
+Area = Literal[
+    "config",
+    "store",
+    "broker",
+    "topics",
+    "groups",
+    "coordinator",
+    "definitions",
+    "schemas",
+    "letters",
+    "traces",
+    "clock",
+]
 
 _SKEW = 2 * SECOND
 _OLD = 30 * SECOND
@@ -78,6 +91,7 @@ def examine(seen: Seen) -> list[Finding]:
         _topics,
         _groups,
         _coordinator,
+        _definitions,
         _schemas,
         _letters,
         _traces,
@@ -119,10 +133,7 @@ def _topics(seen: Seen) -> list[Finding]:
     around = seen.around
     if around.trouble is not None:
         return [Finding("topics", "unknown", "the broker could not be asked")]
-    wanted = sorted({topic for definition in seen.definitions for topic in definition.topics.values()})
-    consumed = {taken.topic for each in around.services.values() for one in each.handlers for taken in one.consumes}
-    missing = [topic for topic in sorted({*wanted, *consumed}) if topic not in around.topics]
-    found = []
+    missing, found = missing_topics(seen), []
     if missing:
         told = f"missing: {', '.join(missing)}"
         found.append(Finding("topics", "failure", told, "saga topics apply MODULE"))
@@ -135,7 +146,24 @@ def _topics(seen: Seen) -> list[Finding]:
             sentence = f"{definition.type} reads topics of unequal partition counts: {told}"
             fix = "give them one count: then one coordinator tends to meet all events of a saga"
             found.append(Finding("topics", "warning", sentence, fix))
-    return found or [Finding("topics", "ok", f"all {len({*wanted, *consumed}):,} that are needed are there")]
+    return found or [Finding("topics", "ok", f"all {len(_needed(seen)):,} that are needed are there")]
+
+
+def missing_topics(seen: Seen) -> list[str]:
+    """List the topics that sagas and services name and the broker lacks; none where it could not be asked."""
+    return sorted(_needed(seen) - seen.around.topics.keys()) if seen.around.trouble is None else []
+
+
+def usual_partitions(seen: Seen) -> int | None:
+    """Give how many partitions most of the topics have that are needed and there; None where there are none."""
+    counts = Counter(seen.around.topics[topic].partitions for topic in _needed(seen) & seen.around.topics.keys())
+    return counts.most_common(1)[0][0] if counts else None
+
+
+def _needed(seen: Seen) -> set[str]:
+    services = seen.around.services.values()
+    consumed = {taken.topic for each in services for one in each.handlers for taken in one.consumes}
+    return consumed | {topic for definition in seen.definitions for topic in definition.topics.values()}
 
 
 def _groups(seen: Seen) -> list[Finding]:
@@ -174,14 +202,23 @@ def _coordinator(seen: Seen) -> list[Finding]:
         found.append(Finding("coordinator", "ok" if members else "failure", told, fix))
     else:
         found.append(Finding("coordinator", "unknown", "the broker could not be asked"))
-    for type_, version in seen.nowhere:
-        told = f"version {version} of {type_} has open sagas, and its code is loaded nowhere: they are paused"
-        found.append(Finding("coordinator", "failure", told, f"saga run a coordinator with {type_}@{version}"))
     count, age = seen.queued
     if count and age > _OLD:
         told = f"{count:,} commands of people wait since {format_duration(age)}"
         found.append(Finding("coordinator", "failure", told, "a running coordinator applies them"))
     return found
+
+
+def _definitions(seen: Seen) -> list[Finding]:
+    if seen.store is not None:
+        return [Finding("definitions", "unknown", "the store could not be asked")]
+    found = []
+    for type_, version in seen.nowhere:
+        told = f"version {version} of {type_} has open sagas, and its code is loaded nowhere: they are paused"
+        found.append(Finding("definitions", "failure", told, f"saga run a coordinator with {type_}@{version}"))
+    known = len(seen.definitions)
+    told = f"{known:,} saga {_plural(known, 'type', 'types')}; no open saga waits for code"
+    return found or [Finding("definitions", "ok", told)]
 
 
 def _schemas(seen: Seen) -> list[Finding]:

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from ...events.errors import ChoreoError, ConfigurationError
 from . import exits
+from .operate import Yes, confirm
 from .shell import Shell
 
 if TYPE_CHECKING:
@@ -20,7 +21,21 @@ if TYPE_CHECKING:
     from ..doctor import Finding, Seen
     from ..surroundings import Surroundings
 
-_AREAS = ("config", "store", "broker", "topics", "groups", "coordinator", "schemas", "letters", "traces", "clock")
+_AREAS = (
+    "config",
+    "store",
+    "broker",
+    "topics",
+    "groups",
+    "coordinator",
+    "definitions",
+    "schemas",
+    "letters",
+    "traces",
+    "clock",
+)
+_ALSO = {"kafka": "broker", "services": "groups", "dlq": "letters"}
+_PARTITIONS = 4
 _GLYPHS = {"ok": ("✔", "green"), "warning": ("⚠", "yellow"), "failure": ("✖", "red"), "unknown": ("○", "dim")}
 
 
@@ -28,32 +43,68 @@ async def doctor(
     *,
     only: Annotated[str, Parameter(show_default=False)] = "",
     strict: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    fix: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    yes: Yes = False,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
-    """Look at configuration, store, broker, topics, groups, coordinators, schemas, dead letters, traces and clocks.
+    """Look at all that sagas and services need: store, broker, topics, groups, code, schemas, letters, traces, clocks.
 
-    Ends with 1 when something has failed: as a check before a deployment, or of readiness.
+    Ends with 1 when something has failed: as a check before a deployment, or of readiness. With -o junit or -o github
+    it speaks to a CI.
+
+    For example: saga doctor --only kafka,store --strict -o github
 
     Args:
-        only: some areas, e.g. store,broker.
+        only: some areas, e.g. store,kafka.
         strict: warnings fail, too.
+        fix: mend what can be mended safely, which is to create missing topics; asks before.
+        yes: do not ask.
     """
     from ..doctor import examine
 
-    wanted = tuple(filter(None, only.split(","))) or _AREAS
+    wanted = tuple(_ALSO.get(name, name) for name in filter(None, only.split(","))) or _AREAS
     if unknown := sorted(set(wanted) - set(_AREAS)):
         raise ConfigurationError(f"--only {unknown[0]}: the areas are {', '.join(_AREAS)}")
-    found = [each for each in examine(await _look(shell)) if each.area in wanted]
+    seen = await _look(shell)
+    if fix and await _mend(shell, seen, yes):
+        seen = await _look(shell)
+    found = [each for each in examine(seen) if each.area in wanted]
     counts = {verdict: sum(each.verdict == verdict for each in found) for verdict in _GLYPHS}
     failed = counts["failure"] > 0 or (strict and counts["warning"] > 0)
     if shell.machine:
         shell.json({"schema": "saga.doctor/v1", "ok": not failed, "findings": [each._asdict() for each in found]})
+    elif shell.output in ("junit", "github"):
+        from .verdicts import github, junit
+
+        shell.lines(junit(found, strict=strict) if shell.output == "junit" else github(found))
     else:
         _draw(shell, found)
+    if shell.output in ("text", "wide"):
+        warnings, failures = counts["warning"], counts["failure"]
         shell.hint(
-            f"{len(found)} findings · {counts['ok']} ok · {counts['warning']} warnings · {counts['failure']} failures"
+            f"{len(found)} checks · {counts['ok']} ok · {warnings} warning{'s' * (warnings != 1)} · "
+            f"{failures} failure{'s' * (failures != 1)}"
         )
     return exits.ERROR if failed else exits.OK
+
+
+async def _mend(shell: Shell, seen: Seen, yes: bool) -> bool:
+    """Create what topics are missing; tell whether anything was done."""
+    from ...events.transport import TopicSpec
+    from ...events.transports import connect
+    from ..doctor import missing_topics, usual_partitions
+
+    missing = missing_topics(seen)
+    if not missing:
+        shell.hint("there is nothing that can be mended without a person")
+        return False
+    partitions = usual_partitions(seen) or _PARTITIONS
+    if not yes:
+        confirm(f"create {', '.join(missing)} with {partitions} partitions each?")
+    async with connect(shell.settings.broker_url, shell.settings) as transport:
+        made = await transport.create_topics([TopicSpec(name, partitions) for name in missing])
+    shell.hint(f"created {', '.join(made)}")
+    return True
 
 
 def _draw(shell: Shell, found: Sequence[Finding]) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ...events.database import Database
     from ...events.settings import Settings
 
-Output = Literal["text", "wide", "json", "jsonl", "id", "mermaid", "otlp-json"]
+Output = Literal["text", "wide", "json", "jsonl", "id", "mermaid", "otlp-json", "junit", "github"]
 Color = Literal["auto", "always", "never"]
 
 UNLIMITED = 10_000

@@ -93,14 +93,13 @@ class Desk:
         listed = await self.type("saga list", *(filters or ["--open"]))
         assert name in listed, "the first command shows the saga"
         text = " ".join((await self.type("saga why", name)).split())
-        cause = next(
-            str(each["sentence"]) for each in told["reasons"] if each["code"] == code and step in (None, each["step"])
-        )
+        reason = next(each for each in told["reasons"] if each["code"] == code and step in (None, each["step"]))
+        cause = str(reason["sentence"])
         assert not first or told["reasons"][0]["code"] == code, "the cause stands first"
         prospects = [str(each["sentence"]) for each in told["prospects"]]
         assert _timeless(cause) in _timeless(text)
-        assert all(" ".join(remedy.split()) in text for remedy in told["remedies"])
-        return Told(cause, told["remedies"], prospects)
+        assert all(" ".join(remedy.split()) in text for remedy in reason["remedies"])
+        return Told(cause, reason["remedies"], prospects)
 
     async def type(self, command: str, *more: str) -> str:
         """Type a command as it stands, with a reason where one is asked for; give what it printed."""

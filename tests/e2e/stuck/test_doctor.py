@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
+from choreo.events import outbox
+from choreo.events.database import Database
+from choreo.events.settings import load_settings
+from choreo.events.transport import TopicSpec
+from choreo.events.transports import connect
 from choreo.saga.cli import exits
+from choreo.saga.cli.verdicts import github, junit
 from choreo.saga.definition import Definition, StepPlan
 from choreo.saga.doctor import Finding, Seen, examine
 from choreo.saga.queries import Brakes
+from choreo.saga.store import save_definition
 from choreo.saga.surroundings import Surroundings
+from choreo.saga.tables import HEAD, metadata
+from tests.saga.stage import Order
 from tests.support.apicurio import ApicurioServer
 from tests.support.cli import environment, saga
 from tests.support.console import Console, validate
@@ -35,6 +46,59 @@ def test_before_anything_ran_it_says_what_to_start(
     assert (verdicts["store"], verdicts["broker"], verdicts["groups"]) == ("failure", "failure", "unknown")
     assert console("doctor", "--only", "config,traces").code == exits.OK
     assert "the areas are" in console("doctor", "--only", "moon").err
+
+
+def test_missing_topics_are_created_by_fix_once_somebody_agrees(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(_store_without_topics(tmp_path))
+    monkeypatch.setenv("CHOREO_HOME", str(tmp_path))
+    console = Console(capsys, tmp_path)
+    before = console("doctor", "--only", "topics", "-o", "json")
+    assert (before.code, _verdicts(before.json)) == (exits.ERROR, {"topics": "failure"})
+    refused = console("doctor", "--fix")
+    assert refused.code != exits.OK
+    assert "create inventory, inventory.commands, orders, payments with 4 partitions each" in refused.err
+    mended = console("doctor", "--only", "topics", "--fix", "-y")
+    assert (mended.code, "are needed are there" in mended.out) == (exits.OK, True)
+    assert "created inventory" in mended.err
+    assert "nothing that can be mended" in console("doctor", "--only", "topics", "--fix").err
+
+
+def test_findings_speak_to_continuous_integration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHOREO_HOME", str(tmp_path))
+    monkeypatch.delenv("CHOREO_STORE", raising=False)
+    console = Console(capsys, tmp_path)
+    done = console("doctor", "--only", "kafka,store,topics,config", "-o", "junit")
+    suite = ElementTree.fromstring(done.out)
+    assert (done.code, suite.get("tests"), suite.get("failures"), suite.get("skipped")) == (exits.ERROR, "4", "2", "1")
+    assert [case.get("classname") for case in suite if case.find("failure") is not None] == [
+        "doctor.store",
+        "doctor.broker",
+    ]
+    told = console("doctor", "--only", "kafka,config", "-o", "github")
+    [line] = told.out.splitlines()
+    assert line.startswith("::error title=saga doctor, broker::there is no broker at ")
+    assert github([Finding("clock", "warning", "50 % off\nor so", "mend it")]) == [
+        "::warning title=saga doctor, clock::50 %25 off%0Aor so fix: mend it"
+    ]
+    warned = junit([Finding("clock", "warning", "off", "mend it")], strict=True)
+    assert 'failures="1"' in warned[1]
+    assert 'failures="0"' in junit([Finding("clock", "warning", "off", "mend it")], strict=False)[1]
+
+
+async def _store_without_topics(home: Path) -> None:
+    """A store that knows a saga, on a broker that has none of its topics."""
+    database = await Database.open(f"sqlite:{home / 'saga.db'}")
+    await database.ensure_schema("events", outbox.metadata, outbox.HEAD)
+    await database.ensure_schema("saga", metadata, HEAD)
+    await database.write(lambda c: save_definition(c, Order.definition(), 1, 1))
+    await database.close()
+    settings = load_settings(home=str(home))
+    async with connect(settings.broker_url, settings) as transport:
+        await transport.create_topics([TopicSpec("choreo.catalog", 1, compacted=True)])
 
 
 @pytest.mark.registry

@@ -1,4 +1,4 @@
-"""Ten ways to be stuck, on the embedded broker and on a real Kafka: `saga why` names the cause and the remedy."""
+"""Ways to be stuck, on the embedded broker and on a real Kafka: `saga why` names the cause and the remedy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
 
 from choreo import Event, Permanent, Retry, Saga, Service, step
 from tests.e2e.stuck.desk import (
@@ -24,11 +23,15 @@ from tests.e2e.stuck.desk import (
     stock,
 )
 
+LOCAL = pytest.mark.parametrize("desk", ["local"], indirect=True)
+"""On Kafka the same is seen in `test_ten.py`."""
+
 
 def sentence(told: dict[str, Any], code: str) -> str:
     return next(str(each["sentence"]) for each in told["reasons"] if each["code"] == code)
 
 
+@LOCAL
 async def test_a_service_that_is_down_is_named_with_what_waits_for_it(desk: Desk) -> None:
     down = await desk.run(stock())
     await down.stop()
@@ -59,6 +62,7 @@ async def test_a_service_that_lags_says_how_much_comes_before_this_saga(desk: De
     hold.set()
 
 
+@LOCAL
 async def test_a_handler_that_fails_is_named_with_its_error_and_the_next_try(desk: Desk) -> None:
     await desk.run(stock(), shipping(lambda command: NotShipped(order_id=command.order_id)), sagas=[Delivery])
     await desk.publish(Ordered(order_id="4711"))
@@ -66,6 +70,7 @@ async def test_a_handler_that_fails_is_named_with_its_error_and_the_next_try(des
     assert "ship failed 1 time so far, last with NotShipped; Ship is sent again in" in sentence(told, "HandlerFailing")
 
 
+@LOCAL
 async def test_a_dead_letter_behind_the_pivot_is_named_with_its_topic(desk: Desk) -> None:
     def broken(command: Ship) -> Event:
         raise Permanent("no such address")
@@ -82,6 +87,7 @@ async def test_a_dead_letter_behind_the_pivot_is_named_with_its_topic(desk: Desk
     assert "saga dlq list --saga delivery/4711" in told["remedies"]
 
 
+@LOCAL
 async def test_a_parked_key_is_named_with_the_service(desk: Desk) -> None:
     async def broken(order: Ordered) -> Reserved:
         raise RuntimeError("the warehouse does not answer")
@@ -93,6 +99,7 @@ async def test_a_parked_key_is_named_with_the_service(desk: Desk) -> None:
     assert any("tried again by itself" in remedy for remedy in told["remedies"])
 
 
+@LOCAL
 async def test_an_event_that_came_before_its_saga_says_what_it_waits_for(desk: Desk) -> None:
     await desk.run(sagas=[Delivery])
     await desk.publish(Reserved(order_id="4711"))
@@ -119,6 +126,7 @@ async def test_a_coordinator_that_is_down_comes_first(desk: Desk) -> None:
     assert "saga run MODULE:SAGA" in told["remedies"]
 
 
+@LOCAL
 async def test_an_undo_that_failed_for_good_asks_for_a_person(desk: Desk) -> None:
     service = Service("stock")
 
@@ -155,26 +163,7 @@ async def test_a_saga_that_ended_well_says_so(desk: Desk) -> None:
     assert told["prospects"] == []
 
 
-@pytest.mark.kafka
-@pytest.mark.parametrize("desk", ["kafka"], indirect=True)  # the embedded broker deletes no topic
-async def test_a_topic_that_was_deleted_is_named(desk: Desk, kafka_bootstrap: str) -> None:
-    down = await desk.run(stock())
-    await down.stop()
-    process = await desk.run(sagas=[Delivery])
-    await desk.publish(Ordered(order_id="4711"))
-    await desk.why("4711", "ConsumerDown")
-    await process.stop()
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap)
-    await admin.start()
-    try:
-        await admin.delete_topics([f"{desk.settings.topic_prefix}stock"])
-    finally:
-        await admin.close()
-    told = await desk.why("4711", "TopicMissing", "reserve")
-    assert "topic 'stock' does not exist" in sentence(told, "TopicMissing")
-    assert "saga topics apply MODULE" in told["remedies"]
-
-
+@LOCAL
 async def test_without_a_broker_it_says_so_and_what_the_store_knows(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
