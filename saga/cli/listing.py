@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from ...events.clock import system_clock
 from ...events.errors import ConfigurationError
+from .bursts import folded_bursts
 from .shell import UNLIMITED, Shell
 from .suggesting import types
 
@@ -130,9 +131,14 @@ async def show_list(
     if shell.output == "id":
         shell.lines(row.id for row in rows)
         return
-    for line in list_lines(shell, rows, now, notes, shell.out.width):
+    folded = folded_bursts([row for row in rows if row.id not in notes]) if shell.output == "text" else {}
+    hidden = {row.id for burst in folded.values() for row in burst[1:]}
+    notes |= {id_: f"{burst[0].error}, and {len(burst) - 1:,} more like it" for id_, burst in folded.items()}
+    for line in list_lines(shell, [row for row in rows if row.id not in hidden], now, notes, shell.out.width):
         shell.out.print(line, no_wrap=True, overflow="ellipsis", crop=shell.out.width != UNLIMITED)
     shell.hint(footer(len(rows), counts))
+    if folded:
+        shell.hint("sagas that met one error are shown once: saga list --group-by error, or -o wide for each")
 
 
 async def read_list(

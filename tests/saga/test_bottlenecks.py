@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from choreo.events.clock import SECOND
 from choreo.saga.bottlenecks import bottlenecks
 from choreo.saga.cli import exits
+from choreo.saga.cli.bursts import BURST, folded_bursts
+from choreo.saga.queries import SagaRow
 from tests.saga.test_backfill import Delivery
 from tests.support.console import Console, validate
 
@@ -113,3 +116,17 @@ def test_a_saga_that_takes_longer_than_usual_says_so_with_the_numbers_in_every_v
 
 def test_without_any_past_there_are_no_bottlenecks() -> None:
     assert bottlenecks([], 4) == []
+
+
+def test_a_burst_of_one_error_is_one_line_with_its_count() -> None:
+    def row(number: int, at: int, error: str | None = "Declined") -> SagaRow:
+        return SagaRow(f"order/{number}", "order", str(number), 1, 1, "COMPENSATED", None, error, (), 0, at, at, at)
+
+    hour = 3_600 * SECOND
+    burst = [row(number, number * SECOND) for number in range(BURST)]
+    assert folded_bursts(burst) == {"order/0": burst}
+    assert folded_bursts(burst[1:]) == {}, "a few are shown as they are"
+    assert folded_bursts([row(number, number * SECOND, None) for number in range(9)]) == {}
+    spread = [row(number, number * hour * 2) for number in range(9)]
+    assert folded_bursts(spread) == {}, "hours apart they are no burst"
+    assert folded_bursts([*burst, row(77, 0, "Timeout")]) == {"order/0": burst}
