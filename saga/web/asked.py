@@ -16,9 +16,9 @@ from ..words import Condition, Phase
 
 LIMIT = 50
 MOST_ROWS = 500
-_SEVERAL = ("type", "state", "condition", "step", "key")
+_SEVERAL = ("type", "state", "condition", "step", "key", "tag")
 _FLAGS = ("open", "failed", "waiting-for-person")
-_SINGLE = ("since", "until", "sort", "limit", "after")
+_SINGLE = ("since", "until", "older", "error", "sort", "limit", "after")
 _MOST_VALUES = 20
 _MOST_CHARACTERS = 500
 
@@ -89,6 +89,9 @@ def read_list(query: QueryParams, now: int) -> Asked:
         conditions=conditions,
         since=moment(single["since"], now, "since") if single["since"] else None,
         until=moment(single["until"], now, "until") if single["until"] else None,
+        quiet_since=moment(single["older"], now, "older") if single["older"] else None,
+        error=single["error"],
+        tags=several["tag"],
         only_open=flags["open"],
         only_failed=flags["failed"],
     )
@@ -100,7 +103,7 @@ def read_list(query: QueryParams, now: int) -> Asked:
     usual = {"sort": "attention", "limit": str(LIMIT)}
     canonical += [
         (name, single[name])
-        for name in ("since", "until", "sort", "limit")
+        for name in ("since", "until", "older", "error", "sort", "limit")
         if single[name] and single[name] != usual.get(name)
     ]
     return Asked(wanted, sort, _limit(single["limit"]), single["after"], tuple(canonical))

@@ -11,11 +11,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from ...events.clock import system_clock
-from ...events.codec import Codec, UnknownSchema
-from ...events.errors import ChoreoError, SagaNotFound
-from ...events.registry import open_registry
+from ...events.errors import SagaNotFound
 from .. import queries
-from ..cli import letterbox
+from ..payloads import Payloads
 from ..tables import history
 from .acting import allowed
 from .asked import command, saga_path
@@ -60,7 +58,7 @@ class SaidPages:
             title=f"{id_} input {seq}",
             now=system_clock(),
             here="sagas",
-            cli=[command("saga", "status", id_, "--history")],
+            cli=[command("saga", "history", id_, "--payloads")],
             live=False,
             id=id_,
             path=saga_path(id_),
@@ -78,21 +76,5 @@ class SaidPages:
                 None,
                 "it is not kept: it said nothing, was erased, or is older than CHOREO_RETENTION",
             )
-        value = bytes(row.value)
-        if value[:1] != b"\0":
-            return None, "only Avro says by its schema which fields are secret; of JSON the history does not know it"
-        try:
-            async with letterbox.broker(self._sources.shell) as transport:
-                registry = open_registry(self._sources.settings, transport)
-                try:
-                    codec = Codec(registry)
-                    while True:
-                        try:
-                            found = codec.decode_any(value, row.content_type or "", row.type, row.event_id, mask=True)
-                            return found, None
-                        except UnknownSchema as unknown:
-                            await codec.learn(unknown.schema_id)
-                finally:
-                    await registry.close()
-        except ChoreoError as error:
-            return None, f"it cannot be read: {error.message}"
+        async with Payloads(self._sources.settings) as payloads:
+            return await payloads.read(bytes(row.value), row.content_type or "", row.type, row.event_id)

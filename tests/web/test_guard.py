@@ -236,6 +236,15 @@ async def test_twins_give_what_the_command_line_gives(client: Client, sqlite_sta
     validate((await web.get("/plan/order/7.json")).json())
 
 
+async def test_every_filter_of_the_list_stands_in_the_address(client: Client) -> None:
+    web = await client(local=Role.VIEWER)
+    page = await web.get("/sagas?type=order&open=1&key=7&older=1h&error=Declined&tag=team%3Dshop&since=2d&sort=started")
+    line = "saga list --type order --key 7 --tag team=shop --open --since 2d --older 1h --error Declined --sort started"
+    assert f'<code dir="ltr">{line}</code>' in page.text
+    assert (await web.get("/sagas.json?error=Declined")).json() == []
+    assert len((await web.get("/sagas.json?type=order&open=1")).json()) == 1
+
+
 async def test_the_store_has_one_reader_however_many_look_on(sqlite_stage: Stage) -> None:
     await sqlite_stage.start()
     await sqlite_stage.publish(Placed(order_id="7"))
