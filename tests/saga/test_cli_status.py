@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from choreo.saga.cli import exits
 from choreo.saga.cli.glyphs import ASCII, PHASES, STEPS
 from choreo.saga.cli.watching import Progress
 from tests.saga.shelf import CHARGING, COMPENSATED, COMPENSATING, COMPLETED, FAILED
-from tests.support.cli import SAGA, environment
+from tests.support.cli import SAGA, Program, environment
 from tests.support.console import Console, validate
 from tests.support.terminal import in_terminal
 
@@ -135,6 +136,21 @@ def test_watching_can_be_of_the_saga_alone(looking: Console) -> None:
     ]
     assert looking("status", COMPENSATED, "-w").code == exits.COMPENSATED
     assert looking("watch", COMPENSATED, "-o", "id").out == f"{COMPENSATED}\n"
+
+
+def test_a_list_goes_on_until_it_is_interrupted(shelf_home: Path, tmp_path: Path) -> None:
+    program = Program(
+        ["saga", "list", "-w", "--failed"], env=environment(home=shelf_home), folder=tmp_path, name="list"
+    )
+    try:
+        program.start()
+        program.until(f"{FAILED}  ")
+        program.tell(signal.SIGINT)
+        assert program.wait() == exits.INTERRUPTED
+    finally:
+        program.close()
+    [line] = program.output.splitlines()
+    assert re.search(rf"\d\d:\d\d:\d\d\.\d{{3}}  {FAILED} +FAILED +.*WaitingForPerson", line)
 
 
 def test_the_last_frame_stays_and_a_terminal_is_told(shelf_home: Path) -> None:
