@@ -164,13 +164,13 @@ async def _names(database: Database, chosen: Chosen, only_open: bool) -> list[st
         steps=chosen.step or (),
         since=moment(chosen.since, now, "--since") if chosen.since else None,
         until=moment(chosen.until, now, "--until") if chosen.until else None,
+        error=chosen.error,
         only_open=chosen.all_open or only_open,
         only_failed=chosen.failed,
     )
     rows = await database.read(lambda c: queries.list_sagas(c, wanted, sort="started", limit=None))
-    text = chosen.error.lower()
     rows.sort(key=lambda row: (row.started_at, row.id))
-    return [row.id for row in rows if text in (row.error or "").lower()]
+    return [row.id for row in rows]
 
 
 async def _as_batch(
