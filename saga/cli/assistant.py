@@ -31,7 +31,9 @@ person what will happen (`dry_run`, or `cancel` with plan=true) and let them agr
 
 Answer = dict[str, Any]
 _Tool = Callable[..., Awaitable[Answer]]
-Id = Annotated[str, Field(description="type/key, the key alone where only one type has it, @latest or @latest:type")]
+Id = Annotated[
+    str, Field(min_length=1, description="type/key, the key alone where only one type has it, @latest or @latest:type")
+]
 Since = Annotated[str, Field(description="1h (ago), a date, or RFC 3339")]
 Most = Annotated[int, Field(ge=1, le=1000, description="at most so many")]
 Step = Annotated[str, Field(description="which step; empty: the one, or all, that it can concern")]
@@ -152,6 +154,16 @@ def _look_around(tools: _Tools) -> None:
         return await tools.say("doctor")
 
     @tools.looks
+    async def bottlenecks(type: str = "") -> Answer:  # noqa: A002 - the option's name
+        """Say where the time of sagas goes: how long each step usually takes, and its share of the whole."""
+        return await tools.say("bottlenecks", options={"type": type})
+
+    @tools.looks
+    async def audit(target: str = "", since: Since = "", limit: Most = 50) -> Answer:
+        """Say who changed what, when and why: a saga's type/key, its type or key alone, or everything."""
+        return await tools.say("audit", "list", given=[target], options={"since": since, "limit": limit})
+
+    @tools.looks
     async def dead_letters(service: str = "", saga: str = "", error: str = "", since: Since = "") -> Answer:
         """List events that a handler has given up, without their bodies."""
         return await tools.say(
@@ -197,6 +209,26 @@ def _act_on_sagas(tools: _Tools) -> None:
         """Undo a saga on request; refused after its pivot. With plan only show what would be undone, in which order."""
         options = {"plan": True} if plan else {"reason": reason, "dry_run": dry_run}
         return await tools.say("cancel", given=[saga], options=options)
+
+    @tools.acts
+    async def pause(saga: Id, reason: Reason, dry_run: DryRun = False) -> Answer:
+        """Pause a saga: nothing is sent for it, and its timers stand still."""
+        return await tools.say("pause", given=[saga], options={"reason": reason, "dry_run": dry_run})
+
+    @tools.acts
+    async def resume(saga: Id, reason: Reason, dry_run: DryRun = False) -> Answer:
+        """Let a paused saga go on."""
+        return await tools.say("resume", given=[saga], options={"reason": reason, "dry_run": dry_run})
+
+    @tools.acts
+    async def retry(saga: Id, reason: Reason, step: Step = "", dry_run: DryRun = False) -> Answer:
+        """Try a failed step again; refused where that would break the order of undos."""
+        return await tools.say("retry", given=[saga], options={"from": step, "reason": reason, "dry_run": dry_run})
+
+    @tools.acts
+    async def skip(saga: Id, step: str, reason: Reason, dry_run: DryRun = False) -> Answer:
+        """Go on without a step; refused where a later step needs its result."""
+        return await tools.say("skip", given=[saga, step], options={"reason": reason, "dry_run": dry_run})
 
     @tools.acts
     async def approve(saga: Id, reason: Reason, step: Step = "", dry_run: DryRun = False) -> Answer:

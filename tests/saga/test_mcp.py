@@ -67,6 +67,8 @@ async def test_an_assistant_finds_the_cause_and_the_remedy_in_two_questions(stag
         told = validate((await _ask(client, "why", saga="order/1"))["answer"], "saga.why/v1")
         assert "undo" in told["reasons"][0]["sentence"]
         assert any("saga retry-undo" in remedy for remedy in told["remedies"])
+        assert (await _ask(client, "audit", target="order/1"))["exit_code"] == 0
+        assert "at least 1 character" in await _refusal(client, "why", saga="")
         assert "order/7" in await _refusal(client, "why", saga="order/7")
         assert "begins with a dash" in await _refusal(client, "status", saga="--store=sqlite:/etc/passwd")
 
