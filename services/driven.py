@@ -126,8 +126,8 @@ class Driven:
         await self._stack.aclose()
         log.info("service stopped", service=self.service.name)
 
-    async def handle(self, delivery: Delivery, handler: str) -> None:
-        """Run one handler on a record, tries included, and return when the result is durable.
+    async def handle(self, delivery: Delivery, handler: str) -> bool:
+        """Run one handler on a record, tries included, and return when the result is durable: whether it was so before.
 
         What no handler takes, or was met before, is passed over.
 
@@ -145,7 +145,7 @@ class Driven:
                 for task in self._tasks:
                     if task.done():
                         task.result()  # it cannot go on: neither can this
-        self._following.handled(handler, delivery.place, delivery.offset)
+        return self._following.handled(handler, delivery.place, delivery.offset)
 
     async def health(self, places: Sequence[TopicPartition] | None) -> Health:
         """Say how it is.

@@ -146,7 +146,9 @@ class App(faust.App):
         async def run(stream: Any) -> None:
             # Faust acknowledges an event when the next one is asked for: by then it is durable.
             async for event in stream.events():
-                await self._driven.handle(_delivery(event.message, prefix), where)
+                if await self._driven.handle(_delivery(event.message, prefix), where):
+                    # Faust takes no second acknowledgement, and would wait for it at a rebalance and at its end.
+                    self.consumer.unacked.discard(event.message)
 
         self.agent(raw, name=where)(run)
 

@@ -55,13 +55,15 @@ class Following:
         for topic in topics:
             self._readers.setdefault(topic, set()).add(reader)
 
-    def handled(self, reader: str, place: TopicPartition, offset: int) -> None:
-        """Note that a reader has finished an event for good."""
+    def handled(self, reader: str, place: TopicPartition, offset: int) -> bool:
+        """Note that a reader has finished an event for good; say whether it had done so before."""
         run = self._runs.get((reader, place))
         if run is None or not run.first <= offset <= run.following:
             self._runs[reader, place] = _Run(offset, offset + 1)
-        else:
-            run.following = max(run.following, offset + 1)
+            return False
+        again = offset < run.following
+        run.following = max(run.following, offset + 1)
+        return again
 
     def stalled(
         self, committed: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int], now: float
