@@ -219,23 +219,51 @@ def stuck(instance: Instance, explanation: Explanation, now: int, after: int) ->
         now: microseconds.
         after: how long it must have waited, microseconds.
     """
-    if instance.phase.ended or Condition.WAITING_FOR_PERSON in instance.conditions:
+    if (still := standstill(instance, explanation, now, after)) is None:
+        return None
+    reason, since = still
+    summary = f"{instance.id} is stuck: {reason.sentence}"
+    id_ = _stuck_id(instance, reason.step, since)
+    return Alert(id_, "Stuck", instance.id, instance.type, instance.key, reason.step, reason.code, summary, now)
+
+
+def standstill(instance: Instance, explanation: Explanation, now: int, after: int) -> tuple[Reason, int] | None:
+    """Give the reason for which a saga is stuck, and since when it waits; None: it is not. The arguments of `stuck`."""
+    if not _may_be_stuck(instance):
         return None
     for reason in explanation.reasons:
-        since = _since(instance, reason)
-        if reason.code in _AS_IT_SHOULD or since is None or now - since < after:
-            continue
-        id_ = derived_id("alert", "Stuck", instance.id, reason.step or "", str(since))
-        summary = f"{instance.id} is stuck: {reason.sentence}"
-        return Alert(id_, "Stuck", instance.id, instance.type, instance.key, reason.step, reason.code, summary, now)
+        since = reason.since if reason.step not in instance.steps else _waits_since(instance, reason.step)
+        if reason.code not in _AS_IT_SHOULD and since is not None and now - since >= after:
+            return reason, since
     return None
 
 
-def _since(instance: Instance, reason: Reason) -> int | None:
-    """Say since when a saga waits: for the answer of a step, or as long as the reason has held."""
-    step = instance.steps.get(reason.step) if reason.step is not None else None
-    if step is None:
-        return reason.since
+def holds(instance: Instance, id_: str, step: str | None) -> bool:
+    """Say whether a saga that was called stuck still is: it waits for the same answer since the same time.
+
+    Args:
+        instance: as it is now.
+        id_, step: of the alert.
+    """
+    if step not in instance.steps or not _may_be_stuck(instance) or instance.steps[step].state not in _AWAITED:
+        return False
+    return id_ == _stuck_id(instance, step, _waits_since(instance, step))
+
+
+_AWAITED = (StepState.WAITING, StepState.RETRYING, StepState.COMPENSATING)
+
+
+def _may_be_stuck(instance: Instance) -> bool:
+    return not instance.phase.ended and Condition.WAITING_FOR_PERSON not in instance.conditions
+
+
+def _stuck_id(instance: Instance, step: str | None, since: int) -> str:
+    return derived_id("alert", "Stuck", instance.id, step or "", str(since))
+
+
+def _waits_since(instance: Instance, name: str) -> int:
+    """Say since when a saga waits for the answer of a step, or of its undo."""
+    step = instance.steps[name]
     return step.undo_ready_at if step.state is StepState.COMPENSATING else step.ready_at
 
 

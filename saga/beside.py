@@ -9,6 +9,8 @@ from sqlalchemy import Connection
 
 from ..events.envelope import TopicPartition
 from . import causes, queries
+from .alerts import standstill
+from .explanation import Reason
 from .queries import Brakes, Found
 from .report import Observed, rfc3339
 from .surroundings import Surroundings
@@ -20,7 +22,13 @@ _TOLD = {Condition.CONSUMER_DOWN: "NoMembers", Condition.CONSUMER_LAGGING: "Lag"
 
 
 def complete(
-    connection: Connection, told: dict[str, Any], found: Found, observed: Observed, brakes: Brakes, now: int
+    connection: Connection,
+    told: dict[str, Any],
+    found: Found,
+    observed: Observed,
+    brakes: Brakes,
+    now: int,
+    stuck: int | None = None,
 ) -> None:
     """Add to `saga.status/v1` what stands beside the saga.
 
@@ -30,6 +38,7 @@ def complete(
         found: the saga.
         observed, brakes: what it was made of.
         now: the store's clock, microseconds.
+        stuck: how long a saga must have waited for what is wrong to be stuck, microseconds; None: none is.
     """
     definition, instance, _ = found
     told["keys"] = {definition.key: instance.key}
@@ -45,14 +54,21 @@ def complete(
         known = {(each["type"], each["step"]) for each in told["conditions"]}
         places = queries.read_places(connection, instance.id)
         told["conditions"] += [
-            each for each in noticed(found, places, around, brakes, now) if (each["type"], each["step"]) not in known
+            each
+            for each in noticed(found, places, around, brakes, now, stuck)
+            if (each["type"], each["step"]) not in known
         ]
 
 
 def noticed(
-    found: Found, places: Mapping[str, tuple[str, int, int]], around: Surroundings, brakes: Brakes, now: int
+    found: Found,
+    places: Mapping[str, tuple[str, int, int]],
+    around: Surroundings,
+    brakes: Brakes,
+    now: int,
+    stuck: int | None = None,
 ) -> Sequence[dict[str, Any]]:
-    """Tell the conditions that only show at the broker: who should answer is away, or behind.
+    """Tell the conditions that only show at the broker: who should answer is away, or behind, and that for long.
 
     Args:
         found: the saga.
@@ -60,18 +76,25 @@ def noticed(
         around: what was seen at the broker.
         brakes: what holds all sagas back.
         now: the store's clock, microseconds.
+        stuck: as `complete` takes it.
     """
     at = {event: Place(TopicPartition(topic, number), offset) for event, (topic, number, offset) in places.items()}
     explanation = explain(found.definition, found.instance, at, around, brakes, now)
-    return [
-        {
-            "type": each.code,
-            "status": True,
-            "reason": _TOLD[Condition(each.code)],
-            "message": each.sentence,
-            "since": rfc3339(each.since if each.since is not None else now),
-            "step": each.step,
-        }
+    told = [
+        _condition(each.code, _TOLD[Condition(each.code)], each, each.since if each.since is not None else now)
         for each in explanation.reasons
         if each.code in _TOLD
     ]
+    still = None if stuck is None else standstill(found.instance, explanation, now, stuck)
+    return told if still is None else [*told, _condition(Condition.STUCK, still[0].code, *still)]
+
+
+def _condition(word: str, code: str, reason: Reason, since: int) -> dict[str, Any]:
+    return {
+        "type": str(word),
+        "status": True,
+        "reason": code,
+        "message": reason.sentence,
+        "since": rfc3339(since),
+        "step": reason.step,
+    }

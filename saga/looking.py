@@ -75,7 +75,7 @@ async def look(database: Database, settings: Settings, id_: str, observed: repor
     begun = await database.read(lambda c: family.children(c, found.definition, id_))
     pace = await database.read(lambda c: pace_of(c, found.instance.type))
     told = report.status(found, entries, observed, brakes, settings.namespace, queued, line, begun, pace)
-    await database.read(lambda c: beside.complete(c, told, found, observed, brakes, observed.at))
+    await database.read(lambda c: beside.complete(c, told, found, observed, brakes, observed.at, settings.stuck_after))
     if settings.jaeger:
         told["trace"]["url"] = f"{settings.jaeger.rstrip('/')}/trace/{told['trace']['trace_id']}"
     return View(found, entries, observed, told)

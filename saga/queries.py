@@ -19,6 +19,7 @@ from .instance import Instance
 from .names import is_saga_type, parse_saga_id, saga_id
 from .operators import PENDING
 from .pace import Usual
+from .standstill import stuck_sagas
 from .tables import command, definition, history, ignored, parked, saga
 from .words import Condition, Phase
 
@@ -341,14 +342,15 @@ def early_events(connection: Connection, text: str) -> list[Early]:
 
 
 class _Beside(NamedTuple):
-    """What bears on many sagas: versions loaded nowhere, and how long whole sagas usually take, by type."""
+    """What bears on many sagas: versions loaded nowhere, how long whole sagas usually take, and which are stuck."""
 
     nowhere: frozenset[tuple[str, int]]
     usual: dict[str, Usual]
+    stuck: frozenset[str]
 
 
 def _beside(connection: Connection) -> _Beside:
-    return _Beside(loaded_nowhere(connection), usual.of_sagas(connection))
+    return _Beside(loaded_nowhere(connection), usual.of_sagas(connection), stuck_sagas(connection))
 
 
 def _row(row: Any, beside: _Beside, now: int) -> SagaRow:
@@ -359,6 +361,8 @@ def _row(row: Any, beside: _Beside, now: int) -> SagaRow:
     known = beside.usual.get(row.type) if row.phase in usual.JUDGED else None
     if known is not None and known.beyond((row.ended_at or now) - row.started_at):
         told.add(Condition.SLOW)
+    if row.id in beside.stuck:
+        told.add(Condition.STUCK)
     return SagaRow._make((*row[:8], tuple(sorted(told)), *row[9:]))
 
 
@@ -382,8 +386,9 @@ def clauses(connection: Connection, wanted: Filter, beside: _Beside | None = Non
     if wanted.keys:
         found.append(choosing.keyed(lambda: definitions(connection), wanted.keys))
     for condition in wanted.conditions:
-        if condition == Condition.SLOW:
-            found.append(usual.is_slow(beside.usual, wanted.now))
+        if condition in (Condition.SLOW, Condition.STUCK):
+            slow = condition == Condition.SLOW
+            found.append(usual.is_slow(beside.usual, wanted.now) if slow else saga.c.id.in_(beside.stuck))
             continue
         held = beside.nowhere if condition == Condition.PAUSED else ()
         own = [and_(saga.c.type == type_, saga.c.version == version) for type_, version in held]

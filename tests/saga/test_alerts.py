@@ -11,14 +11,17 @@ import pytest
 from choreo.events.clock import SECOND
 from choreo.events.failures import HandlerFailed
 from choreo.saga import alerting
-from choreo.saga.alerts import Alert, AlertRaised, of_moves, stuck
+from choreo.saga.alerts import Alert, AlertRaised, holds, of_moves, stuck
+from choreo.saga.beside import noticed
 from choreo.saga.explanation import Explanation, Reason
 from choreo.saga.instance import Remark
 from choreo.saga.options import Options
+from choreo.saga.queries import Brakes, Filter, list_sagas, load
+from choreo.saga.surroundings import look_around
 from choreo.saga.timers import Breaker
-from choreo.saga.words import Condition, Phase
+from choreo.saga.words import Condition, Phase, StepState
 from choreo.saga.work import Moved
-from tests.saga.stage import Asking, Declined, Order, Paid, Placed, Release, Reserved, Stage, header
+from tests.saga.stage import Asking, Declined, Order, Paid, Placed, Release, Released, Reserved, Stage, header
 from tests.saga.test_webhook import Receiver, posting, receiver, verified
 
 __all__ = ["receiver"]  # a fixture
@@ -203,6 +206,18 @@ async def test_a_stuck_saga_is_told_once_and_names_who_should_answer(sqlite_stag
     await stage.stop()
     await stage.start()
     assert await alerts(stage, 1) == [told], "it is still the same"
+    wanted = Filter(conditions=("Stuck",))
+    (row,) = await stage.database.read(lambda c: list_sagas(c, wanted, limit=None))
+    assert (row.id, "Stuck" in row.conditions) == ("asking/1", True)
+    found = await stage.database.read(lambda c: load(c, "asking/1"))
+    around = await look_around(stage.broker, stage.settings.group, found.definition.topics.values())
+    brakes = Brakes(timers_held=False, undo_stopped=False)
+    seen = noticed(found, {}, around, brakes, stage.now, stuck=60 * SECOND)
+    assert [(each["type"], each["reason"], each["step"]) for each in seen] == [("Stuck", "NobodyAnswers", "release")]
+    assert not noticed(found, {}, around, brakes, stage.now, stuck=10_000 * SECOND)
+    await stage.publish(Released(order_id="1"))
+    await stage.settled()
+    assert await stage.database.read(lambda c: list_sagas(c, wanted, limit=None)) == []
 
 
 async def test_sagas_that_only_watch_and_who_wants_no_alerts_tell_none(sqlite_stage: Stage) -> None:
@@ -296,3 +311,7 @@ def test_stuck_is_who_has_waited_long_for_something_that_is_wrong() -> None:
     again = stuck(later, Explanation("x", (Reason("ConsumerDown", "y", "reserve"),)), ready + 2_000, 10)
     assert again is not None
     assert again.id != alert.id
+    assert holds(instance, alert.id, "reserve")
+    assert not holds(later, alert.id, "reserve"), "that was another time"
+    instance.steps["reserve"].state = StepState.DONE
+    assert not holds(instance, alert.id, "reserve")
