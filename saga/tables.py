@@ -372,5 +372,6 @@ alert = Table(
     Column("at", BigInteger, nullable=False),
     Column("told_at", BigInteger),
     Index("choreo_alert_told", "told_at", "at"),
+    Index("choreo_alert_kind", "kind", "at"),
 )
 """Occurrences that somebody should hear of, each once; `told_at` is set in the transaction that tells one."""

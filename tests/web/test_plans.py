@@ -92,6 +92,8 @@ async def test_every_look_goes_along_an_index(stage: Stage) -> None:
             sorted_ = re.search(r"USE TEMP B-TREE FOR ORDER BY", plan)
             if whole or counted or sorted_:
                 wrong[name] = f"{statement}\n{plan}"
-    [walked] = (await database.read(lambda c: _plans(c, _page("duration"), now))).values()
-    assert re.search(r"SCAN choreo_saga|Seq Scan on choreo_saga", walked), "a look without an index would be noticed"
+    walked = (await database.read(lambda c: _plans(c, _page("duration"), now))).values()
+    assert any(re.search(r"SCAN choreo_saga\b|Seq Scan on choreo_saga\b", plan) for plan in walked), (
+        "a look without an index would be noticed"
+    )
     assert not wrong, "\n\n".join(f"{name}: {told}" for name, told in wrong.items())

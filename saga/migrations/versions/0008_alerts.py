@@ -10,7 +10,7 @@ down_revision = "0007"
 
 
 def upgrade(op: Operations) -> None:
-    """Create the table and the index of what is not told yet."""
+    """Create the table, and the indexes of what is not told yet and of each kind."""
     op.create_table(
         "choreo_alert",
         sa.Column("id", sa.String(48), primary_key=True),
@@ -26,3 +26,4 @@ def upgrade(op: Operations) -> None:
         sa.Column("told_at", sa.BigInteger),
     )
     op.create_index("choreo_alert_told", "choreo_alert", ["told_at", "at"])
+    op.create_index("choreo_alert_kind", "choreo_alert", ["kind", "at"])
