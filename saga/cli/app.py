@@ -221,7 +221,8 @@ def _explain(arguments: Sequence[str]) -> None:
     name = next((each for each in arguments if each in EXAMPLES), None)
     if name is not None:
         command = app[name]
-        command.help = None  # what its docstring says
+        if command.default_command is not None:
+            command.help = None  # what its docstring says
         command.help_epilogue = "\n".join(("Examples:", *(f"  {each}" for each in EXAMPLES[name]), "", _EPILOGUE))
 
 

@@ -60,7 +60,13 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "check": ("saga check shop.py", "saga check shop.py --model"),
     "doctor": ("saga doctor", "saga doctor --only store,broker --strict -o json"),
     "topics": ("saga topics list", "saga topics apply shop.py --partitions 6"),
-    "schema": ("saga schema list", "saga schema check shop.py"),
+    "schema": (
+        "saga schema list",
+        "saga schema show orders-OrderPlaced",
+        "saga schema diff orders-OrderPlaced shop.py:OrderPlaced",
+        "saga schema check shop.py --registry schemas/",
+        "saga schema register shop.py --registry https://registry.example:8081",
+    ),
     "store": ("saga store upgrade",),
     "mcp": ("saga mcp", "saga mcp --allow-changes"),
     "context": (

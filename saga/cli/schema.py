@@ -31,12 +31,6 @@ Hidden = Annotated[Shell, Parameter(parse=False)]
 schema = App(
     name="schema",
     help="Schemas: what a registry holds, and whether code agrees with it.",
-    help_epilogue="""Examples:
-  saga schema list
-  saga schema show orders-OrderPlaced
-  saga schema diff orders-OrderPlaced shop.py:OrderPlaced
-  saga schema check shop.py --registry schemas/       in CI, with no broker
-  saga schema register shop.py --registry https://registry.example:8081""",
     help_format="plaintext",
 )
 
