@@ -36,11 +36,15 @@ Work = Callable[[Connection], T]
 WRITE = "choreo_write"
 """The execution option of transactions that will write."""
 
-_RETRIED_STATES = {"40001", "40P01"}  # serialization_failure, deadlock_detected (PostgreSQL, appendix A)
+# serialization_failure, deadlock_detected, lock_not_available (PostgreSQL, appendix A)
+_RETRIED_STATES = {"40001", "40P01", "55P03"}
 _RETRIED_CODES = {1205, 1213}  # ER_LOCK_WAIT_TIMEOUT, ER_LOCK_DEADLOCK (MariaDB and MySQL, the first argument)
-# connection exception, insufficient resources, operator intervention, system error, read-only (a standby by now)
-_WAITED_STATES = ("08", "53", "57", "58", "25006")
+# connection exception, insufficient resources, a lock not had in time, operator intervention, system error, and
+# read-only (a standby by now)
+_WAITED_STATES = ("08", "53", "55P03", "57", "58", "25006")
 _ATTEMPTS = 6
+_POOL_WAIT = 30.0
+"""Seconds that a transaction waits until one of the pool's connections is free."""
 BUSY = 10_000
 """Milliseconds that a SQLite transaction waits for another program's."""
 _MEMORIES = itertools.count()
@@ -397,7 +401,7 @@ def _postgres_engine(url: URL) -> AsyncEngine:
             url,
             pool_size=5,
             max_overflow=5,
-            pool_timeout=30,
+            pool_timeout=_POOL_WAIT,
             pool_pre_ping=True,
             hide_parameters=True,
             connect_args={"server_settings": {"idle_in_transaction_session_timeout": "60000"}},

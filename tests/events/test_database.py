@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, Text, func, insert, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
+from choreo.events import database as database_module
 from choreo.events.clock import SECOND
 from choreo.events.database import Database, parse_store_url, redacted, schema_version
 from choreo.events.errors import ConfigurationError, StoreMismatch, StoreUnreachable
@@ -147,6 +148,68 @@ async def test_fault_37_deadlocked_writes_are_run_again(postgres_url: str) -> No
         database.write(lambda connection: crossed(connection, 2, 1)),
     )
     assert runs == 3
+    await database.close()
+
+
+async def test_fault_37_who_waits_too_long_for_a_lock_tries_again(postgres_url: str) -> None:
+    """An administrator may have set `lock_timeout`; the one who holds the lock is soon done, or is not."""
+    database = await Database.open(postgres_url)
+    await database.write(metadata.create_all)
+    await database.write(lambda connection: _say(connection, 1))
+    holds, free = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        async with database.transaction() as connection:
+            await connection.execute(text("UPDATE notes SET said = 'held' WHERE id = 1"))
+            holds.set()
+            await free.wait()
+
+    runs = 0
+
+    def impatient(connection: Connection) -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 2:
+            free.set()
+        connection.execute(text("SET LOCAL lock_timeout = '50ms'"))
+        connection.execute(text("UPDATE notes SET said = said || ', then mine' WHERE id = 1"))
+
+    holding = asyncio.create_task(hold())
+    await holds.wait()
+    await database.write(impatient)
+    await holding
+    assert await database.read(lambda c: c.execute(select(notes.c.said)).scalar_one()) == "held, then mine"
+    holds.clear()
+    free.clear()
+    holding, runs = asyncio.create_task(hold()), 2
+    await holds.wait()
+    with pytest.raises(StoreUnreachable, match="lock timeout") as raised:
+        await database.write(impatient)
+    assert raised.value.retryable
+    free.set()
+    await holding
+    await database.close()
+
+
+async def test_fault_37_a_pool_that_is_used_up_is_waited_for_within_bounds(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(connection: Connection, seconds: float) -> None:
+        connection.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": seconds})
+
+    database = await Database.open(postgres_url)
+    await asyncio.gather(*(database.write(lambda connection: slow(connection, 0.1)) for _ in range(30)))
+    await database.close()
+    monkeypatch.setattr(database_module, "_POOL_WAIT", 0.2)
+    database = await Database.open(postgres_url)
+    done = await asyncio.gather(
+        *(database.write(lambda connection: slow(connection, 3)) for _ in range(11)), return_exceptions=True
+    )
+    [refused] = [each for each in done if each is not None]
+    assert isinstance(refused, StoreUnreachable)
+    assert refused.retryable
+    assert "QueuePool" in refused.message, "the ten connections were busy"
+    await database.write(lambda connection: slow(connection, 0))
     await database.close()
 
 
