@@ -12,18 +12,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka import TopicPartition as Place
 from aiokafka import errors as kafka_errors
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 
 from .embedded import REBALANCE, Offsets
-from .envelope import Delivery, Record
+from .envelope import Delivery, Record, TopicPartition
 from .errors import BrokerUnreachable, ChoreoError, ConfigurationError, LimitExceeded
 from .kafka_client import FETCH, KafkaClient, Moved, delivery, farewell, ours
 from .kafka_log import tame
@@ -229,6 +229,19 @@ class KafkaTransport:
                 )
         await self.ask(lambda: self._led({spec.name for spec in wanted}))
         return created
+
+    async def delete_records(self, before: Mapping[TopicPartition, int]) -> None:
+        """See `Transport.delete_records`."""
+        wanted = {Place(*place): RecordsToDelete(offset) for place, offset in before.items()}
+
+        async def delete() -> None:
+            try:
+                await self._admin_client().delete_records(wanted, timeout_ms=round(PATIENCE * 1_000))
+            except kafka_errors.PolicyViolationError as error:
+                names = ", ".join(sorted({place.topic for place in before}))
+                raise ConfigurationError(f"Kafka deletes no records of {names}: is it compacted?") from error
+
+        await self.ask(delete)
 
     async def _led(self, names: set[str]) -> None:
         for topic in await self._admin_client().describe_topics():

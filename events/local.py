@@ -176,7 +176,7 @@ class LocalBroker:
         return await self._reader.call(lambda log: log.offsets_at(partitions, timestamp))
 
     async def delete_records(self, before: Mapping[TopicPartition, int]) -> None:
-        """Drop the records before these offsets, as retention does."""
+        """See `Transport.delete_records`."""
         await self._writer.call(lambda log: log.delete_records(before))
 
     # -- topics -------------------------------------------------------------------------------------------------------

@@ -207,8 +207,8 @@ class MemoryBroker:
             found[place] = next(later, partition.end)
         return found
 
-    def delete_records(self, before: Mapping[TopicPartition, int]) -> None:
-        """Drop the records before these offsets, as retention does."""
+    async def delete_records(self, before: Mapping[TopicPartition, int]) -> None:
+        """See `Transport.delete_records`."""
         for place, offset in before.items():
             partition = self._partition(place)
             count = bisect_left(partition.records, offset, key=lambda record: record.offset)

@@ -164,5 +164,13 @@ class Transport(Protocol):
     async def snapshot(self, topic: str) -> list[Delivery]:
         """Read a topic from its beginning to its present end, outside any group (for compacted state topics)."""
 
+    async def delete_records(self, before: Mapping[TopicPartition, int]) -> None:
+        """Drop what partitions hold before these offsets, for ever.
+
+        Raises:
+            TopicMissing, BrokerUnreachable
+            ConfigurationError: the broker does not allow it, as where a topic is compacted.
+        """
+
     async def group(self, name: str) -> GroupInfo:
         """Describe a consumer group; an unknown one has no members and no offsets."""

@@ -136,6 +136,12 @@ class Prefixed:
         """See `Transport.snapshot`."""
         return [record._replace(topic=topic) for record in await self._transport.snapshot(self._prefix + topic)]
 
+    async def delete_records(self, before: Mapping[TopicPartition, int]) -> None:
+        """See `Transport.delete_records`."""
+        await self._transport.delete_records(
+            {place._replace(topic=self._prefix + place.topic): offset for place, offset in before.items()}
+        )
+
     async def group(self, name: str) -> GroupInfo:
         """See `Transport.group`."""
         found = await self._transport.group(self._prefix + name)

@@ -27,6 +27,9 @@ SETTLED_TOPIC = "choreo.dead-letters"
 REPLAYS = "replay-count"
 """Header: how often it was sent again from the dead letters, this time included."""
 
+ERASED = "erased"
+"""Header `dlq-value` of a letter whose words were erased."""
+
 State = Literal["open", "retried", "skipped", "discarded"]
 
 # Of a run that is over, or of whoever copied the record: carried along they would mislead (kafbat/kafka-ui#1810).
@@ -39,7 +42,7 @@ class Letter:
     """A dead letter.
 
     Args:
-        id: `d-` and eight hexadecimal digits of where it lies.
+        id: `d-` and eight hexadecimal digits of where it lies, or first lay.
         delivery: the record on the dead-letter topic.
         at: when it was given up, microseconds.
         target: the topic that it was read from.
@@ -49,6 +52,7 @@ class Letter:
         event_id, type, key, saga, step: of the event, as far as its headers say.
         replays: how often it was sent again before.
         complete: whether it still has its value.
+        erased: what it said was erased, for ever.
     """
 
     id: str
@@ -67,6 +71,7 @@ class Letter:
     step: str | None
     replays: int
     complete: bool
+    erased: bool = False
 
 
 class Settled(BaseModel):
@@ -116,7 +121,7 @@ def read_letter(delivery: Delivery) -> Letter:
     except EventError:
         event_id, type_, name, step = _original_id(told), "", None, None
     return Letter(
-        id=letter_id(delivery),
+        id=told.get("id") or letter_id(delivery),
         delivery=delivery,
         at=_time(told.get("time", ""), delivery.timestamp * 1_000),
         target=told.get("topic") or delivery.topic.removesuffix(SUFFIX),
@@ -131,7 +136,8 @@ def read_letter(delivery: Delivery) -> Letter:
         saga=name,
         step=step,
         replays=_number(headers.get(REPLAYS, "")),
-        complete=told.get("value") != "omitted",
+        complete=told.get("value") not in ("omitted", ERASED),
+        erased=told.get("value") == ERASED,
     )
 
 
@@ -156,6 +162,8 @@ def redrive(letter: Letter, replay_id: str, value: bytes | None = None) -> Recor
     Raises:
         Refused: the letter has lost its value.
     """
+    if letter.erased and value is None:
+        raise Refused(f"{letter.id} was erased: nothing is left that could be sent")
     if not letter.complete and value is None:
         place = {name: _text(text) for name, text in letter.delivery.headers}
         where = "/".join(place.get(PREFIX + name, "?") for name in ("topic", "partition", "offset"))
@@ -190,9 +198,9 @@ async def read_letters(transport: Transport, topics: Iterable[str] = ()) -> list
     settled = await _read_settled(transport, SETTLED_TOPIC in there)
     found = []
     for name in sorted(set(wanted) or {name for name in there if _holds_letters(name)}):
-        for delivery in await transport.snapshot(name):
-            letter = read_letter(delivery)
-            found.append(Filed(letter, settled.get(letter.id)))
+        # Of one that was moved within its topic, and is there twice for a moment, the later record is the letter.
+        letters = {letter.id: letter for letter in map(read_letter, await transport.snapshot(name))}
+        found += [Filed(letter, settled.get(letter.id)) for letter in letters.values()]
     return sorted(found, key=lambda each: (-each.letter.at, each.letter.id))
 
 

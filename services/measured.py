@@ -114,6 +114,10 @@ class MeasuredTransport:
         """See `Transport.snapshot`."""
         return await self._transport.snapshot(topic)
 
+    async def delete_records(self, before: Mapping[TopicPartition, int]) -> None:
+        """See `Transport.delete_records`."""
+        await self._transport.delete_records(before)
+
     async def group(self, name: str) -> GroupInfo:
         """See `Transport.group`."""
         return await self._transport.group(name)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from ...events.database import Database
+    from ...services.letters import Letter
 
 ERASED = "saga.erased/v1"
 
@@ -35,9 +36,9 @@ async def erase(
 ) -> int:
     """Erase what was said in the sagas of a key: payloads, texts and reasons; that they were, and how they went, stays.
 
-    It concerns the coordinator's store and the services' stores: those in the home folder, and those that are named.
-    Topics and their dead letters cannot be changed: what stands there goes with the topic's retention. An open saga is
-    refused.
+    It concerns the coordinator's store, the services' stores (those in the home folder, and those that are named) and
+    the dead letters. Topics of events cannot be changed: what stands there goes with the topic's retention. An open
+    saga is refused.
 
     For example: saga erase --key 4711 --reason "art. 17, ticket 82"
 
@@ -59,9 +60,9 @@ async def erase(
         found = await database.read(lambda c: erasure.count(c, type_, key))
         ids = await database.read(lambda c: erasure.event_ids(c, type_, key))
         services = [row async for row in _services(shell, service_store, ids, key, take=False)]
-        letters = await _letters(shell, type_, key)
+        letters = await _letters(shell, type_, key, ids)
         told = {"schema": ERASED, "state": "dry-run", **found._asdict(), "services": sum(n for _, n in services)}
-        told |= {"dead_letters_left": letters}
+        told |= {"dead_letters": letters}
         if dry_run:
             _tell(shell, told, found.sentence() or "nothing", "would go", letters)
             return exits.OK
@@ -80,7 +81,8 @@ async def erase(
             shell.hint("then say it again for the services' stores")
             return exits.TIMED_OUT if timeout > 0 else exits.OK
         services = [row async for row in _services(shell, service_store, ids, key, take=True)]
-        told |= {"state": "applied", "services": sum(number for _, number in services)}
+        letters = await _letters(shell, type_, key, ids, take=True)
+        told |= {"state": "applied", "services": sum(number for _, number in services), "dead_letters": letters}
         _tell(shell, told, found.sentence() or "nothing", "erased", letters)
         for url, number in services:
             if number:
@@ -123,17 +125,27 @@ async def _services(
             await database.close()
 
 
-async def _letters(shell: Shell, type_: str, key: str) -> int | None:
-    """Count the dead letters of the key, which no erasure reaches; None where the broker cannot be asked."""
+async def _letters(shell: Shell, type_: str, key: str, ids: Sequence[str], *, take: bool = False) -> int | None:
+    """Count, or take, the words of the key's dead letters; None where the broker cannot be asked."""
+    from ...services.forgetting import erase_letters
     from .letterbox import broker, read
+
+    events = frozenset(ids)
+
+    def meant(letter: Letter) -> bool:
+        of_type = (letter.saga or "").startswith(f"{type_}/") or letter.event_id in events
+        return letter.key == key and (not type_ or of_type)
 
     try:
         async with broker(shell) as transport:
+            if take:
+                return await erase_letters(transport, meant)
             found = await read(transport, ())
-    except (ChoreoError, OSError):
+    except (ChoreoError, OSError) as error:
+        if take:
+            shell.hint(f"dead letters: {error}")
         return None
-    letters = [each.letter for each in found]
-    return sum(each.key == key and (not type_ or (each.saga or "").startswith(f"{type_}/")) for each in letters)
+    return sum(not each.letter.erased and meant(each.letter) for each in found)
 
 
 def _tell(shell: Shell, told: dict[str, Any], what: str, became: str, letters: int | None) -> None:
@@ -141,8 +153,8 @@ def _tell(shell: Shell, told: dict[str, Any], what: str, became: str, letters: i
         shell.json(told)
         return
     more = f", and {told['services']:,} rows of services" if told["services"] else ""
+    more += f", and {letters:,} dead letters" if letters else ""
     shell.lines([f"{what}{more}: {became}"])
-    if letters:
-        shell.hint(f"{letters:,} dead letters of that key stay on their topics until those topics' retention ends")
-    elif letters is None:
-        shell.hint("the broker was not asked: events and dead letters stay on their topics until their retention ends")
+    if letters is None:
+        shell.hint("the broker was not asked: say it again when it answers, for the dead letters of that key")
+    shell.hint("events stay on their topics until those topics' retention ends")

@@ -152,6 +152,32 @@ async def test_a_letter_is_read_mended_at_its_service_and_sent_again(desk: Desk)
     assert "was retried by" in again.err
 
 
+async def test_an_erasure_takes_the_words_of_the_dead_letters_too(desk: Desk) -> None:
+    till = Till()
+    await desk.run(till.service, sagas=(Billing,))
+    await desk.publish(Billed(bill_id="1", amount=5), Billed(bill_id="2", amount=6))
+    letters = await desk.letters(2)
+    refused = await desk.saga("erase", "--key", "1", "--reason", "art. 17", "-y")
+    assert refused.code == exits.NOT_ALLOWED, "the saga is open"
+    till.least = 1
+    mine, other = sorted(letters, key=lambda each: str(each["key"]))
+    done = await desk.saga("dlq", "retry", mine["id"], "--reason", "mended")
+    assert done.code == exits.OK, done.err
+    await desk.completed("billing/1")
+    dry = await desk.saga("erase", "billing/1", "--reason", "art. 17", "--dry-run", "-o", "json")
+    assert validate(dry.json, "saga.erased/v1")["dead_letters"] == 1
+    done = await desk.saga("erase", "billing/1", "--reason", "art. 17", "-y", "-o", "json")
+    assert (done.code, validate(done.json, "saga.erased/v1")["dead_letters"]) == (exits.OK, 1)
+    after = await desk.letters(2, "--settled")
+    assert {(each["id"], each["state"]) for each in after} == {(mine["id"], "retried"), (other["id"], "open")}
+    bodies = {
+        each: (await desk.saga("dlq", "show", each, "-o", "json")).json["body"] for each in (mine["id"], other["id"])
+    }
+    assert bodies == {mine["id"]: None, other["id"]: {"bill_id": "2", "amount": 6}}
+    assert (await desk.saga("dlq", "retry", other["id"], "--reason", "it is still whole")).code == exits.OK
+    await desk.completed("billing/2")
+
+
 async def test_a_replay_that_fails_comes_back_once(desk: Desk) -> None:
     till = Till()
     await desk.run(till.service)

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import TopicPartition as KafkaPlace
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from choreo.events.envelope import Delivery, Record, TopicPartition
 from choreo.events.errors import (
@@ -39,7 +37,6 @@ class Broker:
 
     kind: str
     open: Callable[[], Transport]
-    delete_records: Callable[[dict[TopicPartition, int]], Any]
     transport: Transport = field(init=False)
 
     async def topic(self, partitions: int = 4, **options: Any) -> str:
@@ -58,31 +55,15 @@ async def broker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
     """An open broker; once each of the three."""
     if request.param == "memory":
         memory = MemoryBroker()
-        broker = Broker("memory", lambda: memory, lambda before: _soon(memory.delete_records, before))
+        broker = Broker("memory", lambda: memory)
     elif request.param == "local":
         path = tmp_path / "broker.db"
-
-        async def delete(before: dict[TopicPartition, int]) -> None:
-            async with LocalBroker(path) as local:
-                await local.delete_records(before)
-
-        broker = Broker("local", lambda: LocalBroker(path), delete)
+        broker = Broker("local", lambda: LocalBroker(path))
     else:
         bootstrap = request.getfixturevalue("kafka_bootstrap")
-
-        async def delete_on_kafka(before: dict[TopicPartition, int]) -> None:
-            admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-            await admin.start()
-            await admin.delete_records({KafkaPlace(*place): RecordsToDelete(at) for place, at in before.items()})
-            await admin.close()
-
-        broker = Broker("kafka", lambda: KafkaTransport(f"kafka://{bootstrap}", Settings()), delete_on_kafka)
+        broker = Broker("kafka", lambda: KafkaTransport(f"kafka://{bootstrap}", Settings()))
     async with broker.open() as broker.transport:
         yield broker
-
-
-async def _soon(work: Callable[..., None], *arguments: Any) -> None:
-    work(*arguments)
 
 
 class Recorder:
@@ -509,7 +490,7 @@ async def test_a_position_outside_the_log_stops_the_reader_until_someone_decides
     await read(consumer, 2)
     await consumer.commit({place: 2})
     await consumer.close()
-    await broker.delete_records({place: 6})
+    await broker.transport.delete_records({place: 6})
     again = await broker.transport.subscribe(group, [topic])
     for _ in range(2):  # not skipped the second time either
         with pytest.raises(

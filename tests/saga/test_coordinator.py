@@ -365,7 +365,7 @@ async def test_ruling_2_a_gap_in_the_log_stops_the_coordinator_until_a_person_de
     await stage.stop()
     await stage.publish(*(Placed(order_id=str(number)) for number in range(20, 60)))
     ends = await stage.broker.end_offsets(["orders"])
-    stage.broker.delete_records(ends)
+    await stage.broker.delete_records(ends)
     coordinator = await stage.start()
     with pytest.raises(PositionLost, match=r"topic orders, partition \d: records \d+ to \d+ were deleted before"):
         await coordinator.wait()

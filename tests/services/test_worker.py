@@ -503,7 +503,7 @@ async def test_a_position_that_is_lost_stops_the_service_for_a_person_to_decide(
     await rig.run(_reserving(store))
     await rig.publish(*(OrderPlaced(order_id="1") for _ in range(5)))
     ends = await rig.broker.end_offsets(["orders"])
-    rig.broker.delete_records(ends)
+    await rig.broker.delete_records(ends)
     worker = rig.worker(_reserving(store))
     await worker.start()
     with pytest.raises(PositionLost):
