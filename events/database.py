@@ -4,7 +4,8 @@ Work is a plain function of a SQLAlchemy `Connection`; `Database.write` runs it 
 are tested without an event loop, and the same functions serve both databases.
 
 SQLite: WAL, `synchronous=FULL`, `BEGIN IMMEDIATE` for writes (a deferred transaction that upgrades fails at once under
-contention), one writer per process. PostgreSQL: READ COMMITTED; serialization failures and deadlocks are retried.
+contention), one writer per process. PostgreSQL: READ COMMITTED for writes, REPEATABLE READ for reads; a write that
+meets another (serialization failure, deadlock, a lock not had in time) runs again.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class Database:
             self._anchor.close()
 
     async def read(self, work: Work[T]) -> T:
-        """Run `work` in a read transaction and give what it returns.
+        """Run `work` in a read transaction, which sees one moment throughout, and give what it returns.
 
         Raises:
             StoreUnreachable: there is no connection, or it broke.
@@ -130,6 +131,8 @@ class Database:
     async def _read(self, work: Work[T]) -> T:
         try:
             async with self._connect() as connection:
+                if self.dialect == "postgresql":
+                    connection = await connection.execution_options(isolation_level="REPEATABLE READ")
                 return await connection.run_sync(work)
         except DBAPIError as error:
             if unreachable(error):

@@ -130,6 +130,25 @@ async def test_ruling_15_two_processes_that_read_then_write_neither_fail_nor_ove
     assert found == "200"
 
 
+async def test_a_read_sees_one_moment_whatever_is_committed_meanwhile(postgres_url: str) -> None:
+    """As on SQLite: a saga's state and its history, read one after the other, belong together."""
+    database = await Database.open(postgres_url)
+    await database.write(metadata.create_all)
+
+    def twice(connection: Connection) -> tuple[int, int]:
+        first = _count(connection)
+        connection.execute(text("SELECT pg_sleep(0.5)"))
+        return first, _count(connection)
+
+    reading = asyncio.create_task(database.read(twice))
+    await asyncio.sleep(0.2)
+    await database.write(lambda connection: _say(connection, 1))
+    first, second = await reading
+    assert first == second
+    assert await database.read(_count) == 1
+    await database.close()
+
+
 async def test_fault_37_deadlocked_writes_are_run_again(postgres_url: str) -> None:
     database = await Database.open(postgres_url)
     await database.write(metadata.create_all)

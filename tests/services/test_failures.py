@@ -97,6 +97,7 @@ async def test_ruling_14_the_saga_hears_of_a_dead_letter_under_the_key_of_the_in
         "attempts": 1,
         "error_class": "Permanent",
         "message": "no stock system",
+        "retry_topic": "",
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -34,7 +35,7 @@ from choreo.events.transport import TopicSpec, Transport
 from choreo.events.transports import connect
 from choreo.saga.loading import Parts
 from choreo.saga.names import saga_id
-from choreo.saga.queries import Filter, list_sagas
+from choreo.saga.queries import Filter, SagaRow, list_sagas
 from choreo.saga.running import Process
 from choreo.saga.words import Phase
 from tests.services.shop import Published
@@ -518,13 +519,13 @@ async def test_a_saga_runs_forward_back_and_hears_of_failures(table: Table, key:
                 OrderPlaced(order_id=order_id, article=article, quantity=99 if "many" in order_id else 1)
             )
         phases: dict[str, str] = {}
-        async with asyncio.timeout(PATIENCE):
-            while phases != wanted:
-                await asyncio.sleep(0.1)
-                rows = await database.read(
-                    lambda connection: list_sagas(connection, Filter(keys=list(wanted)), limit=None)
-                )
-                phases = {row.key: row.phase for row in rows}
+        rows: list[SagaRow] = []
+        until = time.monotonic() + PATIENCE
+        while phases != wanted:
+            assert time.monotonic() < until, (rows, table.participant.program.output[-3000:])
+            await asyncio.sleep(0.1)
+            rows = await database.read(lambda connection: list_sagas(connection, Filter(keys=list(wanted)), limit=None))
+            phases = {row.key: row.phase for row in rows}
     poor = [each.type for each in await table.read("stock", f"{key}-poor")]
     assert poor == ["StockReserved", "OrderPacked", "OrderUnpacked", "StockReleased"]
     broken = await table.read("stock", f"{key}-broken")
