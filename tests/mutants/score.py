@@ -55,6 +55,8 @@ TESTS = (
     "tests.saga.test_due",
     "tests.saga.test_schedule",
     "tests.saga.test_whole",
+    "tests.saga.test_holding",
+    "tests.saga.test_pausing",
     "tests.saga.test_properties",
     "tests.saga.test_whole_properties",
     "tests.saga.test_machine",

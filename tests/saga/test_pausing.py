@@ -13,7 +13,7 @@ from choreo.saga.coordinator import Coordinator
 from choreo.saga.inputs import Loaded, Send, Unloaded
 from choreo.saga.instance import Instance
 from choreo.saga.outputs import read_output, write_output
-from tests.saga.play import Play
+from tests.saga.play import Play, define, plan
 from tests.saga.stage import (
     Cancelled,
     Declined,
@@ -225,3 +225,30 @@ async def _shown(stage: Stage) -> tuple[tuple[str, ...], list[str]]:
         return row.conditions, [each["message"] for each in told]
 
     return await stage.database.read(look)
+
+
+def test_what_waited_for_its_code_has_the_rest_of_its_time_from_then_on() -> None:
+    play = Play(define(plan("ship", 0, send="ship.do", undo=None, undone=())))
+    step = play.instance.steps["ship"]
+    limit, again = step.limit_at, step.send_at
+    assert limit is not None
+    assert again is not None
+    play._took(_advance(play, Unloaded((write_output(Send("do", "ship", "ship.do", step.attempt)),), "e1")))
+    play.now += 7 * SECOND
+    play._took(_advance(play, Loaded()))
+    step = play.instance.steps["ship"]
+    assert (step.limit_at, step.send_at) == (limit + 7 * SECOND, again + 7 * SECOND)
+
+
+def test_of_what_waited_only_the_present_attempt_goes_out() -> None:
+    play = Play(define(plan("ship", 0, send="ship.do", undo=None, undone=())))
+    attempt = play.instance.steps["ship"].attempt
+    others = [Send("do", "ship", "ship.do", number) for number in (attempt - 1, attempt + 1)]
+    for stale in (*others, *(Send("undo", "ship", "ship.undo", number) for number in (0, attempt))):
+        play._took(_advance(play, Unloaded((write_output(stale),), "e1")))
+        play._took(_advance(play, Loaded()))
+        assert play.last.outputs == []
+        assert play.last.changes[-1].reason == f"{stale.type} is dropped: nobody waits for it any more"
+    play._took(_advance(play, Unloaded((write_output(Send("do", "ship", "ship.do", attempt)),), "e1")))
+    play._took(_advance(play, Loaded()))
+    assert [output.type for output in play.last.outputs if isinstance(output, Send)] == ["ship.do"]
