@@ -10,9 +10,10 @@ from sqlalchemy import Connection
 from ..events.envelope import TopicPartition
 from . import causes, queries
 from .alerts import standstill
+from .conditions import condition
 from .explanation import Reason
 from .queries import Brakes, Found
-from .report import Observed, rfc3339
+from .report import Observed
 from .surroundings import Surroundings
 from .why import Place, explain
 from .words import Condition
@@ -81,20 +82,16 @@ def noticed(
     at = {event: Place(TopicPartition(topic, number), offset) for event, (topic, number, offset) in places.items()}
     explanation = explain(found.definition, found.instance, at, around, brakes, now)
     told = [
-        _condition(each.code, _TOLD[Condition(each.code)], each, each.since if each.since is not None else now)
+        condition(each.code, _TOLD[Condition(each.code)], each.sentence, _since(each, now), each.step)
         for each in explanation.reasons
         if each.code in _TOLD
     ]
     still = None if stuck is None else standstill(found.instance, explanation, now, stuck)
-    return told if still is None else [*told, _condition(Condition.STUCK, still[0].code, *still)]
+    if still is not None:
+        reason, since = still
+        told.append(condition(Condition.STUCK, reason.code, reason.sentence, since, reason.step))
+    return told
 
 
-def _condition(word: str, code: str, reason: Reason, since: int) -> dict[str, Any]:
-    return {
-        "type": str(word),
-        "status": True,
-        "reason": code,
-        "message": reason.sentence,
-        "since": rfc3339(since),
-        "step": reason.step,
-    }
+def _since(reason: Reason, now: int) -> int:
+    return now if reason.since is None else reason.since

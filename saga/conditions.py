@@ -32,24 +32,24 @@ def conditions(
     """Tell what is remarkable, what the saga itself notes and what only shows from outside."""
     now = {Condition.WAITING_FOR_LOCK: _place(instance, line, observed.at)} if line is not None else {}
     told = [
-        _condition(word, remark.reason, now.get(Condition(word), remark.message), remark.since, remark.step)
+        condition(word, remark.reason, now.get(Condition(word), remark.message), remark.since, remark.step)
         for word, remark in instance.conditions.items()
     ]
     version = (instance.type, instance.version)
     nowhere = version in brakes.unloaded and not instance.phase.ended
     if nowhere and Condition.PAUSED not in instance.conditions:
         message = f"version {instance.version} of {instance.type} is loaded nowhere; run it with `saga run`"
-        told.append(_condition(Condition.PAUSED, "NotLoaded", message, observed.at))
+        told.append(condition(Condition.PAUSED, "NotLoaded", message, observed.at))
     due = instance.next_due
     if not nowhere and due is not None and due + LAGGING_AFTER < observed.at:
         reason, message = _why_late(instance, observed, brakes)
         late = format_duration(observed.at - due)
-        told.append(_condition(Condition.COORDINATOR_LAGGING, reason, f"a timer is due since {late}: {message}", due))
+        told.append(condition(Condition.COORDINATOR_LAGGING, reason, f"a timer is due since {late}: {message}", due))
     for each in expected:
         if each.slow is not None:
             message = f"{each.name}: {each}"
-            told.append(_condition(Condition.SLOW, each.slow, message, each.slow_since, each.stretch.step or None))
-    return sorted(told, key=lambda condition: str(condition["since"]))
+            told.append(condition(Condition.SLOW, each.slow, message, each.slow_since, each.stretch.step or None))
+    return sorted(told, key=lambda each: str(each["since"]))
 
 
 def _place(instance: Instance, line: Line, now: int) -> str:
@@ -73,7 +73,16 @@ def _why_late(instance: Instance, observed: Observed, brakes: Brakes) -> tuple[s
     return "Unread", "held until every answer before it has been read"
 
 
-def _condition(word: str, reason: str, message: str, since: int, step: str | None = None) -> dict[str, Any]:
+def condition(word: str, reason: str, message: str, since: int, step: str | None = None) -> dict[str, Any]:
+    """Tell one condition as JSON has it.
+
+    Args:
+        word: of `Condition`.
+        reason: a machine-readable word.
+        message: for people.
+        since: microseconds.
+        step: of which step, where it is about one.
+    """
     return {
         "type": str(word),
         "status": True,
