@@ -85,14 +85,10 @@ class Commanding:
 
 
 def _common(shell: Shell) -> Iterator[str]:
-    for option, value in (
-        ("broker", shell.broker),
-        ("store", shell.store),
-        ("home", shell.home),
-        ("prefix", shell.prefix),
-    ):
-        if value:
-            yield f"--{option}={value}"
+    """Give the options that choose the installation."""
+    for name in ("broker", "store", "home", "prefix", "context"):
+        if value := getattr(shell, name):
+            yield f"--{name}={value}"
 
 
 def _words(options: Mapping[str, object]) -> Iterator[str]:

@@ -115,3 +115,12 @@ async def test_a_command_line_that_is_repeated_masks_its_password(tmp_path: Path
 async def test_a_command_that_does_not_end_is_ended(tmp_path: Path) -> None:
     with pytest.raises(StoreUnreachable, match="saga demo has not answered within"):
         await Commanding(Shell(home=str(tmp_path)), 0.2).run(("demo",))
+
+
+async def test_every_option_that_chooses_an_installation_is_handed_on(tmp_path: Path) -> None:
+    given = {"broker": "memory:x", "store": f"sqlite:{tmp_path / 's.db'}", "prefix": "p.", "context": "nosuch"}
+    said = await Commanding(Shell(home=str(tmp_path), **given), 60.0).run(("locks",))
+    assert said.answer is None
+    assert "nosuch" in "".join(said.remarks), "it asked that one and no other"
+    for name, value in given.items():
+        assert f"--{name}={value}" in said.line
