@@ -14,11 +14,11 @@ import structlog
 from sqlalchemy import Connection
 
 from ..events.codec import UnknownSchema
-from ..events.envelope import Envelope, Record
+from ..events.envelope import Record
 from ..events.errors import EventError
 from ..events.ids import derived_id
 from ..services.logged import ids_of
-from . import pausing, queues, races, store, timers
+from . import early, pausing, queues, races, store, timers
 from .advance import advance, begin, begin_undone
 from .crafting import Crafting
 from .definition import Definition
@@ -27,6 +27,7 @@ from .inputs import (
     Ask,
     Decided,
     Elapsed,
+    HandlerGaveUp,
     Input,
     Loaded,
     Locked,
@@ -59,13 +60,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("choreo.coordinator")
 
-PARK_FOR = 24 * 3_600 * 1_000_000
-"""How long an event waits for its saga, microseconds."""
-
-MOST_PARKED = 100_000
-"""How many events of one saga type may wait for their sagas."""
-
-
 DEFECTS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 """What a defect of ours or of a user's function raises: one event, or one saga's timers, must not stop the others."""
 
@@ -76,8 +70,8 @@ class _Kept(NamedTuple):
     key: tuple[str, str]
     instances: Mapping[int, Instance]
     sizes: tuple[int, int, int]
-    parked: list[store.Parked] | None
-    to_park: list[store.Parked] | None
+    parked: list[early.Parked] | None
+    to_park: list[early.Parked] | None
 
 
 @dataclass
@@ -103,8 +97,8 @@ class Batch:
     _runs: dict[tuple[str, str], dict[int, Work]] = field(default_factory=dict)
     _seen: set[tuple[str, str]] = field(default_factory=set)
     _history: list[store.HistoryRow] = field(default_factory=list)
-    _parked: dict[tuple[str, str], list[store.Parked]] = field(default_factory=dict)
-    _to_park: dict[tuple[str, str], list[store.Parked]] = field(default_factory=dict)
+    _parked: dict[tuple[str, str], list[early.Parked]] = field(default_factory=dict)
+    _to_park: dict[tuple[str, str], list[early.Parked]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._crafting = Crafting(self.connection, self.knowledge, self.now)
@@ -131,7 +125,7 @@ class Batch:
         self._turns.look(self._wanted(arrivals))
         fresh = [key for key in starting if key not in self._runs]
         if fresh:
-            self._parked = store.take_parked(self.connection, fresh)
+            self._parked = early.take(self.connection, fresh)
 
     def _wanted(self, arrivals: Sequence[Arrival]) -> set[LockKey]:
         """The locks that sagas want which may begin with these arrivals."""
@@ -179,6 +173,8 @@ class Batch:
                 self._begin_undone(target, arrival.input, arrival)
                 return
         starts = False
+        if isinstance(arrival.input, HandlerGaveUp) and work is not None and self._of_next_run(work, arrival.input):
+            work = None
         if isinstance(arrival.input, Observed):
             starts = self._starts(target.type, arrival.input.type)
             arrival = arrival._replace(input=target.seen(arrival.input))
@@ -190,7 +186,7 @@ class Batch:
             if starts:
                 assert isinstance(arrival.input, Observed)
                 self._begin(target, max(runs, default=0) + 1, arrival.input, arrival)
-            elif isinstance(arrival.input, Observed):
+            elif isinstance(arrival.input, Observed | HandlerGaveUp):
                 self._park(arrival, target, arrival.input)
             else:
                 self._ignore(target.type, arrival, "no saga")
@@ -223,6 +219,14 @@ class Batch:
         found = store.run_of_cause(self.connection, list(by_id), cause) if cause is not None else None
         return by_id[found] if found in by_id else runs[max(runs)]
 
+    def _of_next_run(self, work: Work, report: HandlerGaveUp) -> bool:
+        """Whether a handler gave up on the start of a run that has not begun: the report was faster (row 6)."""
+        newest, instance = self.knowledge.newest_of(work.instance.type), work.instance
+        if newest is None or not newest.rerun or not instance.phase.ended or report.event_type not in newest.start:
+            return False
+        seen = {(instance.id, report.id), (instance.id, report.event_id)} & self._seen
+        return not seen and store.run_of_cause(self.connection, [instance.id], report.event_id) is None
+
     def _begin(self, target: Target, run: int, event: Observed, arrival: Arrival) -> None:
         definition = self._newest(target.type)
         transition = begin(definition, target.key, run, event, self.now)
@@ -235,13 +239,10 @@ class Batch:
         if instance.waits_for_lock:
             self.apply(work, self._turns.of(instance))
         key = (target.type, target.key)
-        parked = self._parked if run == 1 else store.take_parked(self.connection, [key])
-        for early in (*parked.pop(key, ()), *self._to_park.pop(key, ())):
-            envelope = Envelope(
-                early.input.id, early.input.type, early.input.source, early.input.time, target.key, early.content_type
-            )
-            if (instance.id, early.input.id) not in self._seen:
-                self.apply(work, early.input, Arrival(early.delivery, envelope, early.input, (target,)))
+        parked = self._parked if run == 1 else early.take(self.connection, [key])
+        for waiting in (*parked.pop(key, ()), *self._to_park.pop(key, ())):
+            if (instance.id, waiting.input.id) not in self._seen:
+                self.apply(work, waiting.input, waiting.arrival(target))
 
     def _begin_undone(self, target: Target, asked: UndoAsked, arrival: Arrival) -> None:
         """Note that a child was undone before it began."""
@@ -438,11 +439,11 @@ class Batch:
         races.check_started(self.connection, {(instance.type, instance.key) for instance in new})
         store.update_sagas(self.connection, sorted(changed, key=lambda each: each[1].id), self.now)
         store.insert_history(self.connection, self._history)
-        early = [row for rows in (*self._to_park.values(), *self._parked.values()) for row in rows]
-        if early:
-            races.check_absent(self.connection, self._awaited({(row.type, row.key) for row in early}), self.now)
-            for row in store.park(self.connection, early, self.now + PARK_FOR, MOST_PARKED):
-                self._count(row.type, row.delivery.topic, row.input.type, "no room to park", row.input.id)
+        waiting = [row for rows in (*self._to_park.values(), *self._parked.values()) for row in rows]
+        if waiting:
+            races.check_absent(self.connection, self._awaited({(row.type, row.key) for row in waiting}), self.now)
+            for row in early.park(self.connection, waiting, self.now + early.PARK_FOR, early.MOST_PARKED):
+                self._count(row.type, row.delivery.topic, row.event_type, "no room to park", row.input.id)
         store.count_ignored(self.connection, self.ignored, self.now)
         return [move for work in works for move in work.moves(self._pinned(work.instance))]
 
@@ -457,15 +458,17 @@ class Batch:
         """Count a parked event whose saga never came."""
         self._count(row.type, row.topic, row.event_type, "unmatched", row.event_id)
 
-    def _park(self, arrival: Arrival, target: Target, event: Observed) -> None:
+    def _park(self, arrival: Arrival, target: Target, event: Observed | HandlerGaveUp) -> None:
         newest = self.knowledge.newest_of(target.type)
-        if newest is None or newest.unmatched == "ignore":
+        # A handler may give up on the start before we have read that: other topics are read at their own pace.
+        coming = newest is not None and isinstance(event, HandlerGaveUp) and event.event_type in newest.start
+        if newest is None or (newest.unmatched == "ignore" and not coming):
             self._ignore(target.type, arrival, "unmatched" if newest is not None else "not loaded")
             return
         content_type = arrival.envelope.content_type
-        early = store.Parked(target.type, target.key, self.now, event, arrival.kept, content_type)
+        row = early.Parked(target.type, target.key, self.now, event, arrival.kept, content_type)
         # Written at the end: its saga may still start within this batch.
-        self._to_park.setdefault((target.type, target.key), []).append(early)
+        self._to_park.setdefault((target.type, target.key), []).append(row)
 
     def _ignore(self, saga_type: str, arrival: Arrival, reason: str) -> None:
         self._count(saga_type, arrival.delivery.topic, arrival.envelope.type, reason, arrival.input.id)

@@ -36,7 +36,7 @@ from ..events.settings import Settings
 from ..events.transport import Transport
 from ..services.health import Health, health_of
 from ..tracing.spans import Tracing
-from . import alerts, definitions, ends, loaded, operators, store, ticks, timers
+from . import alerts, definitions, early, ends, loaded, operators, store, ticks, timers
 from .alerting import Alerting
 from .alerts import AlertRaised
 from .barrier import answered_until, read_until
@@ -441,7 +441,7 @@ class Coordinator:
         batch.elapse(due)
         batch.records.extend(store.release(connection, now, self._options.undo_rate))
         batch.records.extend(ticks.fire(connection, self._knowledge.newest, self._codec, now))
-        for row in store.expired(connection, min(now, readable)):
+        for row in early.expired(connection, min(now, readable)):
             batch.count_expired(row)
 
     def _answered(self, instance: Instance, until: Mapping[TopicPartition, int]) -> int:

@@ -9,8 +9,8 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from pydantic_core import from_json, to_json
-from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, text, tuple_, update
+from pydantic_core import to_json
+from sqlalchemy import Connection, and_, bindparam, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ..events.envelope import Delivery, Record, TopicPartition
@@ -50,17 +50,6 @@ class HistoryRow(NamedTuple):
     value: bytes | None = None
 
 
-class Parked(NamedTuple):
-    """An event that waits for its saga."""
-
-    type: str
-    key: str
-    at: int
-    input: Observed
-    delivery: Delivery
-    content_type: str
-
-
 class Held(NamedTuple):
     """A command as it went out, or as it will once it is released."""
 
@@ -76,7 +65,7 @@ def lock_sagas(connection: Connection, keys: Iterable[tuple[str, str]]) -> dict[
     found: dict[tuple[str, str], dict[int, Instance]] = {}
     # The keys of one type at a time: a list of pairs would cost SQLite and the compiler seven times as much.
     for type_, pairs in groupby(sorted(set(keys)), key=itemgetter(0)):
-        for chunk in _chunks([key for _, key in pairs]):
+        for chunk in chunks([key for _, key in pairs]):
             query = (
                 select(saga.c.key, saga.c.run, saga.c.state)
                 .where(saga.c.type == type_, saga.c.key.in_(chunk))
@@ -119,54 +108,14 @@ def event_value(connection: Connection, saga_id: str, event_id: str) -> tuple[by
     return (None, "") if row is None else (row.value, row.content_type or "")
 
 
-def take_parked(connection: Connection, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], list[Parked]]:
-    """Take the parked events of these (type, key) pairs out, in the order in which they came."""
-    found: dict[tuple[str, str], list[Parked]] = {}
-    for chunk in _chunks(sorted(set(keys))):
-        where = tuple_(parked.c.type, parked.c.key).in_(chunk)
-        rows = connection.execute(select(parked).where(where).order_by(parked.c.at, parked.c.offset)).all()
-        for row in rows:
-            delivery = Delivery(row.topic, row.partition, row.offset, 0, row.key.encode(), row.value, ())
-            found.setdefault((row.type, row.key), []).append(
-                Parked(row.type, row.key, row.at, read_observed(row.input), delivery, row.content_type or "")
-            )
-        if rows:
-            connection.execute(delete(parked).where(where))
-    return found
-
-
-def park(connection: Connection, rows: Sequence[Parked], expires_at: int, most: int) -> list[Parked]:
-    """Park events; give back those for which there is no room (ruling R8)."""
-    refused: list[Parked] = []
-    for type_ in sorted({row.type for row in rows}):
-        mine = [row for row in rows if row.type == type_]
-        count = connection.execute(select(func.count()).select_from(parked).where(parked.c.type == type_)).scalar_one()
-        room = max(0, most - count)
-        refused += mine[room:]
-        for chunk in _chunks(mine[:room]):
-            _insert_new(connection, parked, [_parked_columns(row, expires_at) for row in chunk])
-    return refused
-
-
-def expired(connection: Connection, until: int) -> list[Any]:
-    """Take out parked events whose time is over."""
-    late = select(parked).where(parked.c.expires_at <= until).limit(PER_ROW_LIMIT)
-    # What another coordinator is taking out now is counted by that one.
-    rows = list(connection.execute(late.with_for_update(skip_locked=True)).all())
-    for row in rows:
-        same = and_(parked.c.type == row.type, parked.c.key == row.key, parked.c.event_id == row.event_id)
-        connection.execute(delete(parked).where(same))
-    return rows
-
-
 def insert_sagas(connection: Connection, instances: Sequence[Instance], now: int) -> None:
     """Insert new instances in the order of their names.
 
     Raises:
         LostRace: another coordinator was first with one of them.
     """
-    for chunk in _chunks(sorted(instances, key=lambda instance: instance.id)):
-        if _insert_new(connection, saga, [_saga_columns(instance, now) for instance in chunk]) < len(chunk):
+    for chunk in chunks(sorted(instances, key=lambda instance: instance.id)):
+        if insert_new(connection, saga, [_saga_columns(instance, now) for instance in chunk]) < len(chunk):
             raise LostRace("another coordinator started one of these sagas at the same time")
 
 
@@ -249,7 +198,7 @@ def load_positions(connection: Connection, group: str) -> dict[TopicPartition, t
 def put_sent(connection: Connection, rows: Sequence[Held], now: int, release_at: Mapping[str, int]) -> None:
     """Keep commands as they go out; those in `release_at` are held back until then."""
     chunk: Sequence[Held]
-    for chunk in _chunks(rows):
+    for chunk in chunks(rows):
         values = [
             {
                 "id": row.id,
@@ -265,7 +214,7 @@ def put_sent(connection: Connection, rows: Sequence[Held], now: int, release_at:
             }
             for row in chunk
         ]
-        _insert_new(connection, sent, values)
+        insert_new(connection, sent, values)
 
 
 def load_sent(connection: Connection, id_: str) -> Record | None:
@@ -278,7 +227,7 @@ def release(connection: Connection, until: int, most: int) -> list[Record]:
     """Release held commands that are due, the oldest first."""
     query = select(sent).where(sent.c.release_at <= until).order_by(sent.c.release_at, sent.c.id).limit(most)
     rows = connection.execute(query.with_for_update(skip_locked=True)).all()
-    for chunk in _chunks([row.id for row in rows]):
+    for chunk in chunks([row.id for row in rows]):
         connection.execute(update(sent).where(sent.c.id.in_(chunk)).values(release_at=None))
     return [_sent_record(row) for row in rows]
 
@@ -304,7 +253,7 @@ def set_switch(connection: Connection, name: str, value: str, now: int, by: str)
 
 def mark_traced(connection: Connection, ids: Sequence[str]) -> None:
     """Note that every span of these ended sagas was emitted."""
-    for chunk in _chunks(ids):
+    for chunk in chunks(ids):
         connection.execute(update(saga).where(saga.c.id.in_(chunk), saga.c.ended_at.isnot(None)).values(traced=True))
 
 
@@ -348,17 +297,12 @@ def write_input(input_: Observed | HandlerGaveUp) -> str:
     return to_json({name: value for name, value, usual in values if value != usual}).decode()
 
 
-def read_observed(text: str) -> Observed:
-    """Read an observed event that `write_input` wrote."""
-    return Observed.read(from_json(text))
-
-
 _DEFAULTS: dict[type, list[tuple[str, Any]]] = {
     cls: [(f.name, f.default) for f in fields(cls)] for cls in (Observed, HandlerGaveUp)
 }
 
 
-def _chunks(rows: Sequence[Any]) -> Iterable[Any]:
+def chunks(rows: Sequence[Any]) -> Iterable[Any]:
     for start in range(0, len(rows), CHUNK):
         yield rows[start : start + CHUNK]
 
@@ -367,7 +311,7 @@ def _upsert(connection: Connection, table: Any) -> Any:
     return postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
 
 
-def _insert_new(connection: Connection, table: Any, rows: list[dict[str, Any]]) -> int:
+def insert_new(connection: Connection, table: Any, rows: list[dict[str, Any]]) -> int:
     """Insert rows that are not there yet; give how many were new."""
     statement = _upsert(connection, table)(table).on_conflict_do_nothing()
     # Returning a column tells the number on both databases, and SQLAlchemy compiles this once, not for each length.
@@ -423,23 +367,6 @@ def _history_columns(row: HistoryRow) -> dict[str, Any]:
         "offset": delivery.offset if delivery else None,
         "content_type": row.content_type,
         "value": delivery.value if delivery else row.value,
-    }
-
-
-def _parked_columns(row: Parked, expires_at: int) -> dict[str, Any]:
-    return {
-        "type": row.type,
-        "key": row.key,
-        "event_id": row.input.id,
-        "event_type": row.input.type,
-        "at": row.at,
-        "expires_at": expires_at,
-        "input": write_input(row.input),
-        "topic": row.delivery.topic,
-        "partition": row.delivery.partition,
-        "offset": row.delivery.offset,
-        "content_type": row.content_type,
-        "value": row.delivery.value,
     }
 
 

@@ -15,6 +15,7 @@ from choreo.events.clock import SECOND
 from choreo.events.codec import Codec
 from choreo.events.envelope import Record
 from choreo.events.failures import HandlerFailed
+from choreo.events.ids import new_id
 from choreo.events.outbox import Relay
 from choreo.saga import store, timers
 from choreo.saga.options import Options
@@ -484,6 +485,47 @@ async def test_ruling_14_a_dead_handler_fails_the_step_that_the_catalog_says_it_
     found = await stage.until(lambda all_: all_["order/4711"].phase != "RUNNING")
     assert found["order/4711"].cause is not None
     assert found["order/4711"].cause["error"] == "ZeroDivisionError"
+
+
+async def test_row_6_a_handler_that_gives_up_before_its_saga_is_seen_to_begin_is_not_forgotten(stage: Stage) -> None:
+    """The start and the report lie on two topics, and each is read at its own pace."""
+    warehouse = HandlerAnnouncement(
+        name="reserve",
+        consumes=[EventRef(type="Placed", topic="orders")],
+        produces=[EventRef(type="Reserved", topic="inventory")],
+    )
+    await announce(stage.broker, ServiceAnnouncement(service="inventory", group="inventory", handlers=[warehouse]))
+    await stage.codec.prepare([HandlerFailed])
+    stage.sagas = (Again,)
+    await stage.start()
+    for saga_id in ("again/4711", "again/4711~2"):
+        before = set(await stage.instances())
+        event_id = new_id()
+        report = HandlerFailed(
+            key="4711",
+            service="inventory",
+            handler="reserve",
+            event_id=event_id,
+            event_type="Placed",
+            topic="orders",
+            partition=0,
+            offset=0,
+            dead=True,
+            attempts=1,
+            error_class="OSError",
+            message="the shelf broke",
+        )
+        (report_id,) = await stage.publish(report)
+        await stage.settled()
+        assert set(await stage.instances()) == before
+        await stage.publish(Placed(order_id="4711"), id=event_id)
+        found = await stage.until(lambda all_, id_=saga_id: id_ in all_ and all_[id_].phase.ended)
+        assert found[saga_id].phase == "COMPENSATED"
+        assert found[saga_id].cause is not None
+        assert found[saga_id].cause["error"] == "OSError"
+        await stage.publish(report, id=report_id)
+    await stage.settled()
+    assert (await stage.ignored())["HandlerFailed", "duplicate"] == 2
 
 
 async def test_ruling_17_a_persons_command_is_applied_and_answered(stage: Stage) -> None:

@@ -20,7 +20,7 @@ from choreo.events.errors import BrokerUnreachable, StoreUnreachable
 from choreo.events.failures import HandlerFailed
 from choreo.events.ids import new_id
 from choreo.events.partitioner import partition_for
-from choreo.saga import store
+from choreo.saga import early, store
 from choreo.saga.inputs import Elapsed
 from choreo.saga.options import Options
 from tests.saga.stage import Paid, Placed, Reserved, Stage
@@ -48,7 +48,7 @@ async def test_row_1_an_event_that_is_parked_while_its_saga_starts_elsewhere_is_
     await stage.start()
     while not all(coordinator.partitions for coordinator in stage.coordinators):
         await asyncio.sleep(0.01)
-    original = store.park
+    original = early.park
     parking = asyncio.Event()
 
     def slow(connection: Any, *args: Any) -> Any:
@@ -58,7 +58,7 @@ async def test_row_1_an_event_that_is_parked_while_its_saga_starts_elsewhere_is_
                 connection.execute(text("SELECT pg_sleep(0.5)"))
         return original(connection, *args)
 
-    monkeypatch.setattr(store, "park", slow)
+    monkeypatch.setattr(early, "park", slow)
     orders = [str(number) for number in range(20)]
     misplaced = []  # in the other partition, so that the other coordinator reads them
     for event in [made(order_id=order) for order in orders for made in (Reserved, Paid)]:
@@ -200,7 +200,7 @@ async def test_row_1_a_parked_event_whose_time_is_over_is_counted_by_one_coordin
         await stage.stop()
 
         def expire(connection: Connection) -> set[str]:
-            return {row.event_id for row in store.expired(connection, stage.now + 48 * 3_600 * SECOND)}
+            return {row.event_id for row in early.expired(connection, stage.now + 48 * 3_600 * SECOND)}
 
         other = await Database.open(store_url)
         try:

@@ -11,7 +11,7 @@ from choreo import StoreMismatch
 from choreo.events.clock import SECOND
 from choreo.events.database import Database
 from choreo.events.envelope import Delivery, Record, TopicPartition
-from choreo.saga import store, timers
+from choreo.saga import early, store, timers
 from choreo.saga.advance import begin
 from choreo.saga.inputs import Observed
 from choreo.saga.instance import Instance
@@ -97,25 +97,25 @@ async def test_a_saved_position_only_grows(database: Database) -> None:
 
 
 async def test_parked_events_come_out_in_order_and_once(database: Database) -> None:
-    def early(number: int) -> store.Parked:
+    def event(number: int) -> early.Parked:
         event = Observed(f"e{number}", "charge.done", time=NOW, causation_id="c", traceparent="t")
-        return store.Parked("order", "1", NOW + number, event, Delivery("t", 0, number, 0, b"1", b"v", ()), "x")
+        return early.Parked("order", "1", NOW + number, event, Delivery("t", 0, number, 0, b"1", b"v", ()), "x")
 
-    await database.write(lambda c: store.park(c, [early(2), early(0), early(1), early(1)], NOW + SECOND, 100))
-    taken = await database.write(lambda c: store.take_parked(c, [("order", "1"), ("order", "2")]))
+    await database.write(lambda c: early.park(c, [event(2), event(0), event(1), event(1)], NOW + SECOND, 100))
+    taken = await database.write(lambda c: early.take(c, [("order", "1"), ("order", "2")]))
     assert [each.input.id for each in taken["order", "1"]] == ["e0", "e1", "e2"]
-    assert taken["order", "1"][0].input == early(0).input
-    assert await database.write(lambda c: store.take_parked(c, [("order", "1")])) == {}
+    assert taken["order", "1"][0].input == event(0).input
+    assert await database.write(lambda c: early.take(c, [("order", "1")])) == {}
 
 
 async def test_there_is_room_for_so_many_parked_events_and_no_more(database: Database) -> None:
     rows = [
-        store.Parked("order", str(n), NOW, Observed(f"e{n}", "x"), Delivery("t", 0, n, 0, b"", b"", ()), "")
+        early.Parked("order", str(n), NOW, Observed(f"e{n}", "x"), Delivery("t", 0, n, 0, b"", b"", ()), "")
         for n in range(5)
     ]
-    refused = await database.write(lambda c: store.park(c, rows, NOW + SECOND, 3))
+    refused = await database.write(lambda c: early.park(c, rows, NOW + SECOND, 3))
     assert [each.key for each in refused] == ["3", "4"]
-    late = await database.write(lambda c: store.expired(c, NOW + 2 * SECOND))
+    late = await database.write(lambda c: early.expired(c, NOW + 2 * SECOND))
     assert {each.key for each in late} == {"0", "1", "2"}
 
 

@@ -34,7 +34,7 @@ from choreo.events.envelope import Delivery, Envelope, TopicPartition, read_enve
 from choreo.events.memory import MemoryBroker
 from choreo.events.registry import open_registry
 from choreo.events.settings import load_settings
-from choreo.saga import operators, store, timers
+from choreo.saga import early, operators, store, timers
 from choreo.saga.batch import Batch
 from choreo.saga.commands import Sender
 from choreo.saga.declaration import Declaration
@@ -323,7 +323,7 @@ class Shelves(RuleBasedStateMachine):
             due = [each for each in self.due(batch.connection, now) if each[0].type == self.type]
             batch.load_keys([(instance.type, instance.key) for instance, _ in due])
             batch.elapse(due)
-            for row in store.expired(batch.connection, now):
+            for row in early.expired(batch.connection, now):
                 batch.count_expired(row)
 
         self.world.do(self.within(fire))

@@ -522,7 +522,8 @@ async def test_a_saga_runs_forward_back_and_hears_of_failures(table: Table, key:
         rows: list[SagaRow] = []
         until = time.monotonic() + PATIENCE
         while phases != wanted:
-            assert time.monotonic() < until, (rows, table.participant.program.output[-3000:])
+            if time.monotonic() > until:
+                pytest.fail("\n".join([*map(str, rows), table.participant.program.output[-3000:]]))
             await asyncio.sleep(0.1)
             rows = await database.read(lambda connection: list_sagas(connection, Filter(keys=list(wanted)), limit=None))
             phases = {row.key: row.phase for row in rows}
