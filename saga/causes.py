@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from sqlalchemy import JSON, BigInteger, ColumnElement, Connection, cast, func, or_, select, type_coerce
+from sqlalchemy import JSON, BigInteger, ColumnElement, Connection, cast, func, literal_column, or_, select, type_coerce
 
 from ..events.clock import SECOND
 from .definition import Definition
@@ -66,8 +66,10 @@ def bursts(connection: Connection, *clauses: ColumnElement[bool]) -> list[Burst]
     """
     step, message = cause(connection, "step"), cause(connection, "message")
     at = func.coalesce(cast(cause(connection, "at"), BigInteger), saga.c.updated_at)
+    # Not the bare column: SQLite would walk its index, all sagas, to have the groups in order.
+    type_ = saga.c.type.concat(literal_column("''"))
     columns = (
-        saga.c.type,
+        type_,
         step.label("step"),
         saga.c.error,
         func.min(message),
@@ -79,10 +81,10 @@ def bursts(connection: Connection, *clauses: ColumnElement[bool]) -> list[Burst]
         func.max(saga.c.id),
     )
     query = select(*columns).where(saga.c.error.isnot(None), *clauses)
-    query = query.group_by(saga.c.type, step, saga.c.error).order_by(func.count().desc(), saga.c.error, saga.c.type)
+    query = query.group_by(type_, step, saga.c.error).order_by(func.count().desc(), saga.c.error, type_)
     return [
-        Burst(type_, step, error, least if least == most and texts == size else None, size, first, last, example)
-        for type_, step, error, least, most, texts, size, first, last, example in connection.execute(query)
+        Burst(kind, step, error, least if least == most and texts == size else None, size, first, last, example)
+        for kind, step, error, least, most, texts, size, first, last, example in connection.execute(query)
     ]
 
 

@@ -19,15 +19,14 @@ async def show_groups(shell: Shell, wanted: Filter, *, by: str, limit: int | Non
         by: what they are counted by.
         limit: so many groups at most, the largest ones; None for all.
     """
-    from ..report import rfc3339
+    from .. import grouping
 
     async with shell.sagas() as database:
         now = await database.read(database.now)
-        found = await database.read(lambda connection: _groups(connection, wanted, by))
+        found = await database.read(lambda connection: grouping.groups(connection, wanted, by))
     shown = found[:limit]
     if shell.machine:
-        times = ("first_at", "last_at")
-        shell.json([{**each, **{name: rfc3339(each[name]) for name in times}} for each in shown])
+        shell.json([grouping.told(each) for each in shown])
     elif shell.output == "id":
         shell.lines(each["example"] for each in shown)
     else:
@@ -36,42 +35,8 @@ async def show_groups(shell: Shell, wanted: Filter, *, by: str, limit: int | Non
     shell.hint(f"{sum(each['count'] for each in found):,} sagas in {len(found):,} {noun}")
 
 
-def _groups(connection: Any, wanted: Filter, by: str) -> list[dict[str, Any]]:
-    from .. import causes, queries
-
-    shared = {"schema": "saga.group/v1", "by": by}
-    if by != "error":
-        return [
-            {
-                **shared,
-                "value": each.value,
-                "count": each.size,
-                "first_at": each.first_at,
-                "last_at": each.last_at,
-                "example": each.example,
-            }
-            for each in queries.group_sagas(connection, wanted, by)
-        ]
-    known = queries.definitions(connection)
-    return [
-        {
-            **shared,
-            "value": each.error,
-            "count": each.size,
-            "first_at": each.first_at,
-            "last_at": each.last_at,
-            "example": each.example,
-            "type": each.type,
-            "step": each.step,
-            "message": each.message,
-            "signature": causes.signature(each.type, each.step, each.error),
-            "runbook": causes.runbook(known, each.type, each.step),
-        }
-        for each in causes.bursts(connection, *queries.clauses(connection, wanted))
-    ]
-
-
 def _draw(shell: Shell, found: list[dict[str, Any]], by: str, now: int) -> None:
+    from ..grouping import spoken
     from .tables import draw
     from .times import show_time
 
@@ -81,11 +46,7 @@ def _draw(shell: Shell, found: list[dict[str, Any]], by: str, now: int) -> None:
     rows, runbooks = [], by == "error" and any(each["runbook"] for each in found)
     for each in found:
         times = [show_time(each[name], style, now) for name in ("first_at", "last_at")]
-        what = [each["value"] or "-"]
-        if by == "error":
-            message = each["message"]
-            text = f"{each['value']}: {message}" if message and message != each["value"] else each["value"]
-            what = [each["type"], each["step"] or "-", text]
+        what = [each["type"], each["step"] or "-", spoken(each)] if by == "error" else [spoken(each)]
         rows.append(
             [f"{each['count']:,}", *times, *what, each["example"], *([each["runbook"] or "-"] if runbooks else [])]
         )

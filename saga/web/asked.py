@@ -11,14 +11,14 @@ from starlette.datastructures import QueryParams
 
 from ...events.errors import ConfigurationError
 from ..cli.times import moment
-from ..queries import SORTS, Filter
+from ..queries import GROUPS, SORTS, Filter
 from ..words import Condition, Phase
 
 LIMIT = 50
 MOST_ROWS = 500
 _SEVERAL = ("type", "state", "condition", "step", "key", "tag")
 _FLAGS = ("open", "failed", "waiting-for-person")
-_SINGLE = ("since", "until", "older", "error", "sort", "limit", "after")
+_SINGLE = ("since", "until", "older", "error", "group-by", "sort", "limit", "after")
 _MOST_VALUES = 20
 _MOST_CHARACTERS = 500
 
@@ -32,6 +32,7 @@ class Asked(NamedTuple):
         limit: rows of a page.
         after: where the page begins; "" is at the first one.
         given: names and values as they came, without `after`.
+        group_by: count the sagas by one of `queries.GROUPS` instead of listing them; "" lists them.
     """
 
     wanted: Filter
@@ -39,6 +40,7 @@ class Asked(NamedTuple):
     limit: int
     after: str
     given: tuple[tuple[str, str], ...]
+    group_by: str = ""
 
     def value(self, name: str) -> str:
         """Give what was said for a name; several values with commas."""
@@ -53,9 +55,10 @@ class Asked(NamedTuple):
         return shlex.join(words)
 
     def address(self, path: str, **more: str) -> str:
-        """Write the address of this list, other values over it."""
-        given = [(name, value) for name, value in self.given if name not in more]
-        query = urlencode([*given, *((name, value) for name, value in more.items() if value)])
+        """Write the address of this list, other values over it: `group_by=""` leaves that out."""
+        other = {name.replace("_", "-"): value for name, value in more.items()}
+        given = [(name, value) for name, value in self.given if name not in other]
+        query = urlencode([*given, *((name, value) for name, value in other.items() if value)])
         return f"{path}?{query}" if query else path
 
 
@@ -98,15 +101,21 @@ def read_list(query: QueryParams, now: int) -> Asked:
     sort = single["sort"] or "attention"
     if sort not in SORTS:
         raise ConfigurationError(f"sort {sort!r} is no order; write one of {', '.join(SORTS)}")
+    group_by = single["group-by"]
+    if group_by and group_by not in GROUPS:
+        raise ConfigurationError(f"group-by {group_by[:40]!r}: write one of {', '.join(GROUPS)}")
+    if group_by and single["after"]:
+        raise ConfigurationError("a list that is grouped has one page; leave out after")
     canonical = [(name, value) for name in _SEVERAL for value in several[name]]
     canonical += [(name, "1") for name in _FLAGS if flags[name]]
-    usual = {"sort": "attention", "limit": str(LIMIT)}
+    usual = {"sort": "attention", "limit": "" if group_by else str(LIMIT)}
     canonical += [
         (name, single[name])
-        for name in ("since", "until", "older", "error", "sort", "limit")
+        for name in ("since", "until", "older", "error", "group-by", "sort", "limit")
         if single[name] and single[name] != usual.get(name)
     ]
-    return Asked(wanted, sort, _limit(single["limit"]), single["after"], tuple(canonical))
+    limit = _limit(single["limit"], MOST_ROWS if group_by else LIMIT)
+    return Asked(wanted, sort, limit, single["after"], tuple(canonical), group_by)
 
 
 def saga_path(id_: str) -> str:
@@ -155,9 +164,9 @@ def _words(name: str, values: Sequence[str], known: Sequence[str]) -> tuple[str,
     return tuple(found[value.lower()] for value in values)
 
 
-def _limit(text: str) -> int:
+def _limit(text: str, usual: int) -> int:
     if not text:
-        return LIMIT
+        return usual
     if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) <= MOST_ROWS:
         raise ConfigurationError(f"limit {text[:20]!r}: write a number from 1 to {MOST_ROWS}")
     return int(text)

@@ -10,13 +10,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from ...events.errors import SagaNotFound
-from .. import paging, queries, report
+from .. import grouping, paging, queries, report
 from ..explaining import Explained, explain_saga
 from ..graph import as_json, graph_of, svg
 from ..looking import look
 from ..words import Phase
 from .acting import acts_on, became
-from .asked import command, read_list, saga_path
+from .asked import Asked, command, read_list, saga_path
 from .rendering import Renderer
 from .sources import Sources
 from .timeline import timeline
@@ -24,6 +24,8 @@ from .timeline import timeline
 _MOST_HISTORY = 500
 _KEPT = 0.5
 """Seconds that a list is kept for others who ask for the same."""
+_GROUPS_KEPT = 5.0
+"""The same for a count, which may have to read all that its filters leave."""
 
 
 class SagaPages:
@@ -53,37 +55,54 @@ class SagaPages:
     # -- lists --------------------------------------------------------------------------------------------------------
 
     async def _list(self, request: Request) -> Response:
-        asked, page, now = await self._page(request)
+        asked, now = await self._asked(request)
+        groups = await self._groups(asked) if asked.group_by else []
+        page = paging.Page([], None) if asked.group_by else await self._page(asked)
         types = [each.type for each in await self._sources.database.read(queries.newest_definitions)]
         return self._renderer.page(
             request,
             "sagas.html",
-            title="Sagas",
+            title=f"Sagas by {asked.group_by}" if asked.group_by else "Sagas",
             now=now,
             here="sagas",
             cli=[asked.cli],
             twin=asked.address("/sagas.json", after=asked.after),
             asked=asked,
+            groups=[(each, _alike(asked, each), grouping.spoken(each)) for each in groups[: asked.limit]],
+            counted=(sum(each["count"] for each in groups), len(groups)),
             rows=page.rows,
             following=asked.address("/sagas", after=page.after) if page.after else "",
             first=asked.address("/sagas"),
             types=types,
             phases=[phase.value for phase in Phase],
             sorts=queries.SORTS,
+            group_names=list(queries.GROUPS),
         )
 
     async def _list_json(self, request: Request) -> Response:
-        asked, page, now = await self._page(request)
+        asked, now = await self._asked(request)
+        if asked.group_by:
+            return JSONResponse([grouping.told(each) for each in (await self._groups(asked))[: asked.limit]])
+        page = await self._page(asked)
         root = request.scope.get("root_path", "")
         headers = {}
         if page.after:
             headers["link"] = f'<{root}{asked.address("/sagas.json", after=page.after)}>; rel="next"'
         return JSONResponse([report.summary(row, now) for row in page.rows], headers=headers)
 
-    async def _page(self, request: Request) -> Any:
+    async def _asked(self, request: Request) -> tuple[Asked, int]:
         database = self._sources.database
         now = await database.read(database.now)
-        asked = read_list(request.query_params, now)
+        return read_list(request.query_params, now), now
+
+    async def _groups(self, asked: Asked) -> list[dict[str, Any]]:
+        async def ask() -> list[dict[str, Any]]:
+            return await self._sources.database.read(lambda c: grouping.groups(c, asked.wanted, asked.group_by))
+
+        return await self._sources.kept(f"groups {asked.given}", ask, _GROUPS_KEPT).get()
+
+    async def _page(self, asked: Asked) -> paging.Page:
+        database = self._sources.database
 
         async def ask() -> paging.Page:
             return await database.read(
@@ -92,7 +111,7 @@ class SagaPages:
 
         # Many look at the same list at the same time, whenever something changes: it is read once for them.
         kept = self._sources.kept(f"list {asked.after} {asked.given}", ask, _KEPT)
-        return asked, await kept.get(), now
+        return await kept.get()
 
     async def _approvals(self, request: Request) -> Response:
         rows, asking, now = await self._waiting()
@@ -177,3 +196,12 @@ class SagaPages:
             return await self._sources.surroundings()
 
         return await explain_saga(self._sources.database, id_, around)
+
+
+def _alike(asked: Asked, group: dict[str, Any]) -> str:
+    """Write the address of the list of a group's sagas; "" where no filter says what they have in common."""
+    if group["value"] is None:
+        return ""
+    if group["by"] == "error":
+        return asked.address("/sagas", group_by="", limit="", type=group["type"], error=group["value"])
+    return asked.address("/sagas", group_by="", limit="", **{group["by"]: group["value"]})

@@ -2,52 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
-from typing import Any
-
-import httpx
 import pytest
 
-from choreo.events.settings import Settings, load_settings
 from choreo.saga import audit
-from choreo.saga.web.app import WebView
 from choreo.saga.web.feed import Feed, TooMany
 from choreo.saga.web.visitors import Role
 from tests.saga.stage import Placed, Stage
 from tests.web.served import TOKENS, bearer
-
-ORIGIN = {"origin": "http://127.0.0.1"}
-SAID = ",".join(f"{role}:{role}-ann={token}" for role, token in TOKENS.items())
-Client = Callable[..., Any]
-
-
-@pytest.fixture
-async def client(sqlite_stage: Stage) -> AsyncIterator[Client]:
-    """Give clients of web views of one stage: `await client(local=Role.ADMIN)`, or with settings."""
-    await sqlite_stage.start()
-    await sqlite_stage.publish(Placed(order_id="7"))
-    await sqlite_stage.until(lambda found: len(found) == 1)
-    async with AsyncExitStack() as stack:
-
-        async def make(
-            address: str = "127.0.0.1", local: Role | None = None, hosts: Any = ("127.0.0.1",), **settings: Any
-        ) -> httpx.AsyncClient:
-            told: Settings = load_settings(store=sqlite_stage.url, broker="memory:", **settings)
-            view = await stack.enter_async_context(WebView(told, hosts=hosts, local=local))
-            transport = httpx.ASGITransport(view, client=(address, 4711))
-            return await stack.enter_async_context(
-                httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers={"accept": "text/html"})
-            )
-
-        yield make
-
-
-def stamp_in(page: httpx.Response) -> str:
-    found = re.search(r'name="stamp" value="([0-9a-f]{64})"', page.text)
-    assert found is not None, page.text
-    return found[1]
+from tests.web.visits import ORIGIN, SAID, Client, stamp_in
 
 
 async def test_every_answer_tells_browsers_what_they_may_do(client: Client) -> None:
@@ -197,6 +159,8 @@ async def test_too_much_is_refused_before_it_is_parsed(client: Client) -> None:
 @pytest.mark.parametrize(
     ("path", "told"),
     [
+        ("/sagas?group-by=luck", "write one of error, step, type, state"),
+        ("/sagas?group-by=type&after=0:1:order/7", "has one page"),
         ("/sagas?colour=red", "is no filter of a list"),
         ("/sagas?state=HAPPY", "write one of RUNNING"),
         ("/sagas?condition=Sad", "write one of"),
