@@ -168,6 +168,7 @@ class Wanted:
         by, action, outcome: of this person, this action, this outcome.
         since, until: written at or after, and before; microseconds.
         unfolded: also the asking where another row says what became of it.
+        before: only rows with a lower place; None for all.
     """
 
     target: str = ""
@@ -177,6 +178,7 @@ class Wanted:
     since: int | None = None
     until: int | None = None
     unfolded: bool = False
+    before: int | None = None
 
 
 def read(connection: Connection, wanted: Wanted, *, limit: int | None = None) -> list[Row]:
@@ -196,6 +198,8 @@ def read(connection: Connection, wanted: Wanted, *, limit: int | None = None) ->
         query = query.where(audit.c.at >= wanted.since)
     if wanted.until is not None:
         query = query.where(audit.c.at < wanted.until)
+    if wanted.before is not None:
+        query = query.where(audit.c.seq < wanted.before)
     if not wanted.unfolded and not wanted.outcome:
         told = audit.alias()
         answered = select(told.c.seq).where(told.c.command_id == audit.c.command_id, told.c.seq > audit.c.seq)

@@ -15,7 +15,7 @@ from .shell import Shell
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ..audit import Row
+    from ..audit import Row, Verdict
 
 AUDIT = "saga.audit/v1"
 VERIFIED = "saga.audit-verified/v1"
@@ -74,7 +74,7 @@ async def list_(
     async with shell.sagas() as database:
         rows = await database.read(lambda c: audits.read(c, wanted, limit=None if all else limit))
     if shell.machine:
-        shell.json([_told(row) for row in rows])
+        shell.json([told(row) for row in rows])
     elif shell.output == "id":
         shell.lines(str(row.seq) for row in rows)
     else:
@@ -97,16 +97,16 @@ async def show(number: int, /, *, shell: Annotated[Shell, Parameter(parse=False)
     if row is None:
         raise SagaNotFound(f"the audit has no row {number}; saga audit list shows them")
     if shell.machine:
-        shell.json(_told(row))
+        shell.json(told(row))
         return
     lines = [f"{row.seq}  {row.action} {row.target or ''}  {row.outcome}", f"  at       {rfc3339(row.at)}"]
-    lines += [f"  by       {_person(row)}", *([f"  token    {row.token}"] if row.token else [])]
+    lines += [f"  by       {person(row)}", *([f"  token    {row.token}"] if row.token else [])]
     if row.sealed is None:
         lines.append("  reason and details were erased")
     else:
         lines += [
             f"  reason   {row.reason or '-'}",
-            *(f"  {name:8} {_text(each)}" for name, each in row.details.items()),
+            *(f"  {name:8} {text(each)}" for name, each in row.details.items()),
         ]
     lines += [*([f"  command  {row.command_id}"] if row.command_id else []), f"  hash     {row.hash}"]
     shell.lines(lines)
@@ -132,16 +132,7 @@ async def verify(*, file: Path | None = None, head: Text = "", shell: Annotated[
             verdict = await database.read(lambda c: audits.verify(audits.chain(c), head=head))
     broken = verdict.broken
     if shell.machine:
-        shell.json(
-            {
-                "schema": VERIFIED,
-                "holds": broken is None,
-                "rows": verdict.rows,
-                "erased": verdict.erased,
-                "head": verdict.head,
-                "broken": None if broken is None else broken._asdict(),
-            }
-        )
+        shell.json(told_verdict(verdict))
     elif broken is not None:
         shell.lines([f"the audit does not hold: row {broken.seq}: {broken.why}"])
     else:
@@ -198,7 +189,7 @@ def _draw(shell: Shell, rows: Iterable[Row]) -> None:
         [
             str(row.seq),
             show_time(row.at, style, now),
-            _person(row),
+            person(row),
             row.action,
             row.target or "-",
             row.outcome,
@@ -211,12 +202,14 @@ def _draw(shell: Shell, rows: Iterable[Row]) -> None:
         draw(shell, headers, cells, right={0, 1}, elastic={2, 4, 6})
 
 
-def _person(row: Row) -> str:
+def person(row: Row) -> str:
+    """Say who it was, where, and through what."""
     where = " ".join(filter(None, (row.host and f"on {row.host}", row.via and f"by {row.via}")))
     return f"{row.by} {where}".strip()
 
 
-def _told(row: Row) -> dict[str, Any]:
+def told(row: Row) -> dict[str, Any]:
+    """Tell a row as JSON has it (`saga.audit/v1`)."""
     from ..report import rfc3339
 
     return {
@@ -238,5 +231,18 @@ def _told(row: Row) -> dict[str, Any]:
     }
 
 
-def _text(value: Any) -> str:
+def told_verdict(verdict: Verdict) -> dict[str, Any]:
+    """Tell whether the audit holds, as JSON has it (`saga.audit-verified/v1`)."""
+    return {
+        "schema": VERIFIED,
+        "holds": verdict.broken is None,
+        "rows": verdict.rows,
+        "erased": verdict.erased,
+        "head": verdict.head,
+        "broken": None if verdict.broken is None else verdict.broken._asdict(),
+    }
+
+
+def text(value: Any) -> str:
+    """Write a detail as text."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -21,12 +21,14 @@ from ...events.errors import AmbiguousSaga, ChoreoError, ConfigurationError, Ref
 from ...events.problems import Problem
 from ...events.settings import Settings, load_settings
 from .acting import Acts
+from .batches import BatchPages
 from .entrance import Entrance
 from .feed import Feed, TooMany
 from .guard import Guard, refusal
 from .landscape import Landscape
 from .letters import LetterPages
 from .looking import SagaPages
+from .records import AuditPages
 from .rendering import STATIC, Renderer
 from .said import SaidPages
 from .sources import Sources
@@ -102,6 +104,8 @@ class WebView:
             *Entrance(self._visitors, self._renderer).routes(),
             *Landscape(self._sources, self._renderer).routes(),
             *Acts(self._sources, self._visitors).routes(),
+            *AuditPages(self._sources, self._renderer).routes(),
+            *BatchPages(self._sources, self._renderer, self._visitors).routes(),
             *SaidPages(self._sources, self._renderer).routes(),
             *LetterPages(self._sources, self._renderer, self._visitors).routes(),
             *SagaPages(self._sources, self._renderer).routes(),

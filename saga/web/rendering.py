@@ -26,6 +26,8 @@ NAVIGATION = (
     ("sagas", "/sagas", "Sagas", "s"),
     ("approvals", "/approvals", "Approvals", "a"),
     ("dead-letters", "/dead-letters", "Dead letters", "d"),
+    ("batches", "/batches", "Batches", "b"),
+    ("audit", "/audit", "Audit", "u"),
     ("catalog", "/catalog", "Catalog", "c"),
     ("definitions", "/definitions", "Definitions", "v"),
 )

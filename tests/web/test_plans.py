@@ -10,13 +10,16 @@ from typing import Any
 from sqlalchemy import Connection, event, text
 
 from choreo.events.database import Database
-from choreo.saga import grouping, overview, paging, queries
+from choreo.saga import audit, grouping, jobs, overview, paging, queries
+from choreo.saga.audit import Who
 from choreo.saga.queries import Filter
 from choreo.saga.web.feed import changed_since
 from tests.saga.stage import Stage
 from tests.web.many import HOUR, fill
 
 SAGAS = 12_000
+ROWS = 600
+TABLES = "choreo_(?:saga|audit|job_item)"
 Look = Callable[[Connection, int], Any]
 
 
@@ -41,6 +44,10 @@ LOOKS: dict[str, Look] = {
     "failed by error": lambda c, now: grouping.groups(c, Filter(only_failed=True), "error"),
     "open by step": lambda c, now: grouping.groups(c, Filter(only_open=True), "step"),
     "by state since yesterday": lambda c, now: grouping.groups(c, Filter(since=now - 24 * HOUR), "state"),
+    "audit": lambda c, now: audit.read(c, audit.Wanted(before=ROWS - 200), limit=101),
+    "one row of the audit": lambda c, now: audit.find(c, 7),
+    "batch": lambda c, now: jobs.progress(c, "b-1"),
+    "what a batch was refused": lambda c, now: jobs.items(c, "b-1", state="refused", limit=500),
     "changes": lambda c, now: changed_since(c, now - 5_000_000, 200),
     "overview": lambda c, now: overview.overview(c, now, overview.SPANS["24h"]),
 }
@@ -52,7 +59,7 @@ def _recorded(connection: Connection) -> Iterator[list[tuple[str, Any]]]:
     found: list[tuple[str, Any]] = []
 
     def note(_: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
-        if "choreo_saga" in statement and statement.startswith("SELECT"):
+        if re.search(r"choreo_(saga|audit|job)", statement) and statement.startswith("SELECT"):
             found.append((statement, parameters))
 
     event.listen(connection, "before_cursor_execute", note)
@@ -74,13 +81,24 @@ def _plans(connection: Connection, look: Look, now: int) -> dict[str, str]:
     return plans
 
 
+def _write_records(connection: Connection) -> None:
+    """Fill the audit, and some batches."""
+    who = Who("ann", via="cli")
+    for number in range(ROWS):
+        audit.record(connection, "pause", who, outcome=audit.DONE, target=f"order/{number:07d}")
+    for number in range(4):
+        names = [f"order/{each:07d}" for each in range(1_000)]
+        jobs.create(connection, f"b-{number}", "pause", names, who, reason="", about="", rate=50, now=1, by_hand=True)
+
+
 async def _fill(stage: Stage) -> Database:
     await stage.start()
     found = await stage.database.read(lambda c: queries.newest_definition(c, "order"))
     now = await stage.database.read(stage.database.now)
     await stage.database.write(lambda c: fill(c, SAGAS, now, version=found.version, hash_=found.hash))
+    await stage.database.write(_write_records)
     if stage.url.startswith("postgresql"):
-        await stage.database.write(lambda c: c.execute(text("ANALYZE choreo_saga")))
+        await stage.database.write(lambda c: c.execute(text("ANALYZE")))
     return stage.database
 
 
@@ -91,8 +109,8 @@ async def test_every_look_goes_along_an_index(stage: Stage) -> None:
     wrong = {}
     for name, look in LOOKS.items():
         for statement, plan in (await database.read(lambda c, look=look: _plans(c, look, now))).items():  # type: ignore[misc]
-            whole = re.search(r"SCAN choreo_saga(?! USING)|Seq Scan on choreo_saga\b", plan)
-            counted = "count(" in statement and re.search(r"SCAN choreo_saga\b", plan)
+            whole = re.search(rf"SCAN {TABLES}(?! USING)|Seq Scan on {TABLES}\b", plan)
+            counted = "count(" in statement and re.search(rf"SCAN {TABLES}\b", plan)
             sorted_ = re.search(r"USE TEMP B-TREE FOR ORDER BY", plan) and "GROUP BY" not in statement  # groups are few
             if whole or counted or sorted_:
                 wrong[name] = f"{statement}\n{plan}"
