@@ -54,6 +54,7 @@ from .options import Options
 from .ordering import in_order
 from .outcomes import COMMANDS_TOPIC, OUTCOMES, SagaEnded, ensure_topics
 from .positions import Positions
+from .presence import Presence
 from .queues import next_in_line
 from .rate import Rate
 from .refusals import Refused, blames_input, set_aside, trouble, unreadable
@@ -126,6 +127,9 @@ class Coordinator:
         self._partitions: dict[str, int] = {}
         self._begins: dict[str, int] = {}
         self._client = loaded.client_name(owner)
+        self._presence = Presence(
+            database, transport, self.group, self._client, lambda: self.partitions, lambda: self._knowledge.catalog
+        )
         self._task: asyncio.Task[None] | None = None
         self._caught_up = False
         self._joined = False
@@ -192,6 +196,8 @@ class Coordinator:
         await self._emission.emit_left_over(self._database, known)
         self._task = asyncio.create_task(self._run(), name="choreo-coordinator")
         self._alerting.begin(self._topics)
+        if self._options.presence:
+            self._presence.begin()
 
     async def wait(self) -> None:
         """Wait until it stops.
@@ -208,6 +214,7 @@ class Coordinator:
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
             await self._alerting.close()
+            await self._presence.close()
             await self._positions.commit()
             await self._feed.close()
         if self._joined:
@@ -287,6 +294,7 @@ class Coordinator:
         refused += unrouted
         await self._apply_all(arrivals, refused, {d.place: d.offset + 1 for d in deliveries})
         self.events += len(deliveries)
+        self._presence.decided(deliveries[0])
         self._positions.advance(deliveries)
 
     async def _routed_all(self, ordered: Iterable[tuple[Delivery, Envelope]]) -> tuple[list[Arrival], list[Refused]]:

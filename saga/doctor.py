@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from ..events.clock import SECOND, format_duration
+from ..events.envelope import TopicPartition
+from ..tracing.probe import Probed
 from .definition import Definition
+from .presence import Standing
 from .queries import Brakes
 from .surroundings import Surroundings
 
@@ -29,6 +32,7 @@ Area = Literal[
 
 _SKEW = 2 * SECOND
 _OLD = 30 * SECOND
+_NAMED = 5
 
 
 class Finding(NamedTuple):
@@ -38,6 +42,22 @@ class Finding(NamedTuple):
     verdict: Verdict
     sentence: str
     fix: str | None = None
+
+
+class Kept(NamedTuple):
+    """What the doctor saw of the store itself.
+
+    Args:
+        kind: which database, in words.
+        schema: its tables' version.
+        size: bytes.
+        backup_age: how long ago it was last backed up, microseconds; None where nobody has said so.
+    """
+
+    kind: str
+    schema: str
+    size: int
+    backup_age: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +79,7 @@ class Seen:
         skew: of the store's clock to this machine's, microseconds.
         around: what was seen on the broker.
         letters: open dead letters by topic; None where the broker was not asked.
-        traces: the endpoint of traces, and why it cannot be reached (None: it can); None where none is set.
+        traces: what became of a probe span; None where no endpoint is set.
         registry: the schema registry's URL, how many subjects it has, and why it cannot be asked (None: it can); None
             where none is set, and the broker keeps the schemas.
     """
@@ -78,8 +98,11 @@ class Seen:
     skew: int
     around: Surroundings
     letters: Mapping[str, int] | None
-    traces: tuple[str, str | None] | None
+    traces: Probed | None
     registry: tuple[str, int, str | None] | None = None
+    kept: Kept | None = None
+    standings: Sequence[Standing] = ()
+    last_seen: Mapping[str, str] = field(default_factory=dict)
 
 
 def examine(seen: Seen) -> list[Finding]:
@@ -104,7 +127,10 @@ def _store(seen: Seen) -> list[Finding]:
     if seen.store is not None:
         return [Finding("store", "failure", seen.store, "start a coordinator, or name its store with --store")]
     open_ = sum(count for phase, count in seen.phases.items() if phase in ("RUNNING", "COMPENSATING"))
-    found = [Finding("store", "ok", f"{seen.store_url}; {sum(seen.phases.values()):,} sagas, {open_:,} open")]
+    told = f"{seen.store_url}; {sum(seen.phases.values()):,} sagas, {open_:,} open"
+    if seen.kept is not None:
+        told += f"; {_kept(seen.kept)}"
+    found = [Finding("store", "ok", told)]
     count, age = seen.outbox
     if count and age > _OLD:
         told = f"{count:,} events wait in the outbox, the oldest since {format_duration(age)}"
@@ -121,6 +147,20 @@ def _store(seen: Seen) -> list[Finding]:
         told = f"{seen.parked:,} {_plural(seen.parked, 'event waits', 'events wait')} for a saga that has not begun"
         found.append(Finding("store", "warning", told, "saga ignored"))
     return found
+
+
+def _kept(kept: Kept) -> str:
+    backup = "no backup is known (saga store backup)"
+    if kept.backup_age is not None:
+        backup = f"last backup {format_duration(kept.backup_age)} ago"
+    return f"{kept.kind}, schema {kept.schema}, {_size(kept.size)}, {backup}"
+
+
+def _size(number: int) -> str:
+    for unit, size in (("GB", 1_000_000_000), ("MB", 1_000_000)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number // 1_000:,} kB"
 
 
 def _broker(seen: Seen) -> list[Finding]:
@@ -176,7 +216,9 @@ def _groups(seen: Seen) -> list[Finding]:
         unread = sum(around.unread(service.group, place) for place in around.ends if place.topic in topics)
         if around.members(service.group) == 0:
             verdict: Verdict = "failure" if unread else "warning"
-            told = f"service {service.service} has no live member, {unread:,} events wait for it"
+            since = seen.last_seen.get(service.group)
+            none = f"none since {since}" if since else "none was ever seen"
+            told = f"service {service.service} has no live member, {none}; {unread:,} events wait for it"
             found.append(Finding("groups", verdict, told, f"start service {service.service}"))
     alive = len(around.services) - len(found)
     for each in around.breakers:
@@ -194,12 +236,7 @@ def _groups(seen: Seen) -> list[Finding]:
 def _coordinator(seen: Seen) -> list[Finding]:
     around, found = seen.around, []
     if around.trouble is None:
-        members = around.members(around.coordinators)
-        topics = {topic for definition in seen.definitions for topic in definition.consumed_topics}
-        unread = sum(around.unread(around.coordinators, place) for place in around.ends if place.topic in topics)
-        told = f"{members} in group {around.coordinators!r}, {unread:,} events unread"
-        fix = None if members else "saga run MODULE:SAGA"
-        found.append(Finding("coordinator", "ok" if members else "failure", told, fix))
+        found.extend(_coordinators(seen))
     else:
         found.append(Finding("coordinator", "unknown", "the broker could not be asked"))
     count, age = seen.queued
@@ -207,6 +244,48 @@ def _coordinator(seen: Seen) -> list[Finding]:
         told = f"{count:,} commands of people wait since {format_duration(age)}"
         found.append(Finding("coordinator", "failure", told, "a running coordinator applies them"))
     return found
+
+
+def _coordinators(seen: Seen) -> list[Finding]:
+    """Say how many there are, whether all partitions are read, and what each one reads and how quickly it decides."""
+    around = seen.around
+    members = around.members(around.coordinators)
+    topics = {topic for definition in seen.definitions for topic in definition.consumed_topics}
+    unread = sum(around.unread(around.coordinators, place) for place in around.ends if place.topic in topics)
+    told = f"{members} in group {around.coordinators!r}, {unread:,} events unread"
+    if not members:
+        return [Finding("coordinator", "failure", told, "saga run MODULE:SAGA")]
+    alive = [each for each in seen.standings if each.client in around.groups[around.coordinators].members]
+    if not alive:
+        return [Finding("coordinator", "ok", f"{told}; none has said yet what it reads")]
+    owned = {place for each in alive for place in each.partitions}
+    # A topic of which nobody reads anything may belong to a saga that has been given up.
+    read = {place.topic for place in owned if place.topic in around.topics}
+    wanted = {TopicPartition(topic, number) for topic in read for number in range(around.topics[topic].partitions)}
+    nobodys = sorted(wanted - owned)
+    told += f", {len(wanted) - len(nobodys)} of {len(wanted)} partitions owned"
+    if nobodys:
+        fix = "a coordinator takes them over within its session; if not, look into the log of each"
+        named = ", ".join(f"{place.topic}/{place.partition}" for place in nobodys[:_NAMED])
+        found = [Finding("coordinator", "warning", f"{told}; nobody reads {named}", fix)]
+    else:
+        found = [Finding("coordinator", "ok", told)]
+    return [*found, *(Finding("coordinator", "ok", _standing(each)) for each in alive)]
+
+
+def _standing(one: Standing) -> str:
+    by_topic: dict[str, list[int]] = {}
+    for place in sorted(one.partitions):
+        by_topic.setdefault(place.topic, []).append(place.partition)
+    reads = ", ".join(f"{topic}/{','.join(map(str, numbers))}" for topic, numbers in by_topic.items())
+    delay = "it has decided nothing yet"
+    if one.delay_p50 is not None and one.delay_p99 is not None:
+        delay = f"decision delay p50 {_brief(one.delay_p50)}, p99 {_brief(one.delay_p99)}"
+    return f"{one.client} reads {reads or 'nothing: it stands by'}; {delay}"
+
+
+def _brief(microseconds: int) -> str:
+    return f"{microseconds // 1_000}ms" if microseconds < SECOND else format_duration(microseconds)
 
 
 def _definitions(seen: Seen) -> list[Finding]:
@@ -242,12 +321,20 @@ def _letters(seen: Seen) -> list[Finding]:
 
 
 def _traces(seen: Seen) -> list[Finding]:
-    if seen.traces is None:
+    probed = seen.traces
+    if probed is None:
         return [Finding("traces", "ok", "no OTLP endpoint is set; saga trace reads an embedded broker's own file")]
-    endpoint, trouble = seen.traces
-    if trouble is None:
-        return [Finding("traces", "ok", f"{endpoint} answers")]
-    return [Finding("traces", "warning", f"{endpoint}: {trouble}", "processing goes on; spans are dropped meanwhile")]
+    if probed.trouble is not None:
+        fix = "processing goes on; spans are dropped meanwhile"
+        return [Finding("traces", "warning", f"{probed.endpoint}: {probed.trouble}", fix)]
+    if probed.missed is not None:
+        fix = "is what takes spans there the way to this Jaeger, and does a collector between them sample?"
+        return [Finding("traces", "warning", f"{probed.endpoint} answers; {probed.missed}", fix)]
+    if probed.found_after is None:
+        told = "took the probe span; nobody looked for it, as CHOREO_JAEGER names no Jaeger"
+        return [Finding("traces", "ok", f"{probed.endpoint} {told}")]
+    found = f"the probe span was found in Jaeger after {_brief(probed.found_after)}"
+    return [Finding("traces", "ok", f"{probed.endpoint} answers; {found}")]
 
 
 def _clock(seen: Seen) -> list[Finding]:

@@ -21,6 +21,7 @@ class Options:
         gap: what to do when records were deleted before they were read.
         alerts: tell on `choreo.alerts` what somebody should hear of.
         stuck: how long a saga must have waited to count as stuck, microseconds; None: nobody looks.
+        presence: say every few seconds what it reads and how quickly it decides, for `saga doctor`.
         rotation: after how long the trace of a saga that still runs goes on in another one, microseconds; None: never.
     """
 
@@ -32,4 +33,5 @@ class Options:
     gap: Gap = "stop"
     alerts: bool = False
     stuck: int | None = None
+    presence: bool = False
     rotation: int | None = None

@@ -133,6 +133,7 @@ class Process:
                 self._options or Options(),
                 rotation=self._settings.rotation,
                 alerts=True,
+                presence=True,
                 stuck=self._settings.stuck_after,
             ),
             committed=measuring.sagas(self._settings.group, database, tracing) if measuring is not None else None,

@@ -18,7 +18,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0008"
+HEAD = "0009"
 metadata = MetaData()
 
 definition = Table(
@@ -375,3 +375,25 @@ alert = Table(
     Index("choreo_alert_kind", "kind", "at"),
 )
 """Occurrences that somebody should hear of, each once; `told_at` is set in the transaction that tells one."""
+
+coordinator = Table(
+    "choreo_coordinator",
+    metadata,
+    Column("group", Text, nullable=False),
+    Column("client", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("partitions", Text, nullable=False),
+    Column("batches", Integer, nullable=False),
+    Column("delay_p50", BigInteger),
+    Column("delay_p99", BigInteger),
+    PrimaryKeyConstraint("group", "client"),
+)
+"""What each coordinator says of itself every few seconds (`presence`): what it reads, and how quickly it decides."""
+
+seen_group = Table(
+    "choreo_group",
+    metadata,
+    Column("group", Text, primary_key=True),
+    Column("seen_at", BigInteger, nullable=False),
+)
+"""When a coordinator last saw a live member of a service's consumer group: since when one without any is down."""

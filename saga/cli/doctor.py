@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,11 +13,13 @@ from .operate import Yes, confirm
 from .shell import Shell
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from sqlalchemy import Connection
 
-    from ..doctor import Finding, Seen
+    from ...events.settings import Settings
+    from ...tracing.probe import Probed
+    from ..doctor import Finding, Kept, Seen
     from ..surroundings import Surroundings
 
 _AREAS = (
@@ -36,6 +37,10 @@ _AREAS = (
 )
 _ALSO = {"kafka": "broker", "services": "groups", "dlq": "letters"}
 _PARTITIONS = 4
+_DAY = 24 * 3_600 * 1_000_000
+_SHOWN = 5.0
+"""Seconds that Jaeger has to show a span that its collector took."""
+
 _GLYPHS = {"ok": ("✔", "green"), "warning": ("⚠", "yellow"), "failure": ("✖", "red"), "unknown": ("○", "dim")}
 
 
@@ -65,9 +70,9 @@ async def doctor(
     wanted = tuple(_ALSO.get(name, name) for name in filter(None, only.split(","))) or _AREAS
     if unknown := sorted(set(wanted) - set(_AREAS)):
         raise ConfigurationError(f"--only {unknown[0]}: the areas are {', '.join(_AREAS)}")
-    seen = await _look(shell)
+    seen = await _look(shell, wanted)
     if fix and await _mend(shell, seen, yes):
-        seen = await _look(shell)
+        seen = await _look(shell, wanted)
     found = [each for each in examine(seen) if each.area in wanted]
     counts = {verdict: sum(each.verdict == verdict for each in found) for verdict in _GLYPHS}
     failed = counts["failure"] > 0 or (strict and counts["warning"] > 0)
@@ -120,7 +125,7 @@ def _draw(shell: Shell, found: Sequence[Finding]) -> None:
     draw(shell, ["", "", ""], rows)
 
 
-async def _look(shell: Shell) -> Seen:
+async def _look(shell: Shell, wanted: Collection[str]) -> Seen:
     from ...events.clock import system_clock
     from ...events.database import redacted
     from ..doctor import Seen
@@ -145,30 +150,47 @@ async def _look(shell: Shell) -> Seen:
             before = system_clock()
             now = await database.read(database.now)
             skew = now - (before + system_clock()) // 2
-            told = await database.read(lambda connection: _read(connection, now)) | {"skew": skew}
+            told = await database.read(lambda connection: _read(connection, now, settings.group)) | {"skew": skew}
         except ChoreoError as error:
             store = error.message
     topics = {topic for definition in told["definitions"] for topic in definition.topics.values()}
     around, letters = await _broker(shell, sorted(topics))
-    broker = f"broker {settings.broker_url}"
-    prefix = f", prefix {settings.topic_prefix}" if settings.topic_prefix else ""
     return Seen(
-        settings=f"{broker}, store {redacted(settings.store_url)}, home {settings.home}{prefix}",
+        settings=_configured(settings),
         store=store,
         store_url=redacted(settings.store_url),
         around=around,
         letters=letters,
-        traces=await _traces(),
+        traces=await _traces(shell) if "traces" in wanted else None,
         registry=await _registry(shell),
         **told,
     )
 
 
-def _read(connection: Connection, now: int) -> dict[str, Any]:
+def _configured(settings: Settings) -> str:
+    from pydantic import SecretStr
+
+    from ...events.contexts import FILE
+    from ...events.database import redacted
+
+    told = [
+        f"context {settings.context} of {FILE}" if settings.context else "no context",
+        f"broker {settings.broker_url}",
+        f"store {redacted(settings.store_url)}",
+        f"home {settings.home}",
+    ]
+    if settings.topic_prefix:
+        told.append(f"prefix {settings.topic_prefix}")
+    values = (getattr(settings, name) for name in type(settings).model_fields)
+    secrets = sum(isinstance(value, SecretStr) and bool(value.get_secret_value()) for value in values)
+    return ", ".join(told) + (f"; {secrets} secret{'s' * (secrets != 1)} set" if secrets else "")
+
+
+def _read(connection: Connection, now: int, group: str) -> dict[str, Any]:
     from sqlalchemy import func, select
 
     from ...events.outbox import outbox
-    from .. import queries
+    from .. import presence, queries
     from ..operators import PENDING
     from ..tables import command
 
@@ -184,7 +206,37 @@ def _read(connection: Connection, now: int) -> dict[str, Any]:
         "parked": sum(count for count, _ in queries.count_parked(connection).values()),
         "outbox": _aged(connection.execute(select(func.count(), func.min(outbox.c.free_at))).one(), now),
         "queued": _aged(connection.execute(queued).one(), now),
+        "kept": _kept(connection, now),
+        "standings": presence.standings(connection, group, now),
+        "last_seen": {name: _since(at, now) for name, at in presence.last_seen(connection).items()},
     }
+
+
+def _kept(connection: Connection, now: int) -> Kept:
+    from sqlalchemy import text
+
+    from ..backup import backed_up_at
+    from ..doctor import Kept
+    from ..tables import HEAD
+
+    if connection.dialect.name == "sqlite":
+        mode = connection.execute(text("PRAGMA journal_mode")).scalar_one()
+        kind = f"SQLite, {'WAL' if mode == 'wal' else f'journal {mode}'}"
+        pages = connection.execute(text("PRAGMA page_count")).scalar_one()
+        size = pages * connection.execute(text("PRAGMA page_size")).scalar_one()
+    else:
+        kind = "PostgreSQL " + str(connection.execute(text("SHOW server_version")).scalar_one()).split()[0]
+        size = connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one()
+    at = backed_up_at(connection)
+    return Kept(kind, HEAD, size, None if at is None else max(0, now - at))
+
+
+def _since(at: int, now: int) -> str:
+    from .times import clock_time, show_time
+
+    if now - at < _DAY:
+        return clock_time(at, "local")[: len("HH:MM")]
+    return show_time(at, "local", now)[: len("YYYY-MM-DD HH:MM")]
 
 
 def _in_use(connection: Connection) -> set[tuple[str, int]]:
@@ -235,14 +287,22 @@ async def _registry(shell: Shell) -> tuple[str, int, str | None] | None:
         return "", 0, error.message
 
 
-async def _traces() -> tuple[str, str | None] | None:
+async def _traces(shell: Shell) -> Probed | None:
+    import asyncio
     from urllib.parse import urlsplit
 
+    from ...tracing.export import endpoint
+    from ...tracing.probe import Probed, probe
     from .observing import unreachable_host
 
-    endpoint = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-    if not endpoint:
+    where = endpoint()
+    if not where:
         return None
-    parts = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
-    port = parts.port or (443 if parts.scheme == "https" else 4318)
-    return endpoint, await unreachable_host(parts.hostname or "", port)
+    parts = urlsplit(where if "://" in where else f"//{where}")
+    trouble = await unreachable_host(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 4318))
+    if trouble is not None:
+        return Probed(where, trouble)
+    try:
+        return await asyncio.to_thread(probe, shell.settings.jaeger, _SHOWN)
+    except ConfigurationError as error:
+        return Probed(where, error.message)

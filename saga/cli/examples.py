@@ -67,7 +67,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "saga schema check shop.py --registry schemas/",
         "saga schema register shop.py --registry https://registry.example:8081",
     ),
-    "store": ("saga store upgrade",),
+    "store": ("saga store upgrade", "saga store backup /backup/saga-monday.db"),
     "mcp": ("saga mcp", "saga mcp --allow-changes"),
     "context": (
         "saga context add staging broker=kafka://kafka.staging:9092 topic_prefix=staging.",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
+from .backup import backup
 from .shell import Shell
 from .tables import draw
 
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from ...events.database import Database
     from ...events.settings import Settings
 
-store = App(name="store", help="Bring stores to this release.", help_format="plaintext")
+store = App(
+    name="store", help="Stores: bring them to this release, back up the coordinator's.", help_format="plaintext"
+)
+store.command(backup)
 
 
 @store.command

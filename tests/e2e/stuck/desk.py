@@ -74,7 +74,7 @@ class Desk:
 
     def __init__(self, settings: Settings, console: Console, stack: AsyncExitStack) -> None:
         self.settings = settings
-        self._console = console
+        self.console = console
         self._stack = stack
 
     async def two_commands(
@@ -105,13 +105,13 @@ class Desk:
         """Type a command as it stands, with a reason where one is asked for; give what it printed."""
         words = [word if word != "..." else "tested" for word in command.split()]
         assert words[0] == "saga"
-        done = await asyncio.to_thread(self._console, *words[1:], *more)
+        done = await asyncio.to_thread(self.console, *words[1:], *more)
         assert done.code == 0, done.err
         return done.out
 
     async def ends(self, name: str, phase: str) -> None:
         """Wait until a saga has ended so."""
-        done = await asyncio.to_thread(self._console, "wait", name, "--timeout", "60", "-o", "json")
+        done = await asyncio.to_thread(self.console, "wait", name, "--timeout", "60", "-o", "json")
         assert done.json["phase"] == phase, done
 
     async def run(self, *services: Service, sagas: Sequence[type[Saga]] = ()) -> Process:
@@ -134,7 +134,7 @@ class Desk:
         """Ask until that is among the reasons; give the whole answer."""
         told: dict[str, Any] = {}
         for _ in range(300):
-            done = await asyncio.to_thread(self._console, "why", name, "-o", "json")
+            done = await asyncio.to_thread(self.console, "why", name, "-o", "json")
             if done.code == 0:
                 told = validate(done.json, "saga.why/v1")
                 if any(each["code"] == code and step in (None, each["step"]) for each in told["reasons"]):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,21 +15,29 @@ import pytest
 
 from choreo.events import outbox
 from choreo.events.database import Database
+from choreo.events.envelope import TopicPartition
 from choreo.events.settings import load_settings
-from choreo.events.transport import TopicSpec
+from choreo.events.transport import GroupInfo, TopicInfo, TopicSpec
 from choreo.events.transports import connect
+from choreo.saga import presence
+from choreo.saga.cli import doctor as cli_doctor
 from choreo.saga.cli import exits
 from choreo.saga.cli.verdicts import github, junit
 from choreo.saga.definition import Definition, StepPlan
 from choreo.saga.doctor import Finding, Seen, examine
+from choreo.saga.presence import Standing
 from choreo.saga.queries import Brakes
 from choreo.saga.store import save_definition
 from choreo.saga.surroundings import Surroundings
 from choreo.saga.tables import HEAD, metadata
+from choreo.tracing.probe import Probed
+from tests.e2e.stuck.desk import Delivery, Desk, Ordered, stock
 from tests.saga.stage import Order
 from tests.support.apicurio import ApicurioServer
 from tests.support.cli import environment, saga
 from tests.support.console import Console, validate
+from tests.support.jaeger import JaegerServer
+from tests.support.otlp import OtlpSink
 from tests.support.ports import free_ports
 
 QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart"
@@ -144,7 +154,7 @@ def test_findings_name_what_mends_them() -> None:
         skew=5_000_000,
         around=Surroundings(coordinators="choreo"),
         letters={"orders.dlq": 3},
-        traces=("http://localhost:4318", "refused"),
+        traces=Probed("http://localhost:4318", "refused"),
         registry=("http://localhost:8081", 0, "it does not answer"),
     )
     found = examine(seen)
@@ -166,6 +176,153 @@ def test_findings_name_what_mends_them() -> None:
     assert all(
         isinstance(each, Finding) and (each.fix is not None or each.verdict in ("ok", "unknown")) for each in found
     )
+
+
+async def test_it_tells_who_reads_what_how_quickly_it_decides_and_since_when_a_service_is_gone(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "EVERY", 0.2)
+    services = await desk.run(stock())
+    coordinator = await desk.run(sagas=[Delivery])
+    await desk.publish(Ordered(order_id="4711"))
+    told = await _doctor(desk, "coordinator", lambda told: "p99" in told)
+    assert "1 in group" in told
+    owned = re.search(r"(\d+) of (\d+) partitions owned", told)
+    assert owned is not None
+    assert owned[1] == owned[2]
+    assert re.search(r"reads .*, orders/0, .*; decision delay p50 .*, p99 ", told)
+    await _doctor(desk, "groups", lambda told: "1 of 1 services have live members" in told)
+    await asyncio.sleep(0.5)  # a look later
+    await services.stop()
+    await desk.publish(Ordered(order_id="4712"))
+    told = await _doctor(desk, "groups", lambda told: "no live member" in told)
+    assert re.search(r"service stock has no live member, none since \d\d:\d\d; 1 events? waits? for it", told)
+    await coordinator.stop()
+    told = await _doctor(desk, "coordinator", lambda told: "0 in group" in told)
+    assert "reads" not in told, "who has stopped says nothing any more"
+
+
+async def _doctor(desk: Desk, area: str, until: Callable[[str], bool]) -> str:
+    """Ask about an area until it says so; give its sentences."""
+    told = ""
+    for _ in range(150):
+        done = await asyncio.to_thread(desk.console, "doctor", "--only", area, "-o", "json")
+        told = "\n".join(each["sentence"] for each in validate(done.json, "saga.doctor/v1")["findings"])
+        if until(told):
+            return told
+        await asyncio.sleep(0.2)
+    raise AssertionError(told)
+
+
+def test_a_partition_that_nobody_reads_is_named_and_who_reads_what() -> None:
+    definition = Definition("order", 1, "id", ("Placed",), (), topics={"Placed": "orders"})
+    around = Surroundings(
+        coordinators="choreo",
+        topics={"orders": TopicInfo("orders", 3)},
+        groups={"choreo": GroupInfo("choreo", ("one", "two"), {})},
+    )
+    standings = [
+        Standing("one", 1, frozenset({TopicPartition("orders", 0)}), 20, 18_000, 2_500_000),
+        Standing("two", 1, frozenset(), 0, None, None),
+        Standing("killed", 1, frozenset({TopicPartition("orders", 1)}), 20, 1, 1),
+    ]
+    seen = replace(_fine(), definitions=[definition], around=around, standings=standings)
+    found = [each for each in examine(seen) if each.area == "coordinator"]
+    assert [each.verdict for each in found] == ["warning", "ok", "ok"]
+    assert found[0].sentence == (
+        "2 in group 'choreo', 0 events unread, 1 of 3 partitions owned; nobody reads orders/1, orders/2"
+    )
+    assert found[1].sentence == "one reads orders/0; decision delay p50 18ms, p99 2.5s"
+    assert found[2].sentence == "two reads nothing: it stands by; it has decided nothing yet"
+    [before] = [each for each in examine(replace(seen, standings=[])) if each.area == "coordinator"]
+    assert "none has said yet what it reads" in before.sentence
+
+
+def test_the_configuration_names_its_context_and_counts_secrets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("CHOREO_", "OTEL_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "choreo.toml").write_text('[contexts.dev]\nhome = "here"\nwebhook_secret = "whsec_hush"\n')
+    console = Console(capsys, tmp_path)
+    done = console("doctor", "--only", "config", "--context", "dev")
+    assert "context dev of choreo.toml, broker local:here" in done.out
+    assert "; 1 secret set" in done.out
+    assert "hush" not in done.out
+
+
+def test_a_backup_is_a_whole_store_and_doctor_says_how_old_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(_store_without_topics(tmp_path))
+    monkeypatch.setenv("CHOREO_HOME", str(tmp_path))
+    console = Console(capsys, tmp_path)
+    assert "SQLite, WAL, schema 00" in console("doctor", "--only", "store").out
+    assert "no backup is known (saga store backup)" in console("doctor", "--only", "store").out
+    copy = tmp_path / "copy.db"
+    tried = validate(console("store", "backup", copy, "--dry-run", "-o", "json").json, "saga.backup/v1")
+    assert (tried["at"], copy.exists()) == (None, False)
+    done = validate(console("store", "backup", copy, "-o", "json").json, "saga.backup/v1")
+    assert done["bytes"] == copy.stat().st_size
+    assert sorted(path.name for path in tmp_path.glob("copy*")) == ["copy.db"], "nothing else lies beside it"
+    assert "last backup" in console("doctor", "--only", "store").out
+    assert "store backup" in console("audit", "list").out
+    assert console("versions", "--store", f"sqlite:{copy}").code == exits.OK, "it is a store"
+    again = console("store", "backup", copy)
+    assert (again.code, "replaces nothing" in again.err) == (exits.USAGE, True)
+    assert console("store", "backup").code == exits.USAGE
+    noted = validate(console("store", "backup", "--made-by", "our nightly script", "-o", "json").json)
+    assert (noted["file"], noted["by_means_of"]) == (None, "our nightly script")
+
+
+@pytest.mark.postgres
+def test_a_store_on_postgresql_is_backed_up_by_its_own_means_and_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, postgres_url: str
+) -> None:
+    async def make() -> None:
+        database = await Database.open(postgres_url)
+        await database.ensure_schema("events", outbox.metadata, outbox.HEAD)
+        await database.ensure_schema("saga", metadata, HEAD)
+        await database.close()
+
+    asyncio.run(make())
+    monkeypatch.setenv("CHOREO_HOME", str(tmp_path))
+    monkeypatch.setenv("CHOREO_STORE", postgres_url)
+    console = Console(capsys, tmp_path)
+    refused = console("store", "backup", tmp_path / "copy.db")
+    assert (refused.code, "pg_dump" in refused.err) == (exits.USAGE, True)
+    assert console("store", "backup", "--made-by", "pg_dump").code == exits.OK
+    told = console("doctor", "--only", "store").out
+    assert re.search(r"PostgreSQL [\d.]+, schema \d+, .* [kM]B, last backup", told)
+
+
+@pytest.mark.jaeger
+def test_a_probe_span_is_sent_and_looked_for_in_jaeger(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, jaeger: JaegerServer
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("CHOREO_", "OTEL_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(cli_doctor, "_SHOWN", 1.0)
+    console = Console(capsys, tmp_path)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", jaeger.otlp)
+    told = console("doctor", "--only", "traces")
+    assert (told.code, "nobody looked for it" in told.out) == (exits.OK, True)
+    monkeypatch.setenv("CHOREO_JAEGER", jaeger.url)
+    told = console("doctor", "--only", "traces", "--strict")
+    assert (told.code, "the probe span was found in Jaeger after" in told.out) == (exits.OK, True)
+    with OtlpSink() as elsewhere:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", elsewhere.url)
+        told = console("doctor", "--only", "traces", "--strict")
+        assert (told.code, "has not shown it within" in told.out) == (exits.ERROR, True)
+        elsewhere.answer = 400
+        told = console("doctor", "--only", "traces", "--strict")
+        assert (told.code, "it did not take the probe span" in told.out) == (exits.ERROR, True)
+
+
+def _fine() -> Seen:
+    """What the doctor sees where nothing is there, and nothing is wrong."""
+    return Seen("", None, "", {}, 0, Brakes(False, False), [], [], 0, (0, 0), (0, 0), 0, Surroundings(), {}, None)
 
 
 def _verdicts(told: Mapping[str, Any]) -> dict[str, str]:
