@@ -32,11 +32,18 @@ class Payload(NamedTuple):
     value: bytes
 
 
-def read_payloads(connection: Connection, id_: str) -> dict[int, Payload]:
-    """Read the values of the events in a saga's history, by their place in it; those that are not kept are left out."""
+def read_payloads(connection: Connection, id_: str, seq: int | None = None) -> dict[int, Payload]:
+    """Read the values of the events in a saga's history, by their place in it; those that are not kept are left out.
+
+    Args:
+        connection: within a read.
+        id_: of the saga.
+        seq: of one event only.
+    """
     columns = (history.c.seq, history.c.type, history.c.event_id, history.c.content_type, history.c.value)
     told = (history.c.saga_id == id_, history.c.kind.in_(("event", "failure")), history.c.value.isnot(None))
-    rows = connection.execute(select(*columns).where(*told).order_by(history.c.seq))
+    query = select(*columns).where(*told).order_by(history.c.seq)
+    rows = connection.execute(query if seq is None else query.where(history.c.seq == seq))
     return {row.seq: Payload(row.type, row.event_id, row.content_type or "", bytes(row.value)) for row in rows}
 
 

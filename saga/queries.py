@@ -253,8 +253,8 @@ def newest_definitions(connection: Connection) -> list[Definition]:
     return [newest[type_] for type_ in sorted(newest)]
 
 
-def read_history(connection: Connection, id_: str, *, after: int = 0) -> list[Entry]:
-    """Read a saga's history, from the input after `after` on."""
+def read_history(connection: Connection, id_: str, *, after: int = 0, limit: int | None = None) -> list[Entry]:
+    """Read a saga's history, from the input after `after` on; so many of it at most."""
     columns = (
         history.c.seq,
         history.c.at,
@@ -271,7 +271,7 @@ def read_history(connection: Connection, id_: str, *, after: int = 0) -> list[En
         history.c.offset,
     )
     query = select(*columns).where(history.c.saga_id == id_, history.c.seq > after).order_by(history.c.seq)
-    return [_entry(row) for row in connection.execute(query)]
+    return [_entry(row) for row in connection.execute(query.limit(limit))]
 
 
 def brakes(connection: Connection) -> Brakes:

@@ -8,9 +8,9 @@ import json
 import os
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...events.errors import ConfigurationError, DecodeError
 
@@ -43,6 +43,19 @@ async def read_body(
         return await payloads.read(value, _content_type(letter), letter.type, letter.event_id, secrets)
 
 
+class Body(NamedTuple):
+    """A letter's body as a person may change it.
+
+    Args:
+        text: as JSON, secrets masked; None where it cannot be shown, and may only be replaced.
+        changed: makes the value of a text; None where nothing was changed. Where a mask still stands, the secret does.
+            It raises ConfigurationError: the text is not JSON, or does not fit the schema.
+    """
+
+    text: str | None
+    changed: Callable[[str], bytes | None]
+
+
 async def mend(settings: Settings, transport: Transport, letter: Letter, data: str) -> bytes | None:
     """Let a person change a letter's body; give the new value, None where nothing was changed.
 
@@ -56,18 +69,38 @@ async def mend(settings: Settings, transport: Transport, letter: Letter, data: s
         ConfigurationError: the new body is not JSON, or does not fit the schema.
         DecodeError: the present one cannot be read, so it cannot be edited.
     """
+    body = await editable(settings, transport, letter)
+    if data:
+        return body.changed(data)
+    if body.text is None:
+        raise ConfigurationError(f"{letter.id} is not JSON and may hold secrets; give the new body with --data")
+    return body.changed(await _edited(body.text))
+
+
+async def editable(settings: Settings, transport: Transport, letter: Letter) -> Body:
+    """Give a letter's body as a person may change it.
+
+    Args:
+        settings: where the schema registry is.
+        transport: an open broker.
+        letter: whose.
+
+    Raises:
+        DecodeError: the present one cannot be read, so it cannot be edited.
+    """
     from fastavro import json_reader, json_writer, parse_schema, schemaless_reader, schemaless_writer
     from fastavro.validation import validate
 
     from ...events.registry import open_registry
     from ...events.sealed import find_places
+    from ...events.secret import masked
     from ...events.writer import secrets_of
 
     value = letter.delivery.value
     if value is None:
         raise DecodeError(f"{letter.id} has no value to edit; give it one with --data")
     if value[:1] != b"\0":
-        return await _mend_json(letter, value, data)
+        return _json_body(letter, value)
     _, problem = await read_body(settings, transport, letter)  # with its strict scan, before fastavro sees the bytes
     if problem is not None:
         raise DecodeError(f"{letter.id}: {problem}")
@@ -79,42 +112,44 @@ async def mend(settings: Settings, transport: Transport, letter: Letter, data: s
     before = schemaless_reader(io.BytesIO(value[_HEAD:]), schema, None)
     spelled = io.StringIO()
     json_writer(spelled, schema, [before])
-    edited = await _changed(json.loads(spelled.getvalue()), [*secrets_of(schema), *_secret_paths(letter)], data)
-    text = json.dumps(edited, ensure_ascii=False)
-    try:
-        after = next(iter(json_reader(io.StringIO(text), schema)))
-        validate(after, schema)
-    except Exception as error:
-        raise ConfigurationError(
-            f"the new body does not fit its schema ({type(error).__name__}); nothing was sent"
-        ) from None
-    if after == before:
-        return None
-    places = find_places(schema)
-    if places is not None and not set(places.sealed(after)) <= set(places.sealed(before)):
-        raise ConfigurationError("what is encrypted cannot be edited; edit other fields, or publish a new event")
-    out = io.BytesIO()
-    out.write(value[:_HEAD])
-    schemaless_writer(out, schema, after)
-    return out.getvalue()
+    told = json.loads(spelled.getvalue())
+    shown = json.dumps(masked(told, [*secrets_of(schema), *_secret_paths(letter)]), indent=2, ensure_ascii=False)
+
+    def changed(text: str) -> bytes | None:
+        edited = json.dumps(_unmasked(_parsed(text), told), ensure_ascii=False)
+        try:
+            after = next(iter(json_reader(io.StringIO(edited), schema)))
+            validate(after, schema)
+        except Exception as error:
+            raise ConfigurationError(
+                f"the new body does not fit its schema ({type(error).__name__}); nothing was sent"
+            ) from None
+        if after == before:
+            return None
+        places = find_places(schema)
+        if places is not None and not set(places.sealed(after)) <= set(places.sealed(before)):
+            raise ConfigurationError("what is encrypted cannot be edited; edit other fields, or publish a new event")
+        out = io.BytesIO()
+        out.write(value[:_HEAD])
+        schemaless_writer(out, schema, after)
+        return out.getvalue()
+
+    return Body(shown, changed)
 
 
-async def _mend_json(letter: Letter, value: bytes, data: str) -> bytes | None:
-    secrets, before = _secret_paths(letter), _same(value)
-    if before is None and secrets and not data:
-        raise ConfigurationError(f"{letter.id} is not JSON and may hold secrets; give the new body with --data")
-    if before is None:
-        return json.dumps(_parsed(data or await _edited(value.decode(errors="replace"))), ensure_ascii=False).encode()
-    after = await _changed(before, secrets, data)
-    return None if after == before else json.dumps(after, ensure_ascii=False).encode()
-
-
-async def _changed(before: Any, secrets: Sequence[str], data: str) -> Any:
-    """Let a body be edited with its secrets masked; where a mask still stands afterwards, the secret does."""
+def _json_body(letter: Letter, value: bytes) -> Body:
     from ...events.secret import masked
 
-    shown = json.dumps(masked(before, secrets), indent=2, ensure_ascii=False)
-    return _unmasked(_parsed(data or await _edited(shown)), before)
+    secrets, before = _secret_paths(letter), _same(value)
+    if before is None:
+        shown = None if secrets else value.decode(errors="replace")
+        return Body(shown, lambda text: json.dumps(_parsed(text), ensure_ascii=False).encode())
+
+    def changed(text: str) -> bytes | None:
+        after = _unmasked(_parsed(text), before)
+        return None if after == before else json.dumps(after, ensure_ascii=False).encode()
+
+    return Body(json.dumps(masked(before, secrets), indent=2, ensure_ascii=False), changed)
 
 
 def _unmasked(after: Any, before: Any) -> Any:

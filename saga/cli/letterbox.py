@@ -94,6 +94,19 @@ def pick(found: Sequence[Filed], id_: str) -> Filed:
     return near[0]
 
 
+def pick_open(found: Sequence[Filed], id_: str) -> Letter:
+    """Find the one letter whose id begins so, and which nobody has settled.
+
+    Raises:
+        SagaNotFound, ConfigurationError: there is none, or there are several.
+        Refused: it was settled.
+    """
+    filed = pick(found, id_)
+    if filed.settled is not None:
+        raise Refused(f"{filed.letter.id} was {filed.settled.state} by {filed.settled.by} at {filed.settled.at}")
+    return filed.letter
+
+
 async def choose(
     transport: Transport, ids: Sequence[str], topics: Sequence[str], wanted: Callable[[Filed], bool], filtered: bool
 ) -> list[Letter]:
@@ -101,15 +114,8 @@ async def choose(
     if not ids and not filtered and not topics:
         raise ConfigurationError("which letters? name their ids, or a filter such as --service or --topic")
     found = await read(transport, topics)
-    if ids:
-        chosen = [pick(found, each) for each in ids]
-        if done := [each for each in chosen if each.settled is not None]:
-            settled = done[0].settled
-            assert settled is not None
-            raise Refused(f"{done[0].letter.id} was {settled.state} by {settled.by} at {settled.at}")
-    else:
-        chosen = [each for each in found if wanted(each)]
-    unique = {each.letter.id: each.letter for each in chosen}
+    chosen = [pick_open(found, each) for each in ids] if ids else [each.letter for each in found if wanted(each)]
+    unique = {letter.id: letter for letter in chosen}
     return sorted(unique.values(), key=lambda letter: (letter.at, letter.delivery.topic, letter.delivery.offset))
 
 

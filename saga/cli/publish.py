@@ -80,7 +80,7 @@ def publish(
         if dry_run:
             return _preview(shell, found, rows, what)
         return asyncio.run(_publish_rows(shell, found, rows, what, source, rate))
-    event = _event(found, mapping, data)
+    event = event_of(found, mapping, data)
     return _show_one(shell, event) if dry_run else asyncio.run(_publish_one(shell, event, source, id))
 
 
@@ -109,10 +109,15 @@ def read_event(mapping: str, data: str) -> Event:
     """
     from ..loading import load_object
 
-    return _event(load_object(mapping), mapping, data)
+    return event_of(load_object(mapping), mapping, data)
 
 
-def _event(found: Any, mapping: str, data: str) -> Event:
+def event_of(found: Any, mapping: str, data: str) -> Event:
+    """Make one event of a class from its fields as JSON.
+
+    Raises:
+        ConfigurationError: it is no event class, or the fields do not fit.
+    """
     from pydantic import ValidationError
 
     from ...events.event import Event

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from ...events.errors import ChoreoError, ConfigurationError, Refused
 from . import exits
 from .letter_jobs import LetterJob, left_of, letter_job
-from .letterbox import Flag, Text, Topics, broker, choose, matching, pick, question, read, report
+from .letterbox import Flag, Text, Topics, broker, choose, matching, pick_open, question, read, report
 from .operate import DryRun, Yes, confirm, who
 from .recording import Recorder
 from .shell import Shell
 
 if TYPE_CHECKING:
+    from ...events.event import Event
     from ...events.transport import Transport
     from ...services.letters import Letter, Settled
+
+    Decide = Callable[[Letter, int], tuple[Any, Settled]]
+    """Says what goes out for a letter, None for nothing, and how it is settled; at a time in microseconds."""
 
 
 async def retry(
@@ -62,8 +66,6 @@ async def retry(
         yes: do not ask.
         dry_run: only say what would be sent.
     """
-    from ...services.letters import redrive, settlement
-
     wanted = matching(service=service, saga=saga, type_=type, step=step, error=error, since=since)
     if rate <= 0:
         raise ConfigurationError(f"--rate {rate:g}: more than 0 letters per second")
@@ -90,15 +92,10 @@ async def retry(
         if len(sendable) > 1 and not yes:
             confirm(question("retry", sendable))
 
-        def send(letter: Letter, now: int) -> tuple[Any, Settled]:
-            replay = _new_id()
-            record = redrive(letter, replay)
-            return record, settlement(letter, "retried", at=now, by=who(), reason=reason, replay_id=replay)
-
         recorder, kind = Recorder(shell, "dlq retry", reason), "dlq retry"
         names = [letter.id for letter in sendable]
         async with letter_job(shell, kind, names, reason=reason, rate=rate, again=batch) as job:
-            done = await settle_letters(transport, sendable, send, rate, recorder, job)
+            done = await settle_letters(transport, sendable, sent_again(who(), reason), rate, recorder, job)
     report(shell, done, "sent again", refused)
     return exits.NOT_ALLOWED if refused else exits.OK
 
@@ -124,11 +121,10 @@ async def edit(
         force: also where nobody consumes, and where the saga has ended.
         dry_run: only check the new body.
     """
-    from ...services.letters import redrive, settlement
     from .bodies import mend
 
     async with broker(shell) as transport:
-        letter = pick(await read(transport, ()), id).letter
+        letter = pick_open(await read(transport, ()), id)
         refused = {} if force else await refusals(shell, transport, [letter])
         if refused:
             raise Refused(f"{refused[letter.id]}; --force sends it all the same")
@@ -139,11 +135,7 @@ async def edit(
             )
             return exits.OK
 
-        def send(each: Letter, now: int) -> tuple[Any, Settled]:
-            replay = _new_id()
-            told = settlement(each, "retried", at=now, by=who(), reason=f"edited: {reason}", replay_id=replay)
-            return redrive(each, replay, value), told
-
+        send = sent_again(who(), f"edited: {reason}", value)
         done = await settle_letters(transport, [letter], send, 1_000.0, Recorder(shell, "dlq edit", reason))
     report(shell, done, "sent again with a new body", {})
     return exits.OK
@@ -168,27 +160,16 @@ async def skip(
         data: its fields as JSON.
         dry_run: only say what would be published.
     """
-    from ...events.publisher import Publisher
-    from ...services.letters import settlement
     from .publish import read_event
 
     event = read_event(with_event, data) if with_event else None
     async with broker(shell) as transport:
-        letter = pick(await read(transport, ()), id).letter
+        letter = pick_open(await read(transport, ()), id)
         if not dry_run:
             if event is not None:
-                async with Publisher(transport, source="choreo/operator", settings=shell.settings) as publisher:
-                    # The id follows from the letter, so that a second try publishes nothing new.
-                    await publisher.publish(
-                        event, id=f"{letter.id}-skipped-{letter.event_id}", causation_id=letter.event_id or None
-                    )
-            await settle_letters(
-                transport,
-                [letter],
-                lambda each, now: (None, settlement(each, "skipped", at=now, by=who(), reason=reason)),
-                1_000.0,
-                Recorder(shell, "dlq skip", reason),
-            )
+                await stand_in(shell, transport, letter, event)
+            decide, recorder = settled_as("skipped", who(), reason), Recorder(shell, "dlq skip", reason)
+            await settle_letters(transport, [letter], decide, 1_000.0, recorder)
     told = f" and {type(event).__name__} published" if event is not None else ""
     report(shell, [letter], f"{'would be ' if dry_run else ''}skipped{told}", {})
     return exits.OK
@@ -225,8 +206,6 @@ async def discard(
         yes: do not ask.
         dry_run: only say what would be discarded.
     """
-    from ...services.letters import settlement
-
     wanted = matching(service=service, saga=saga, type_=type, step=step, error=error, since=since)
     async with broker(shell) as transport:
         filtered = bool(service or saga or type or step or error or since)
@@ -242,7 +221,7 @@ async def discard(
                 chosen = await settle_letters(
                     transport,
                     chosen,
-                    lambda each, now: (None, settlement(each, "discarded", at=now, by=who(), reason=reason)),
+                    settled_as("discarded", who(), reason),
                     1_000.0,
                     Recorder(shell, "dlq discard", reason),
                     job,
@@ -252,6 +231,37 @@ async def discard(
 
 
 # -- pieces -----------------------------------------------------------------------------------------------------------
+
+
+def sent_again(by: str, reason: str, value: bytes | None = None) -> Decide:
+    """Have letters go out once more, under their own event ids, `value` in place of their body where it is given."""
+    from ...events.ids import new_id
+    from ...services.letters import redrive, settlement
+
+    def decide(letter: Letter, now: int) -> tuple[Any, Settled]:
+        replay = new_id()
+        told = settlement(letter, "retried", at=now, by=by, reason=reason, replay_id=replay)
+        return redrive(letter, replay, value), told
+
+    return decide
+
+
+def settled_as(state: Literal["skipped", "discarded"], by: str, reason: str) -> Decide:
+    """Have letters leave the list, and nothing go out."""
+    from ...services.letters import settlement
+
+    return lambda letter, now: (None, settlement(letter, state, at=now, by=by, reason=reason))
+
+
+async def stand_in(shell: Shell, transport: Transport, letter: Letter, event: Event) -> None:
+    """Publish the event that a letter's handler would have."""
+    from ...events.publisher import Publisher
+
+    async with Publisher(transport, source="choreo/operator", settings=shell.settings) as publisher:
+        # The id follows from the letter, so that a second try publishes nothing new.
+        await publisher.publish(
+            event, id=f"{letter.id}-skipped-{letter.event_id}", causation_id=letter.event_id or None
+        )
 
 
 async def refusals(shell: Shell, transport: Transport, letters: Sequence[Letter]) -> dict[str, str]:
@@ -297,7 +307,7 @@ async def _left(shell: Shell, transport: Transport, batch: str, kind: str) -> li
 async def settle_letters(
     transport: Transport,
     letters: Sequence[Letter],
-    decide: Callable[[Letter, int], tuple[Any, Settled]],
+    decide: Decide,
     rate: float,
     recorder: Recorder,
     job: LetterJob | None = None,
@@ -331,9 +341,3 @@ async def settle_letters(
             if start + chunk < len(letters):
                 await asyncio.sleep(chunk / rate)
     return done
-
-
-def _new_id() -> str:
-    from ...events.ids import new_id
-
-    return new_id()

@@ -57,7 +57,8 @@ def serve(
 
     Args:
         targets: what may be published, module:object or path/file.py:object: Event classes; a Service or a Saga stands
-            for the events that it takes, a module for the Event classes that it holds.
+            for the events that it takes, a module for the Event classes that it holds. The web view lets an admin
+            publish them in place of a dead letter's handler.
         web: the web view also beside --webhook.
         gateway: answer HTTP requests of other systems.
         webhook: post every saga's end to this URL, signed with CHOREO_WEBHOOK_SECRET.
@@ -73,13 +74,13 @@ def serve(
     web = web or not (gateway or webhook or alert_webhook)
     if web and gateway:
         raise ConfigurationError("--web and --gateway each want an address of their own; start saga serve twice")
-    if targets and not gateway:
-        raise ConfigurationError("targets say what the gateway takes; add --gateway")
+    if targets and not (gateway or web):
+        raise ConfigurationError("targets say what may be published; add --gateway, or --web")
     if (certificate is None) != (key is None):
         raise ConfigurationError("https needs both --certificate and --key")
     events = load_events(targets)  # before there is a loop: a module may do at its import what it likes
     settings = shell.settings
-    view = _web_view(settings, host, role) if web else None
+    view = _web_view(settings, host, role, events) if web else None
     if gateway and not _is_loopback(host) and not settings.gateway_token_list:
         raise ConfigurationError(
             f"at {host} everybody could publish: set CHOREO_GATEWAY_TOKENS, or stay at the default, --host 127.0.0.1"
@@ -180,7 +181,7 @@ async def _answer(
     return await stack.enter_async_context(serving)
 
 
-def _web_view(settings: Settings, host: str, role: str) -> WebView:
+def _web_view(settings: Settings, host: str, role: str, events: list[type[Event]]) -> WebView:
     """Make the web view.
 
     Raises:
@@ -198,7 +199,7 @@ def _web_view(settings: Settings, host: str, role: str) -> WebView:
             f"at {host} everybody could look: set CHOREO_WEB_TOKENS or CHOREO_WEB_PROXIES, "
             "or stay at the default, --host 127.0.0.1"
         )
-    return WebView(settings, hosts={*LOOPBACK, host}, local=Role[role.upper()])
+    return WebView(settings, hosts={*LOOPBACK, host}, local=Role[role.upper()], events=events)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -59,6 +59,13 @@ class Shell:
     quiet: bool = False
     verbose: int = 0
 
+    @classmethod
+    def silent(cls, settings: Settings) -> Shell:
+        """Make one that prints no hints, for a process with settings of its own that uses a command's functions."""
+        made = cls(quiet=True)
+        vars(made)["settings"] = settings  # in place of what the environment and its contexts say
+        return made
+
     @property
     def machine(self) -> bool:
         """Whether standard output is for a program."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from ...events.clock import system_clock
 from ...events.errors import AmbiguousSaga, ChoreoError, ConfigurationError, Refused, SagaNotFound
+from ...events.event import Event
 from ...events.problems import Problem
 from ...events.settings import Settings, load_settings
 from .acting import Acts
@@ -47,13 +48,19 @@ class WebView:
         settings: where store and broker are, and who may come (`CHOREO_WEB_*`); read from the environment when None.
         hosts: names under which it may be called (the header `Host`), beside `CHOREO_WEB_HOSTS`; None takes any.
         local: the role of everybody where neither tokens nor proxies are set; None lets nobody in then.
+        events: what an admin may publish in place of a dead letter's handler.
 
     Raises:
         ConfigurationError: a token or an address in the settings is none.
     """
 
     def __init__(
-        self, settings: Settings | None = None, *, hosts: Iterable[str] | None = None, local: Role | None = None
+        self,
+        settings: Settings | None = None,
+        *,
+        hosts: Iterable[str] | None = None,
+        local: Role | None = None,
+        events: Sequence[type[Event]] = (),
     ) -> None:
         self._settings = load_settings() if settings is None else settings
         self._visitors = Visitors(
@@ -66,6 +73,7 @@ class WebView:
         self.feed = Feed()
         self._sources = Sources(self._settings)
         self._renderer = Renderer(self._visitors)
+        self._events = events
         self._opened = False
         named = [host.strip() for host in self._settings.web_hosts.split(",") if host.strip()]
         allowed = None if hosts is None else {*hosts, *named}
@@ -107,7 +115,7 @@ class WebView:
             *AuditPages(self._sources, self._renderer).routes(),
             *BatchPages(self._sources, self._renderer, self._visitors).routes(),
             *SaidPages(self._sources, self._renderer).routes(),
-            *LetterPages(self._sources, self._renderer, self._visitors).routes(),
+            *LetterPages(self._sources, self._renderer, self._visitors, self._events).routes(),
             *SagaPages(self._sources, self._renderer).routes(),
         ]
         return Starlette(

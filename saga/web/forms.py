@@ -10,17 +10,18 @@ from ...events.problems import Fault, Problem
 from ...events.receiving import read_body
 from .visitors import Visitors
 
-_MOST_BODY = 64_000
+MOST_FORM = 64_000
 _MOST_FIELDS = 50
 _FORM = "application/x-www-form-urlencoded"
 
 
-async def read_form(request: Request, visitors: Visitors) -> dict[str, str]:
+async def read_form(request: Request, visitors: Visitors, most: int = MOST_FORM) -> dict[str, str]:
     """Read a form's fields; of one that stands twice the last.
 
     Args:
         request: which.
         visitors: knows what our forms carry.
+        most: bytes of the whole form.
 
     Raises:
         Problem: it is too large, no form, or not of this visit.
@@ -29,7 +30,7 @@ async def read_form(request: Request, visitors: Visitors) -> dict[str, str]:
     if kind != _FORM:
         told = f"content-type {kind[:60]!r} is not read here"
         raise Problem(415, "unsupported-media-type", told, f"send {_FORM}", [Fault("content-type", "another")])
-    body = await read_body(request, _MOST_BODY)
+    body = await read_body(request, most)
     try:
         fields = dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict"))
     except ValueError:

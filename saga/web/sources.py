@@ -86,13 +86,7 @@ class Sources:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.shell = Shell(
-            broker=settings.broker_url,
-            store=settings.store_url,
-            home=str(settings.home),
-            prefix=settings.topic_prefix,
-            quiet=True,
-        )
+        self.shell = Shell.silent(settings)
         """What functions of the command line want; it prints nothing."""
         self._stack = AsyncExitStack()
         self._database: Database | None = None

@@ -276,6 +276,10 @@ async def test_a_body_is_edited_and_must_fit_its_schema(desk: Desk, monkeypatch:
     await desk.completed("billing/1")
     [settled] = await desk.letters(1, "--settled")
     assert settled["settled"]["reason"] == "edited: a typing error in the shop"
+    for command in ("edit", "skip"):
+        again = await desk.saga("dlq", command, letter["id"], "--reason", "once more")
+        assert again.code == exits.NOT_ALLOWED
+        assert "was retried by" in again.err
 
 
 async def test_letters_are_skipped_with_an_event_discarded_and_exported(desk: Desk, tmp_path: Path) -> None:
