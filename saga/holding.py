@@ -64,7 +64,7 @@ class Holding(Forward):
         """What failed within the pause leads to what it would have led to."""
         for plan in self.definition.steps:
             step = self._step(plan)
-            if step.state not in (StepState.FAILED, StepState.UNKNOWN) or step.outcome is not None:
+            if step.state not in (StepState.FAILED, StepState.UNKNOWN):
                 continue
             if step.given_up is not None or step.early or (plan.pivot and not step.certain):
                 continue

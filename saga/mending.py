@@ -40,8 +40,7 @@ class Mending(Holding):
 
     def _again(self, plan: StepPlan, step: Step, command: Operator) -> None:
         who, why = command.by or "a person", f": {command.reason}" if command.reason else ""
-        step.limit_at = step.send_at = step.given_up = None
-        step.early = False
+        step.limit_at = None  # it has its whole time once more
         self._resolve(plan)
         if (self.instance.cause or {}).get("step") == plan.name:
             self.instance.cause = None
@@ -94,7 +93,7 @@ class Mending(Holding):
 
     def _has_failed(self, plan: StepPlan) -> bool:
         step = self._step(plan)
-        return step.state in (*_FAILED, StepState.RETRYING) and plan.each is None
+        return step.state in (*_FAILED, StepState.RETRYING)
 
     def _not_again(self, plan: StepPlan, step: Step) -> str:
         if plan.child is not None:
@@ -103,6 +102,8 @@ class Mending(Holding):
             return f"{plan.name} has failed, and the saga goes on without it"
         if step.state is StepState.PENDING or step.early:
             return f"{plan.name} has failed before its turn; it counts when that comes"
+        if plan.each is not None:
+            return f"its each= has not said for which elements {plan.name} runs: there is nothing to send"
         if plan.send is None and plan.approval is None:
             return (
                 f"nobody commands {plan.name}: who does it follows an event; "

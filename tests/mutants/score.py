@@ -40,10 +40,8 @@ APART = frozenset(("words",))
 
 TESTS = (
     "tests.saga.test_semantics",
-    "tests.saga.test_histories",
     "tests.saga.test_joins",
     "tests.saga.test_alternatives",
-    "tests.saga.test_fanout",
     "tests.saga.test_children",
     "tests.saga.test_core",
     "tests.saga.test_core_corners",
@@ -51,15 +49,18 @@ TESTS = (
     "tests.saga.test_values",
     "tests.saga.test_locking",
     "tests.saga.test_routing",
-    "tests.saga.test_stories",
-    "tests.saga.test_due",
-    "tests.saga.test_schedule",
     "tests.saga.test_whole",
     "tests.saga.test_holding",
+    "tests.saga.test_mending",
     "tests.saga.test_pausing",
-    "tests.saga.test_properties",
+    "tests.saga.test_due",
     "tests.saga.test_whole_properties",
+    "tests.saga.test_histories",
+    "tests.saga.test_fanout",
+    "tests.saga.test_properties",
+    "tests.saga.test_schedule",
     "tests.saga.test_machine",
+    "tests.saga.test_stories",
 )
 """The pure tests, the quickest first: of these modules, those that need no fixture and no loop."""
 

@@ -13,15 +13,20 @@ from choreo.saga.inputs import (
     Decided,
     Elapsed,
     HandlerGaveUp,
+    Loaded,
     Observed,
     Operator,
     OperatorKind,
+    Output,
     Send,
     Transition,
     Unbuildable,
+    UndoAsked,
+    Unloaded,
     command_id,
 )
-from choreo.saga.instance import Instance, Question, Step
+from choreo.saga.instance import Instance, Parent, Question, Step
+from choreo.saga.outputs import write_output
 from choreo.saga.words import StepState
 
 RETRY = RetryPlan(attempts=3, first=5 * SECOND, most=60 * SECOND)
@@ -118,10 +123,12 @@ class Play:
         )
         return self._took(advance(self.definition, self.instance, report, self.now))
 
-    def person(self, kind: OperatorKind, step: str | None = None) -> Transition:
+    def person(
+        self, kind: OperatorKind, step: str | None = None, *, by: str = "ann", why: str = "because"
+    ) -> Transition:
         """Somebody types a command."""
         self.counter += 1
-        command = Operator(f"c{self.counter}", kind, "ann", "because", step)
+        command = Operator(f"c{self.counter}", kind, by, why, step)
         return self._took(advance(self.definition, self.instance, command, self.now))
 
     def unbuildable(self, step: str, kind: str) -> Transition:
@@ -131,6 +138,24 @@ class Play:
     def decided(self, step: str, value: object, kind: Question = "when") -> Transition:
         """A function of the user answers."""
         return self._took(advance(self.definition, self.instance, Decided(step, kind, value), self.now))
+
+    def unloaded(self, *outputs: Output) -> Transition:
+        """What is to be published needs code that is loaded nowhere."""
+        return self._took(
+            advance(self.definition, self.instance, Unloaded(tuple(map(write_output, outputs)), "e-cause"), self.now)
+        )
+
+    def asked_to_undo(self, parent: Parent) -> Transition:
+        """A parent undoes its child."""
+        return self._took(advance(self.definition, self.instance, UndoAsked("u-1", parent), self.now))
+
+    def loaded(self) -> Transition:
+        """A coordinator has the code."""
+        return self._took(advance(self.definition, self.instance, Loaded(), self.now))
+
+    def told(self) -> list[tuple[str | None, str, str]]:
+        """What the history says of the last input."""
+        return [(change.step, change.state, change.reason) for change in self.last.changes]
 
     def _took(self, transition: Transition) -> Transition:
         self.instance, self.last = transition.instance, transition
@@ -153,6 +178,9 @@ class Play:
 
     def announced(self) -> list[str]:
         return [s.type for s in self.sent if isinstance(s, Announce)]
+
+    def do_id(self, step: str, attempt: int = 1) -> str:
+        return command_id(self.instance.id, step, "", "do", attempt)
 
     def undo_id(self, step: str, attempt: int = 1) -> str:
         return command_id(self.instance.id, step, "", "undo", attempt)

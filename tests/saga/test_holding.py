@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from choreo.events.clock import SECOND
-from choreo.saga.instance import Instance
+from choreo.saga.inputs import Tell
+from choreo.saga.instance import Instance, Parent
 from choreo.saga.words import Condition
-from tests.saga.play import LINE, PIVOT, Play, define, plan
+from tests.saga.play import LINE, PIVOT, RETRY, Play, define, plan
+from tests.saga.test_locking import PLAN as LOCK
+from tests.saga.test_locking import Locking
 
+NO_UNDO = {"undo": None, "undone": ()}
+PLAIN = dataclasses.replace(RETRY, attempts=1)
 COMMANDED = define(
     plan("reserve", 0),
     plan("charge", 1, "reserve", pivot=True),
@@ -98,7 +105,129 @@ def test_what_failed_within_a_pause_may_be_tried_again_and_then_nothing_is_undon
     assert play.phase == "COMPLETED"
 
 
-PLAIN = LINE.steps[0].retry.__class__(attempts=1)
+def test_what_failed_again_within_a_pause_needs_a_person_again_when_it_is_over() -> None:
+    either = (("air", "sea"),)
+    play = Play(
+        define(
+            plan("pay", 0, pivot=True),
+            plan("air", 1, "pay", send="air.do", retry=PLAIN, **NO_UNDO),
+            plan("sea", 2, "pay", when="when", **NO_UNDO),
+            plan("bill", 3, any_of=either, **NO_UNDO),
+        )
+    )
+    play.sees("pay.done")
+    play.sees("air.failed")
+    play.decided("sea", False)
+    assert play.instance.conditions[Condition.WAITING_FOR_PERSON].step == "air", "nobody can take its place"
+    play.person("retry", "air")
+    play.person("pause")
+    play.sees("air.failed")
+    assert Condition.WAITING_FOR_PERSON not in play.instance.conditions
+    play.person("resume")
+    assert play.instance.conditions[Condition.WAITING_FOR_PERSON].step == "air"
+    assert play.instance.cause is not None
+
+
+def test_the_end_of_a_pause_decides_nothing_that_was_decided_or_cannot_be_yet() -> None:
+    given_up = Play(define(plan("a", 0), plan("b", 1), plan("c", 2, any_of=(("a", "b"),))))
+    given_up.sees("a.failed")
+    unwanted = Play(define(plan("a", 0), plan("b", 1), plan("c", 2, any_of=(("a", "b"),))))
+    unwanted.sees("b.done")
+    unwanted.undone("a", nothing_undone=True)
+    early = Play(define(plan("a", 0), plan("b", 1, "a"), plan("c", 2, instead_of="b")))
+    early.sees("b.failed")
+    pivot = Play(define(plan("pay", 0, pivot=True, send="pay.do")))
+    pivot.later(31)
+    for play in (given_up, unwanted, early, pivot):
+        assert play.phase == "RUNNING"
+        before, sent = play.instance.steps, len(play.sent)
+        play.person("pause")
+        play.person("resume")
+        assert (play.instance.steps, len(play.sent), play.phase) == (before, sent, "RUNNING")
+        assert len(play.told()) == 1, "nothing but that it goes on"
+
+
+def test_the_history_says_who_has_paused_and_resumed_and_why() -> None:
+    play = Play(LINE)
+    play.person("pause")
+    assert play.told() == [(None, "RUNNING", "paused by ann: because")]
+    remark = play.instance.conditions[Condition.HELD]
+    assert (remark.reason, remark.message) == ("ByPerson", "paused by ann: because")
+    play.person("resume")
+    assert play.told() == [(None, "RUNNING", "resumed by ann: because")]
+    play.person("pause", by="", why="")
+    assert play.told() == [(None, "RUNNING", "paused by a person")]
+    assert play.person("pause").reason == "it is paused already, by a person"
+    play.person("resume", by="", why="")
+    assert play.told() == [(None, "RUNNING", "resumed by a person")]
+
+
+def test_an_undo_that_is_out_has_the_rest_of_its_time_after_the_pause() -> None:
+    play = Play(LINE)
+    play.sees("reserve.done")
+    play.sees("charge.failed")
+    limit, again = play.step("reserve").undo_limit_at, play.step("reserve").undo_send_at
+    assert limit is not None
+    assert again is not None
+    play.later(2)
+    play.person("pause")
+    play.later(700)
+    play.person("resume")
+    step = play.step("reserve")
+    assert (step.undo_limit_at, step.undo_send_at) == (limit + 700 * SECOND, again + 700 * SECOND)
+
+
+def test_what_is_tried_again_within_a_pause_has_its_whole_time_from_the_end_of_it() -> None:
+    play = shipping_failed()
+    play.person("pause")
+    play.now += 100 * SECOND
+    play.person("retry")
+    play.now += 300 * SECOND
+    play.person("resume")
+    assert play.commands()[-1] == "ship.do#4"
+    assert (play.step("ship").limit_at, play.step("ship").send_at) == (play.now + 30 * SECOND, play.now + 5 * SECOND)
+
+
+def test_a_lock_is_waited_for_and_held_as_long_as_without_a_pause() -> None:
+    play = Locking(define(plan("ship", 0), lock=LOCK, deadline=3_600 * SECOND))
+    play.told_of_lock(False, "order/1")
+    play.person("pause")
+    play.now += 500 * SECOND
+    play.person("resume")
+    assert (play.lock.state, play.lock.until) == ("waiting", play.now + 60 * SECOND)
+    play.person("pause")
+    play.now += 500 * SECOND
+    play.told_of_lock(True)
+    play.now += 5_000 * SECOND
+    play.sees("placed")
+    play.person("resume")
+    assert (play.lock.state, play.lock.until) == ("held", play.now + 600 * SECOND)
+    assert play.instance.deadline_at == play.now + 3_600 * SECOND
+
+
+def test_a_paused_saga_keeps_what_it_would_send_with_what_led_to_it_and_tells_a_parent_at_once() -> None:
+    play = shipping_failed()
+    play.person("pause")
+    play.now += SECOND
+    play.person("retry")
+    [kept] = play.instance.held
+    assert (kept.at, kept.cause) == (play.now, f"c{play.counter}")
+    stranger = Parent("trip/1", "order")
+    play.asked_to_undo(stranger)
+    assert play.last.outputs == [Tell("SagaUndone", stranger, "u-1", empty=True)]
+    assert play.instance.held == [kept]
+
+
+def test_what_nobody_waits_for_any_more_when_the_pause_is_over_is_dropped() -> None:
+    play = shipping_failed()
+    play.person("pause")
+    play.person("retry")
+    play.sees("ship.done", time=play.now)
+    before = play.commands()
+    play.person("resume")
+    assert [command for command in play.commands()[len(before) :] if "ship" in command] == []
+    assert ("ship", "DONE", "dropped: nobody waits for it any more") in play.told()
+    assert play.instance.held == []
 
 
 def test_an_undo_that_a_late_success_calls_for_waits_for_the_end_of_the_pause() -> None:

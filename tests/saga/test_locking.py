@@ -28,7 +28,7 @@ class Locking(Play):
         start = Observed("e-start", "placed", time=self.now, lock="ann")
         self._took(begin(self.definition, "4711", 1, start, self.now))
 
-    def told(self, granted: bool, holder: str | None = None, ahead: int = 0) -> Transition:
+    def told_of_lock(self, granted: bool, holder: str | None = None, ahead: int = 0) -> Transition:
         """The store says how its lock stands."""
         return self._took(advance(self.definition, self.instance, Locked(granted, holder, ahead), self.now))
 
@@ -69,23 +69,23 @@ def test_it_waits_so_long_from_its_start_and_its_deadline_has_not_begun() -> Non
 
 def test_who_waits_is_told_who_has_the_lock_and_how_many_wait_before_it() -> None:
     play = Locking(KEPT)
-    play.told(False, "order/1", 2)
+    play.told_of_lock(False, "order/1", 2)
     assert play.condition(Condition.WAITING_FOR_LOCK) == (
         "Queued",
         "waits for the lock customer/ann, held by order/1, 2 before it",
     )
     assert [change.reason for change in play.last.changes] == ["waits for the lock customer/ann"]
     assert play.lock.holder == "order/1"
-    play.told(False)
+    play.told_of_lock(False)
     assert play.condition(Condition.WAITING_FOR_LOCK)[1] == "waits for the lock customer/ann, passed on to the next one"
     assert play.commands() == []
 
 
 def test_its_time_begins_when_it_has_the_lock() -> None:
     play = Locking(KEPT)
-    play.told(False, "order/1")
+    play.told_of_lock(False, "order/1")
     play.now += 20 * SECOND
-    play.told(True)
+    play.told_of_lock(True)
     have = START + 20 * SECOND
     assert play.lock == Lock("customer", "ann", "held", have, have + 600 * SECOND, "order/1", have)
     assert play.instance.deadline_at == have + 3_600 * SECOND
@@ -98,7 +98,7 @@ def test_its_time_begins_when_it_has_the_lock() -> None:
 def test_what_the_store_says_when_nobody_asked_is_ignored_quietly() -> None:
     for play in (Locking(KEPT), Play(define(ONE))):
         if isinstance(play, Locking):
-            play.told(True)
+            play.told_of_lock(True)
         before = play.instance
         play._took(advance(play.definition, before, Locked(True), play.now))
         assert (play.last.verdict, play.last.reason) == ("ignored", "NoLock")
@@ -108,7 +108,7 @@ def test_what_the_store_says_when_nobody_asked_is_ignored_quietly() -> None:
 
 def test_who_waited_too_long_is_undone() -> None:
     play = Locking(KEPT)
-    play.told(False, "order/1")
+    play.told_of_lock(False, "order/1")
     play.later(59)
     assert play.phase == "RUNNING"
     play.later(1)
@@ -123,7 +123,7 @@ def test_who_waited_too_long_is_undone() -> None:
 
 def test_who_may_not_wait_ends_and_says_who_has_it() -> None:
     play = Locking(define(ONE, lock=dataclasses.replace(PLAN, otherwise="refuse")))
-    play.told(False, "order/1")
+    play.told_of_lock(False, "order/1")
     assert (play.phase, play.lock.state, play.lock.until) == ("COMPENSATED", "refused", None)
     assert play.instance.cause is not None
     assert play.instance.cause["message"] == "the lock customer/ann is held by order/1"
@@ -131,7 +131,7 @@ def test_who_may_not_wait_ends_and_says_who_has_it() -> None:
 
 def test_who_holds_it_too_long_loses_it_and_goes_on() -> None:
     play = Locking(KEPT)
-    play.told(True)
+    play.told_of_lock(True)
     play.now += 599 * SECOND
     play.later(0)
     assert play.lock.state == "held"
@@ -144,7 +144,7 @@ def test_who_holds_it_too_long_loses_it_and_goes_on() -> None:
 
 def test_its_end_gives_the_lock_back() -> None:
     play = Locking(KEPT)
-    play.told(True)
+    play.told_of_lock(True)
     play.now += SECOND
     play.sees("ship.done")
     assert play.phase == "COMPLETED"
@@ -153,7 +153,7 @@ def test_its_end_gives_the_lock_back() -> None:
 
 def test_who_waits_and_is_cancelled_leaves_the_queue() -> None:
     play = Locking(KEPT)
-    play.told(False, "order/1")
+    play.told_of_lock(False, "order/1")
     play.person("cancel")
     assert (play.phase, play.lock.state) == ("CANCELLED", "left")
     assert Condition.WAITING_FOR_LOCK not in play.instance.conditions
@@ -168,7 +168,7 @@ def test_an_observer_and_a_start_without_a_key_want_no_lock() -> None:
 def test_a_saga_whose_pivot_has_happened_goes_on_without_the_lock() -> None:
     pivot = define(plan("pay", 0, pivot=True), plan("ship", 1, "pay", send="ship.do", undo=None, undone=()), lock=PLAN)
     play = Locking(pivot)
-    play.told(False, "order/1")
+    play.told_of_lock(False, "order/1")
     play.sees("pay.done")
     play.later(60)
     assert play.phase == "RUNNING"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 from sqlalchemy import Connection
 
 from choreo import Retry, Saga, step
 from choreo.events.clock import SECOND
-from choreo.saga import loaded, queries, report
+from choreo.saga import loaded, pausing, queries, report
 from choreo.saga.coordinator import Coordinator
-from choreo.saga.inputs import Loaded, Send, Unloaded
-from choreo.saga.instance import Instance
+from choreo.saga.inputs import Announce, Ask, Send, Tell
+from choreo.saga.instance import Instance, Parent
 from choreo.saga.outputs import read_output, write_output
-from tests.saga.play import Play, define, plan
+from choreo.saga.words import Condition
+from tests.saga.play import LINE, RETRY, Play, define, plan
 from tests.saga.stage import (
     Cancelled,
     Declined,
@@ -182,20 +184,13 @@ async def test_what_a_killed_coordinator_had_loaded_goes_when_its_group_has_no_s
 
 def test_what_nobody_waits_for_any_more_is_dropped_when_the_code_is_there() -> None:
     play = Play()
-    late = write_output(Send("undo", "reserve", "reserve.undo", 1))
-    play._took(_advance(play, Unloaded((late,), "e1")))
+    late = Send("undo", "reserve", "reserve.undo", 1)
+    play.unloaded(late)
     assert play.instance.next_due is None
-    play._took(_advance(play, Loaded()))
+    play.loaded()
     assert play.commands() == []
     assert "Paused" not in play.instance.conditions
     assert play.last.changes[-1].reason == "reserve.undo is dropped: nobody waits for it any more"
-    assert read_output(late) == Send("undo", "reserve", "reserve.undo", 1)
-
-
-def _advance(play: Play, input_: Unloaded | Loaded):  # type: ignore[no-untyped-def]
-    from choreo.saga.advance import advance
-
-    return advance(play.definition, play.instance, input_, play.now)
 
 
 async def test_a_saga_whose_version_nobody_has_is_shown_as_paused_and_one_without_any_coordinator_is_not(
@@ -227,28 +222,133 @@ async def _shown(stage: Stage) -> tuple[tuple[str, ...], list[str]]:
     return await stage.database.read(look)
 
 
+SHIP = define(plan("ship", 0, send="ship.do", undo=None, undone=()), plan("bill", 1, "ship", when="when"))
+SHIPPED = Send("do", "ship", "ship.do", 1)
+
+
 def test_what_waited_for_its_code_has_the_rest_of_its_time_from_then_on() -> None:
-    play = Play(define(plan("ship", 0, send="ship.do", undo=None, undone=())))
-    step = play.instance.steps["ship"]
-    limit, again = step.limit_at, step.send_at
+    play = Play(SHIP)
+    limit, again = play.step("ship").limit_at, play.step("ship").send_at
     assert limit is not None
     assert again is not None
-    play._took(_advance(play, Unloaded((write_output(Send("do", "ship", "ship.do", step.attempt)),), "e1")))
+    play.unloaded(SHIPPED)
     play.now += 7 * SECOND
-    play._took(_advance(play, Loaded()))
-    step = play.instance.steps["ship"]
-    assert (step.limit_at, step.send_at) == (limit + 7 * SECOND, again + 7 * SECOND)
+    play.loaded()
+    assert (play.step("ship").limit_at, play.step("ship").send_at) == (limit + 7 * SECOND, again + 7 * SECOND)
+
+
+def test_an_undo_that_waited_for_its_code_has_the_rest_of_its_time_too() -> None:
+    play = Play(LINE)
+    play.sees("reserve.done")
+    play.sees("charge.failed")
+    limit, again = play.step("reserve").undo_limit_at, play.step("reserve").undo_send_at
+    assert limit is not None
+    assert again is not None
+    play.unloaded(Send("undo", "reserve", "reserve.undo", 1))
+    play.now += 7 * SECOND
+    play.loaded()
+    assert play.commands() == ["reserve.undo#1"] * 2
+    step = play.step("reserve")
+    assert (step.undo_limit_at, step.undo_send_at) == (limit + 7 * SECOND, again + 7 * SECOND)
+
+
+def test_what_is_not_sent_again_has_no_time_to_be_given() -> None:
+    play = Play(define(plan("ship", 0, send="ship.do", resend=dataclasses.replace(RETRY, attempts=1))))
+    assert play.step("ship").send_at is None
+    play.unloaded(SHIPPED)
+    play.later(7)
+    play.loaded()
+    assert play.step("ship").send_at is None
 
 
 def test_of_what_waited_only_the_present_attempt_goes_out() -> None:
-    play = Play(define(plan("ship", 0, send="ship.do", undo=None, undone=())))
-    attempt = play.instance.steps["ship"].attempt
+    play = Play(SHIP)
+    attempt = play.step("ship").attempt
     others = [Send("do", "ship", "ship.do", number) for number in (attempt - 1, attempt + 1)]
     for stale in (*others, *(Send("undo", "ship", "ship.undo", number) for number in (0, attempt))):
-        play._took(_advance(play, Unloaded((write_output(stale),), "e1")))
-        play._took(_advance(play, Loaded()))
-        assert play.last.outputs == []
-        assert play.last.changes[-1].reason == f"{stale.type} is dropped: nobody waits for it any more"
-    play._took(_advance(play, Unloaded((write_output(Send("do", "ship", "ship.do", attempt)),), "e1")))
-    play._took(_advance(play, Loaded()))
-    assert [output.type for output in play.last.outputs if isinstance(output, Send)] == ["ship.do"]
+        play.unloaded(stale)
+        assert play.loaded().outputs == []
+        assert play.told()[-1] == ("ship", "WAITING", f"{stale.type} is dropped: nobody waits for it any more")
+    play.unloaded(SHIPPED)
+    assert play.loaded().outputs == [SHIPPED]
+
+
+def test_of_undos_that_waited_only_the_present_attempt_goes_out() -> None:
+    play = Play(LINE)
+    play.sees("reserve.done")
+    play.sees("charge.failed")
+    first, second = (Send("undo", "reserve", "reserve.undo", number) for number in (1, 2))
+    for stale in (second, Send("undo", "reserve", "reserve.undo", 0)):
+        play.unloaded(stale)
+        assert play.loaded().outputs == []
+    play.unloaded(first)
+    play.undone("reserve")
+    assert play.loaded().outputs == [], "somebody has undone it meanwhile"
+
+
+def test_a_command_whose_answer_is_overdue_is_wanted_still_but_not_once_the_saga_has_ended() -> None:
+    play = Play(define(plan("pay", 0, send="pay.do", pivot=True)))
+    play.later(31)
+    assert play.states() == {"pay": "UNKNOWN"}
+    again = Send("do", "pay", "pay.do", 1)
+    play.unloaded(again)
+    assert play.loaded().outputs == [again]
+    play = Play(SHIP)
+    play.unloaded(SHIPPED)
+    play.person("cancel")
+    assert (play.phase, play.states()["ship"]) == ("CANCELLED", "UNKNOWN")
+    assert play.loaded().outputs == []
+
+
+def test_a_question_that_waited_is_asked_as_long_as_nothing_has_answered_it() -> None:
+    play = Play(define(plan("pack", 0, when="when", each="lines", by="sku")))
+    when, each, due = Ask("when", "pack"), Ask("each", "pack"), Ask("due", "pack")
+    play.unloaded(when, due)
+    assert play.loaded().outputs == [when, due]
+    play.unloaded(when, each, due)
+    play.decided("pack", True)
+    assert play.step("pack").asked == "each"
+    assert play.loaded().outputs == [each, due]
+    assert play.told() == [
+        ("pack", "WAITING", "when= is dropped: nobody waits for it any more"),
+        ("pack", "WAITING", "the code is loaded: each= goes out"),
+        ("pack", "WAITING", "the code is loaded: due= goes out"),
+    ]
+    play.unloaded(each)
+    play.person("cancel")
+    assert play.loaded().outputs == []
+
+
+def test_the_history_says_what_waits_for_its_code_and_that_it_goes_out_in_the_same_order() -> None:
+    play = Play(SHIP)
+    ended, told = Announce("ended"), Tell("SagaCompleted", Parent("trip/1", "order"))
+    play.unloaded(SHIPPED)
+    assert [tuple(each) for each in play.instance.waiting] == [(play.now, "e-cause", write_output(SHIPPED))]
+    play.unloaded(ended, told, Ask("due", "bill"))
+    assert play.told() == [
+        (None, "RUNNING", "paused: ended waits for the code"),
+        (None, "RUNNING", "paused: SagaCompleted waits for the code"),
+        ("bill", "PENDING", "paused: due= waits for the code"),
+    ]
+    assert play.instance.conditions[Condition.PAUSED].reason == "NotLoaded"
+    assert play.loaded().outputs == [SHIPPED, ended, told, Ask("due", "bill")]
+    assert play.told() == [
+        ("ship", "WAITING", "the code is loaded: ship.do goes out"),
+        (None, "RUNNING", "the code is loaded: ended goes out"),
+        (None, "RUNNING", "the code is loaded: SagaCompleted goes out"),
+        ("bill", "PENDING", "the code is loaded: due= goes out"),
+    ]
+    assert (play.instance.waiting, play.instance.conditions) == ([], {})
+
+
+def test_code_for_which_nothing_waits_changes_nothing() -> None:
+    told = Play(SHIP).loaded()
+    assert (told.verdict, told.reason, told.outputs, told.changes) == ("ignored", "nothing waits", [], [])
+
+
+def test_bytes_that_went_out_before_and_news_for_a_parent_need_no_code() -> None:
+    again = dataclasses.replace(SHIPPED, again=True)
+    told = Tell("SagaCompleted", Parent("trip/1", "order"))
+    made = SHIPPED, Announce("ended"), Ask("when", "bill")
+    assert pausing.divided([made[0], told, made[1], again, made[2]]) == ([told, again], tuple(map(write_output, made)))
+    assert [read_output(each) for each in pausing.divided(made)[1]] == list(made)
