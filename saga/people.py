@@ -4,75 +4,86 @@ from __future__ import annotations
 
 from .cancelling import Cancelling
 from .definition import StepPlan
-from .inputs import (
-    Change,
-    Operator,
-)
+from .inputs import Change, Operator
 from .mending import Mending
-from .occurrence import base_of
 from .words import Condition, StepState
+
+
+def _why(command: Operator) -> str:
+    return f": {command.reason}" if command.reason else ""
 
 
 class People(Cancelling, Mending):
     """Decides which moves a person's command calls for."""
 
     def operate(self, command: Operator) -> None:
-        answers = {
+        moves = {
             "cancel": self._cancel,
-            "approve": self._answer,
-            "reject": self._answer,
+            "approve": self._approve,
+            "reject": self._reject,
             "dismiss": self._dismiss,
             "pause": self._pause,
             "resume": self._resume,
             "retry": self._retry,
             "skip": self._skip,
+            "retry-undo": self._retry_undo,
+            "mark-undone": self._mark_undone,
         }
-        if command.kind in answers:
-            answers[command.kind](command)
-            return
-        plans = self.definition.steps
-        names = [plan.name for plan in plans if command.step in (None, "", plan.name, base_of(plan.name))]
-        wanted = {StepState.UNDO_FAILED}
-        if command.kind == "mark-undone" and command.step:
-            wanted.add(StepState.COMPENSATING)
-        steps = [name for name in names if name in self.instance.steps and self.instance.steps[name].state in wanted]
-        if not steps:
+        moves[command.kind](command)
+
+    def _retry_undo(self, command: Operator) -> None:
+        """Send undos that have failed for good again, each with all its tries."""
+        for plan in self._undos(command, StepState.UNDO_FAILED):
+            self._reopen()
+            step = self._step(plan)
+            step.undo_failures = []
+            self._start_undo(plan, step, f"retried by {command.by or 'a person'}")
+
+    def _mark_undone(self, command: Operator) -> None:
+        """A person has undone it by other means; they may name what is under way still."""
+        under_way = (StepState.COMPENSATING,) if command.step else ()
+        for plan in self._undos(command, StepState.UNDO_FAILED, *under_way):
+            reason = f"marked as undone by {command.by or 'a person'}: {command.reason}"
+            self._compensated(plan, self._step(plan), reason)
+
+    def _undos(self, command: Operator, *states: StepState) -> list[StepPlan]:
+        plans = [plan for plan in self._named(command.step) if self._step(plan).state in states]
+        if not plans:
             what = f"step {command.step}" if command.step else "this saga"
             self.ignored = f"nothing to do: no undo of {what} has failed"
-            return
-        for name in steps:
-            plan, step = self.definition.by_name[name], self.instance.steps[name]
-            if command.kind == "retry-undo":
-                self._reopen()
-                step.undo_failures = []
-                self._start_undo(plan, step, f"retried by {command.by or 'a person'}")
-            else:
-                self._compensated(plan, step, f"marked as undone by {command.by or 'a person'}: {command.reason}")
+        return plans
 
-    def _answer(self, command: Operator) -> None:
-        """A person approves or rejects a step that waits for it."""
+    def _approve(self, command: Operator) -> None:
+        """A person approves a step that waits for it."""
+        for plan in self._asked_for(command):
+            step = self._step(plan)
+            step.by = command.by or "a person"
+            self._clear(step)
+            step.certain = True
+            step.conclude(StepState.DONE, self.now)
+            self._enter(plan, StepState.DONE, f"approved by {step.by}{_why(command)}")
+            self.follows = (command.id, None)
+
+    def _reject(self, command: Operator) -> None:
+        """A person rejects a step that waits for their approval."""
+        for plan in self._asked_for(command):
+            step = self._step(plan)
+            step.by = command.by or "a person"
+            message = f"rejected by {step.by}{_why(command)}"
+            self._fail(plan, step, "Rejected", message, certain=True, retry=False, event=command.id)
+
+    def _asked_for(self, command: Operator) -> list[StepPlan]:
+        """Give the one step that a person answers; none, and why, where that is not clear."""
         waiting = [plan for plan in self.definition.steps if self.is_asked(plan)]
         named = [plan for plan in waiting if command.step in (None, "", plan.name)]
         if not named:
             what = f"step {command.step}" if command.step else "this saga"
             self.ignored = f"nothing to do: {what} waits for no approval"
-            return
-        if len(named) > 1:
+        elif len(named) > 1:
             names = ", ".join(plan.name for plan in named)
             self.ignored = f"several steps wait for an approval, name one: {names}"
-            return
-        plan, who = named[0], command.by or "a person"
-        step = self._step(plan)
-        step.by = who
-        why = f": {command.reason}" if command.reason else ""
-        if command.kind == "approve":
-            self._clear(step)
-            step.certain = True
-            step.conclude(StepState.DONE, self.now)
-            self._enter(plan, StepState.DONE, f"approved by {who}{why}")
-            self.follows = (command.id, None)
-        else:
-            self._fail(plan, step, "Rejected", f"rejected by {who}{why}", certain=True, retry=False, event=command.id)
+            return []
+        return named
 
     def is_asked(self, plan: StepPlan) -> bool:
         """Tell whether a step waits for a person's approval."""
