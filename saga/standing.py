@@ -92,14 +92,9 @@ class Standings(Move):
 
     def is_wanted_after_all(self, plan: StepPlan) -> bool:
         """Whether the success of a step that had failed still counts: nothing else has taken its place yet."""
-        step = self._step(plan)
-        if step.given_up != "failed" or step.state not in (StepState.FAILED, StepState.UNKNOWN):
-            return False
         chain = self._chain_of(plan)
-        later = [self._step(other) for other in chain[chain.index(plan) + 1 :]]
-        if any(other.state is not StepState.PENDING for other in later) or self.is_unwanted(plan):
-            return False
-        return self.standing(chain[0]) != "good"
+        begun = any(self._step(later).state is not StepState.PENDING for later in chain[chain.index(plan) + 1 :])
+        return self._step(plan).given_up == "failed" and not begun and not self.is_unwanted(plan)
 
     def settled(self, plan: StepPlan) -> bool:
         """Whether a running saga need not wait for a step any more."""

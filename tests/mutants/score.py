@@ -53,6 +53,8 @@ TESTS = (
     "tests.saga.test_holding",
     "tests.saga.test_mending",
     "tests.saga.test_pausing",
+    "tests.saga.test_answering",
+    "tests.saga.test_standing",
     "tests.saga.test_due",
     "tests.saga.test_whole_properties",
     "tests.saga.test_histories",

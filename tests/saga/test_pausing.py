@@ -232,9 +232,9 @@ def test_what_waited_for_its_code_has_the_rest_of_its_time_from_then_on() -> Non
     assert limit is not None
     assert again is not None
     play.unloaded(SHIPPED)
-    play.now += 7 * SECOND
+    play.now += 1_500 * SECOND
     play.loaded()
-    assert (play.step("ship").limit_at, play.step("ship").send_at) == (limit + 7 * SECOND, again + 7 * SECOND)
+    assert (play.step("ship").limit_at, play.step("ship").send_at) == (limit + 1_500 * SECOND, again + 1_500 * SECOND)
 
 
 def test_an_undo_that_waited_for_its_code_has_the_rest_of_its_time_too() -> None:
