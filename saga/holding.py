@@ -93,8 +93,6 @@ def keep(move: Holding, input_: Input, before: Instance) -> None:
 
 def _shift(instance: Instance, by: int, unlike: Instance | None = None) -> None:
     """Move a saga's timers, or only those that are not what they were."""
-    if by == 0:
-        return
     for name, step in instance.steps.items():
         was = None if unlike is None else unlike.steps.get(name)
         for timer in _TIMERS:

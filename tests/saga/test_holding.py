@@ -84,10 +84,32 @@ def test_what_failed_within_a_pause_is_undone_when_it_is_over() -> None:
     play = Play(LINE)
     play.sees("reserve.done")
     play.person("pause")
-    play.sees("charge.failed")
+    play.sees("charge.failed", id="refused")
     assert (play.phase, play.states()["charge"], play.commands()) == ("RUNNING", "FAILED", [])
     play.person("resume")
     assert (play.phase, play.commands()) == ("COMPENSATING", ["reserve.undo#1"])
+    assert play.instance.cause is not None
+    assert (play.instance.cause["step"], play.instance.cause["event"]) == ("charge", "refused")
+
+
+def test_what_may_have_happened_within_a_pause_is_undone_when_it_is_over() -> None:
+    play = Play(LINE)
+    play.person("pause")
+    play.gave_up("placed", ("reserve.done",))
+    assert (play.phase, play.states()["reserve"]) == ("RUNNING", "UNKNOWN")
+    play.person("resume")
+    assert play.commands() == ["reserve.undo#1"]
+
+
+def test_a_pivot_that_failed_for_certain_within_a_pause_lets_the_saga_go_back_when_it_is_over() -> None:
+    play = Play(PIVOT)
+    play.sees("reserve.done")
+    play.sees("charge.done")
+    play.person("pause")
+    play.sees("ship.failed")
+    assert play.phase == "RUNNING"
+    play.person("resume")
+    assert (play.phase, play.commands()) == ("COMPENSATING", ["charge.undo#1", "reserve.undo#1"])
 
 
 def test_what_failed_within_a_pause_may_be_tried_again_and_then_nothing_is_undone() -> None:
