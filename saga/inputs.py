@@ -26,6 +26,7 @@ class Observed:
         lock: on a start event, the key of the lock that the saga wants.
         nothing_undone: on the answer to an undo: the participant had nothing to undo.
         parent: on the start event of a child: the saga that begins it.
+        handled: how long its handler was waited for and ran, as the header has it; for people.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Observed:
     element: str | None = None
     lock: str | None = None
     parent: Parent | None = None
+    handled: str | None = None
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Observed:
@@ -83,6 +85,7 @@ class HandlerGaveUp:
         attempts: how often it was tried.
         traceparent: the report's trace context.
         retry_topic: where the event waits for that; empty where it is parked, and its key waits behind it.
+        handled: how long the handler was waited for and ran, as the header has it; for people.
     """
 
     id: str
@@ -97,6 +100,7 @@ class HandlerGaveUp:
     attempts: int = 1
     traceparent: str | None = None
     retry_topic: str = ""
+    handled: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,8 @@ class Entry(NamedTuple):
     place: str | None
     said: str = ""
     """What a person said about it."""
+    handled: str = ""
+    """What its handler said of its work, as the header has it."""
 
 
 class Found(NamedTuple):
@@ -497,4 +499,5 @@ def _entry(row: Any) -> Entry:
         source,
         place,
         given.get("reason", "") if row.kind == "operator" else "",
+        given.get("handled") or "",
     )

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypedDict
 
 from ..tracing.ids import trace_id
-from . import family, fan_report, pause_report
+from . import attempts, family, fan_report, pause_report
 from .conditions import conditions as conditions
 from .conditions import rfc3339 as rfc3339
 from .definition import Definition, RetryPlan, StepPlan
@@ -28,8 +28,6 @@ STATUS = "saga.status/v1"
 SUMMARY = "saga.summary/v1"
 CHANGE = "saga.change/v1"
 ENTRY = "saga.history/v1"
-
-_UNDOING = frozenset((StepState.COMPENSATING, StepState.UNDO_FAILED))
 
 Reach = Literal["ok", "down", "unknown"]
 
@@ -211,6 +209,7 @@ def history_entry(id_: str, entry: Entry) -> dict[str, Any]:
         "changes": [
             {"step": change.step, "state": change.state, "reason": change.reason or None} for change in entry.changes
         ],
+        **attempts.work_of(entry),
     }
 
 
@@ -228,16 +227,18 @@ def step_reports(
 ) -> list[StepReport]:
     """Tell every step in the order of declaration, then every undo in the order in which it runs."""
     definition = unfold(definition, instance)
-    who = _answerers(definition, entries)
+    came = attempts.answers(definition, entries)
+    who = _answerers(came)
     reports = [
-        _action(definition, plan, instance, who, observed) for plan in fan_report.shown(definition.steps, instance)
+        _action(definition, plan, instance, came, who, observed)
+        for plan in fan_report.shown(definition.steps, instance)
     ]
     undoable = [plan for plan in reversed(definition.steps) if plan.undo is not None]
     if instance.phase in (Phase.RUNNING, Phase.COMPLETED):  # what it goes on without is undone all the same
         undoable = [plan for plan in undoable if instance.steps[plan.name].undo_ready_at]
     undoable.sort(key=lambda plan: -len(definition.ancestors[plan.name]))
     undoable = fan_report.shown(undoable, instance)
-    return [*reports, *(_undo(plan, instance, who, observed) for plan in undoable)]
+    return [*reports, *(_undo(plan, instance, came, who, observed) for plan in undoable)]
 
 
 def segments(plan: StepPlan, step: Step, now: int) -> list[Segment]:
@@ -272,31 +273,23 @@ def _lock(instance: Instance, line: Line | None) -> dict[str, Any] | None:
     }
 
 
-def _answerers(definition: Definition, entries: Sequence[Entry]) -> dict[tuple[str, bool], str]:
+def _answerers(came: attempts.Answers) -> dict[tuple[str, bool], str]:
     """Find who answered each step, and (True) who answered its undo: whose event or report changed it last."""
-    found: dict[tuple[str, bool], str] = {}
-    for entry in entries:
-        changed = [change for change in entry.changes if change.step is not None]
-        if not entry.source:
-            continue
-        if entry.kind == "failure" and changed:
-            # A report is about one step, which it changes first; what follows from it is not its sender's doing.
-            found[str(changed[0].step), changed[0].state in _UNDOING] = entry.source
-        for change in changed if entry.kind == "event" else ():
-            plan = definition.by_name.get(str(change.step))
-            if plan is None:  # an occurrence that was answered before its turn, and turned out to be none
-                continue
-            if entry.type in (*plan.done, *plan.failed):
-                found[plan.name, False] = found[base_of(plan.name), False] = entry.source
-            elif entry.type in plan.undone:
-                found[plan.name, True] = entry.source
-    return found
+    latest: dict[tuple[str, bool], Entry] = {}
+    for (name, undo), entries in came.items():
+        for entry in entries:
+            names = {name, base_of(name)} if entry.kind == "event" and not undo else {name}
+            for each in names if entry.source else ():
+                if (each, undo) not in latest or latest[each, undo].seq < entry.seq:
+                    latest[each, undo] = entry
+    return {key: entry.source for key, entry in latest.items()}
 
 
 def _action(
     definition: Definition,
     plan: StepPlan,
     instance: Instance,
+    came: attempts.Answers,
     who: Mapping[tuple[str, bool], str],
     observed: Observed,
 ) -> StepReport:
@@ -311,7 +304,9 @@ def _action(
         "compensates": None,
         "command": plan.send,
         "tries": max(step.attempt, len(step.failures), 1 if step.ready_at else 0),
-        "attempts": _attempts(step.failures),
+        "attempts": attempts.ended(
+            step.failures, came.get((plan.name, False), ()), step.done.id if step.done is not None else None, ended
+        ),
         "ready_at": rfc3339(step.ready_at or None),
         "ended_at": rfc3339(ended),
         "duration_ms": _ms((ended or observed.at) - step.ready_at) if step.ready_at else None,
@@ -334,7 +329,13 @@ def _action(
     }
 
 
-def _undo(plan: StepPlan, instance: Instance, who: Mapping[tuple[str, bool], str], observed: Observed) -> StepReport:
+def _undo(
+    plan: StepPlan,
+    instance: Instance,
+    came: attempts.Answers,
+    who: Mapping[tuple[str, bool], str],
+    observed: Observed,
+) -> StepReport:
     step = instance.steps[plan.name]
     state, note = _undo_state(plan, step, instance)
     started = step.undo_ready_at or None
@@ -346,7 +347,9 @@ def _undo(plan: StepPlan, instance: Instance, who: Mapping[tuple[str, bool], str
         "compensates": plan.name,
         "command": plan.undo,
         "tries": max(step.undo_attempt, len(step.undo_failures)),
-        "attempts": _attempts(step.undo_failures),
+        "attempts": attempts.ended(
+            step.undo_failures, came.get((plan.name, True), ()), step.undo_event, step.undo_ended_at
+        ),
         "ready_at": rfc3339(started),
         "ended_at": rfc3339(step.undo_ended_at),
         "duration_ms": _ms((step.undo_ended_at or observed.at) - started) if started else None,
@@ -421,13 +424,6 @@ def _cause(instance: Instance, steps: Sequence[StepReport]) -> dict[str, Any] | 
         "first_error_at": rfc3339(first),
         "cancelled": instance.cancelling,
     }
-
-
-def _attempts(failures: Sequence[Failure]) -> list[dict[str, Any]]:
-    return [
-        {"n": number, "failed_at": rfc3339(failure.at), "error_class": failure.error}
-        for number, failure in enumerate(failures, start=1)
-    ]
 
 
 def _producer(observed: Observed, types: Sequence[str]) -> str | None:

@@ -14,6 +14,7 @@ from ..events.codec import Codec
 from ..events.envelope import Delivery, Envelope
 from ..events.errors import ConfigurationError, DecodeError, LimitExceeded
 from ..events.failures import HandlerFailed
+from ..events.handled import HEADER, read_handled
 from ..tracing.ids import name_with_run
 from .correlation import Asked, FieldReader, asked_by, reader
 from .definition import Definition
@@ -165,6 +166,7 @@ class Routes:
                 target = target._replace(lock=read(delivery, envelope, lock.field))
             _check_storable(envelope, target)
             targets.append(target)
+        extra = dict(envelope.extra) if envelope.extra else _NO_HEADERS
         observed = Observed(
             id=envelope.id,
             type=envelope.type,
@@ -175,8 +177,9 @@ class Routes:
             attempt=envelope.saga_attempt,
             occurrence=envelope.saga_occurrence or None,
             traceparent=envelope.traceparent,
-            nothing_undone=any(name == UNDO_EMPTY for name, _ in envelope.extra),
+            nothing_undone=UNDO_EMPTY in extra,
             parent=_parent(envelope),
+            handled=_handled(extra),
         )
         return Arrival(delivery, envelope, observed, tuple(targets), "" if targets else reason)
 
@@ -225,6 +228,7 @@ class Routes:
             attempts=report.attempts,
             traceparent=envelope.traceparent,
             retry_topic=report.retry_topic,
+            handled=_handled(dict(envelope.extra)),
         )
         return Arrival(delivery, envelope, gave_up, tuple(targets), "" if targets else "no saga")
 
@@ -239,6 +243,15 @@ class Routes:
         if name.type != definition.type:
             return None
         return Target(name.type, name.key, envelope.saga_run or name.run, named=True)
+
+
+_NO_HEADERS: Mapping[str, bytes] = {}
+
+
+def _handled(extra: Mapping[str, bytes]) -> str | None:
+    """Give what a handler says of its work."""
+    value = extra.get(HEADER)
+    return None if value is None else read_handled(value)
 
 
 def _parent(envelope: Envelope) -> Parent | None:

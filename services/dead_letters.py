@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..events.clock import to_rfc3339
 from ..events.codec import SECRET_FIELDS, Codec, to_record
-from ..events.envelope import Delivery, Envelope, Record
+from ..events.envelope import Delivery, Envelope, Headers, Record
 from ..events.event import Event
 from ..events.failures import HandlerFailed
 from ..events.ids import derived_id
@@ -97,7 +97,9 @@ def _told_secrets(delivery: Delivery) -> list[str]:
     return [each for each in told.decode(errors="replace").split(",") if each]
 
 
-def handler_failed(delivery: Delivery, envelope: Envelope, failure: Failure, codec: Codec) -> Record:
+def handler_failed(
+    delivery: Delivery, envelope: Envelope, failure: Failure, codec: Codec, extra: Headers = ()
+) -> Record:
     """Build the `HandlerFailed` event, keyed like the handler's input (ruling R14), of the same saga.
 
     An input without a key, or with one of more than 10,000 characters, lends its id.
@@ -107,6 +109,7 @@ def handler_failed(delivery: Delivery, envelope: Envelope, failure: Failure, cod
         envelope: its envelope.
         failure: why it gave up.
         codec: prepared for `HandlerFailed`.
+        extra: headers beside.
     """
     event = HandlerFailed(
         key=envelope.key if 0 < len(envelope.key) <= _LONGEST_KEY else envelope.id,
@@ -139,5 +142,6 @@ def handler_failed(delivery: Delivery, envelope: Envelope, failure: Failure, cod
         saga_attempt=envelope.saga_attempt,
         saga_traceparent=envelope.saga_traceparent,
         traceparent=envelope.traceparent,
+        extra=extra,
     )
     return to_record(event, news, codec)

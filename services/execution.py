@@ -125,13 +125,14 @@ class Execution:
         placement = self._placements.get(job.route.name)
         if placement is not None and (self._tracing.enabled or job.envelope.saga_id is not None):
             place = placement.place(job.envelope)
-        began = self._clock()
+        began = job.began = self._clock()
         try:
             failpoint("service.before_effect", job.route.name, job.envelope.id)
             if self._tracing.enabled:
                 span = self._tracing.process(
                     job.delivery, job.envelope, group=self._service.name, place=place, attempt=job.attempt
                 )
+                job.span_id = span.span_id
                 with span:
                     returned = await self._provided.call(handler, job.event, context, tx)
             else:
@@ -169,6 +170,8 @@ class Execution:
         context = Context(handler.service, handler.name, first.envelope, first.attempt)
         events = [job.event for job in jobs if job.event is not None]
         began = self._clock()
+        for job in jobs:
+            job.began = began
         try:
             places = [self._place(job) for job in jobs]
             spans: list[HandlerSpan | None] = [None] * len(jobs)
@@ -177,11 +180,11 @@ class Execution:
                 if self._tracing.enabled:
                     group = self._service.name
                     for index, (job, place) in enumerate(zip(jobs, places, strict=True)):
-                        spans[index] = stack.enter_context(
-                            self._tracing.process(
-                                job.delivery, job.envelope, group=group, place=place, attempt=job.attempt
-                            )
+                        opened = self._tracing.process(
+                            job.delivery, job.envelope, group=group, place=place, attempt=job.attempt
                         )
+                        job.span_id = opened.span_id
+                        spans[index] = stack.enter_context(opened)
                 returned = await self._provided.call_batch(handler, events, context, tx)
             if tx is not None:
                 tx.end()
@@ -275,9 +278,14 @@ class Execution:
         )
         records = [
             dead_letter(job.delivery, failure, self._secrets(job)),
-            handler_failed(job.delivery, job.envelope, failure, self._codec),
+            self._news(job, failure),
         ]
         return Result("dead", "failed", records)
+
+    def _news(self, job: Job, failure: Failure) -> Record:
+        """Say that the handler failed, for sagas."""
+        extra = (job.handled(failure.now),) if job.began else ()
+        return handler_failed(job.delivery, job.envelope, failure, self._codec, extra)
 
     def _secrets(self, job: Job) -> tuple[str, ...]:
         """Say where a record may hold secrets; what could not be read may be any event of its topic."""
@@ -302,7 +310,7 @@ class Execution:
         )
         due = now + handler.retry.pause(job.attempt, self._randomness())
         # A saga hears of it once: the next failures of a parked event say nothing new.
-        records = [] if job.told else [handler_failed(job.delivery, job.envelope, failure, self._codec)]
+        records = [] if job.told else [self._news(job, failure)]
         reason = f"{failure.error_class}: {failure.message}" if failure.message else failure.error_class
         return Result("parked", "parked", records, park=Park(job.attempt, due, reason))
 
@@ -326,7 +334,7 @@ class Execution:
         )
         records = [record]
         if not job.told:
-            records.append(handler_failed(job.delivery, job.envelope, failure, self._codec))
+            records.append(self._news(job, failure))
         return Result("delayed", "parked", records)
 
     def _records(
@@ -344,6 +352,8 @@ class Execution:
             # The step header names the step that published an event; for a choreographed one only the definitions tell.
             step = (place.step or None) if place is not None and source.saga_id is not None else None
             occurrence = (place.occurrence or None) if place is not None and step is not None else None
+        if job.began and events:
+            extra = (*extra, job.handled(now))
         records = []
         for index, event in enumerate(events):
             envelope = Envelope(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..events.envelope import Delivery, Envelope, Record
 from ..events.event import Event
+from ..events.handled import write_handled
 from .inbox import Key, State, reference
 from .ladder import RetryTopic
 from .priorities import ranks_of
@@ -157,6 +158,8 @@ class Job:
         holds: it has the turn in its lane.
         dropped: its partition is not ours any more, so nothing of it counts.
         sends: spans of its outputs that are open, when tracing is on.
+        began: when its last try began, microseconds; 0 before the first.
+        span_id: of that try's span; "" where it has none.
         step: the id of the saga's step that it is a command for.
     """
 
@@ -178,10 +181,17 @@ class Job:
     holds: bool = False
     dropped: bool = False
     sends: list[SendSpan] = field(default_factory=list)
+    began: int = 0
+    span_id: str = ""
     step: str | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.step = reference(self.envelope) if self.envelope.saga_attempt is not None else None
+
+    def handled(self, now: int) -> tuple[str, bytes]:
+        """Give the header that tells how long its last try was waited for and ran, up to `now` (microseconds)."""
+        queued = self.began // 1_000 - self.delivery.timestamp if self.attempt == 1 else -1
+        return write_handled(queued, (now - self.began) // 1_000, self.span_id)
 
     def climb(self, rung: int) -> None:
         """Note that it comes from a retry topic, and which one: from 1."""

@@ -365,6 +365,14 @@ class HandlerSpan:
         """Whether the attempt has a span that will be exported."""
         return self._span is not None and self._span.get_span_context().trace_flags.sampled
 
+    @property
+    def span_id(self) -> str:
+        """Its id as 16 hexadecimal digits; "" where no span will be exported."""
+        if self._span is None:
+            return ""
+        context = self._span.get_span_context()
+        return f"{context.span_id:016x}" if context.trace_flags.sampled else ""
+
     def __enter__(self) -> HandlerSpan:
         if self._context is not None:
             self._token = attach(self._context)

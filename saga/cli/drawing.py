@@ -20,6 +20,8 @@ from .tables import lay_out
 from .times import show_time, span
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ..looking import View
 
 _LEAST_PAGE = 80
@@ -277,13 +279,28 @@ def _attempts(view: View, step: report.StepReport) -> list[str]:
     """Tell each attempt of a step: when it failed, and with what; the last one as the step stands."""
     started = from_rfc3339(view.told["started_at"])
     lines = []
+    work = ""
+    failed = 0
     for each in step["attempts"]:
-        at = from_rfc3339(each["failed_at"]) - started
-        lines.append(f"#{each['n']}  failed at +{span(at)}: {each['error_class']}")
-    if step["ready_at"] is not None and step["tries"] > len(step["attempts"]):
+        work = _work(each)
+        if each["failed_at"] is not None:
+            failed += 1
+            at = from_rfc3339(each["failed_at"]) - started
+            lines.append(f"#{each['n']}  failed at +{span(at)}: {each['error_class']}{work}")
+            work = ""
+    if step["ready_at"] is not None and step["tries"] > failed:
         ended = "" if step["ended_at"] is None else f" at +{span(from_rfc3339(step['ended_at']) - started)}"
-        lines.append(f"#{step['tries']}  {step['outcome'] or step['state']}{ended}")
+        lines.append(f"#{step['tries']}  {step['outcome'] or step['state']}{ended}{work}")
     return lines
+
+
+def _work(attempt: Mapping[str, Any]) -> str:
+    """Tell how long its handler was waited for and ran, as far as it has said so."""
+    queued, ran = attempt["queued_ms"], attempt["run_ms"]
+    if ran is None:
+        return ""
+    queue = "" if queued is None else f"queue {span(queued * 1_000)}, "
+    return f"  ({queue}handler {span(ran * 1_000)})"
 
 
 def _row(branch: str, step: report.StepReport | None) -> list[str | Text]:
