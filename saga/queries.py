@@ -106,10 +106,8 @@ class Entry(NamedTuple):
     changes: tuple[Change, ...]
     source: str
     place: str | None
-    said: str = ""
-    """What a person said about it."""
-    handled: str = ""
-    """What its handler said of its work, as the header has it."""
+    said: str = ""  # by a person
+    handled: str = ""  # by its handler, of its work, as the header has it
 
 
 class Found(NamedTuple):
