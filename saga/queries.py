@@ -483,7 +483,6 @@ def _entry(row: Any) -> Entry:
     given = json.loads(row.input) if row.input else {}
     source = given.get("source") or given.get("service") or given.get("by") or ""
     place = None if row.topic is None else f"{row.topic}/{row.partition} offset {row.offset}"
-    changes = tuple(Change(*change) for change in json.loads(row.changes))
     return Entry(
         row.seq,
         row.at,
@@ -493,7 +492,7 @@ def _entry(row: Any) -> Entry:
         row.event_time,
         row.verdict,
         row.reason,
-        changes,
+        tuple(Change(*change) for change in json.loads(row.changes)),
         source,
         place,
         given.get("reason", "") if row.kind == "operator" else "",
