@@ -12,6 +12,15 @@ from .shell import Shell
 
 Kind = Literal["bash", "zsh", "fish", "powershell"]
 
+_ZSH_TAIL = """
+# Loaded from fpath under whatever name, it completes at once; sourced, it says that it is for saga.
+if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
+  _cyclopts_saga "$@"
+else
+  compdef _cyclopts_saga saga
+fi
+"""
+
 completion = App(name="completion", help="Completion for bash, zsh and fish.", help_format="plaintext")
 
 
@@ -38,6 +47,8 @@ def install(
     kind = shell_ or _present()
     try:
         path = app.install_completion(shell=kind, output=out, add_to_startup=startup)
+        if kind == "zsh":
+            path.write_text(_script(kind), encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"cannot write {error.filename or out}: {error.strerror or error}") from None
     shell.json({"schema": "saga.completion/v1", "shell": kind, "path": str(path)}) if shell.machine else shell.lines(
@@ -54,12 +65,20 @@ def show(
 ) -> None:
     """Print the script, for a place of your own: `source <(saga completion show --shell bash)`.
 
+    In zsh likewise, after `compinit`, or as a file of `fpath`; in fish `saga completion show --shell fish | source`.
+
     Args:
         shell_: which; default: the one that this is called from.
     """
+    shell.lines(_script(shell_ or _present()).splitlines())
+
+
+def _script(kind: Kind) -> str:
     from .app import app
 
-    shell.lines(app.generate_completion(shell=shell_ or _present()).splitlines())
+    script = app.generate_completion(shell=kind)
+    # cyclopts's own works under one file name alone, and does nothing where it is sourced.
+    return script.rstrip("\n") + "\n" + _ZSH_TAIL if kind == "zsh" else script
 
 
 def _present() -> Kind:

@@ -23,6 +23,7 @@ from .kafka import kafka_jars
 from .mariadb import mariadb_programs
 from .parts import Missing
 from .postgres import postgres_programs
+from .shells import fish_home, zsh_home
 
 PARTS: dict[str, Callable[[], Path]] = {
     "Apache Kafka": kafka_jars,
@@ -35,6 +36,8 @@ PARTS: dict[str, Callable[[], Path]] = {
     "the participant in Go": go_participant,
     "Chromium": chromium_home,
     "axe-core": axe_script,
+    "zsh": zsh_home,
+    "fish": fish_home,
 }
 
 
