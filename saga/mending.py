@@ -28,7 +28,7 @@ class Mending(Holding):
             if command.step and (named := self._named(command.step)):
                 self.ignored += f", it is {self._step(named[0]).state}"
             return
-        if not command.step and len(plans) > 1 and len({base_of(plan.name) for plan in plans}) > 1:
+        if len({base_of(plan.name) for plan in plans}) > 1:
             self.ignored = f"several steps have failed, name one: {', '.join(plan.name for plan in plans)}"
             return
         refused = [why for plan in plans if (why := self._not_again(plan, self._step(plan)))]
@@ -53,13 +53,14 @@ class Mending(Holding):
     def _skip(self, command: Operator) -> None:
         """Let a saga go on without a step, as if it were optional and had failed."""
         self.ignored = self._not_now("skipped")
-        named = self._named(command.step)
-        if not self.ignored and not (command.step and named):
-            self.ignored = "which step shall be skipped?"
-        self.ignored = self.ignored or self._not_without(named[0], self._step(named[0]))
+        plan = next(iter(self._named(command.step)), None) if command.step else None
+        if plan is None:
+            self.ignored = self.ignored or "which step shall be skipped?"
+            return
+        step = self._step(plan)
+        self.ignored = self.ignored or self._not_without(plan, step)
         if self.ignored:
             return
-        plan, step = named[0], self._step(named[0])
         before = step.state
         step.limit_at = step.send_at = step.asked = None
         step.early = False
@@ -121,6 +122,4 @@ class Mending(Holding):
         if step.state not in _OPEN or step.given_up is not None:
             gone = "the saga goes on without it already" if step.given_up is not None else f"it is {step.state}"
             return f"{plan.name} cannot be skipped: {gone}"
-        if step.state is StepState.PENDING and step.done is not None:
-            return f"{plan.name} cannot be skipped: it is done, before its turn"
         return ""

@@ -88,17 +88,23 @@ def test_what_failed_within_a_pause_is_undone_when_it_is_over() -> None:
     assert (play.phase, play.states()["charge"], play.commands()) == ("RUNNING", "FAILED", [])
     play.person("resume")
     assert (play.phase, play.commands()) == ("COMPENSATING", ["reserve.undo#1"])
-    assert play.instance.cause is not None
-    assert (play.instance.cause["step"], play.instance.cause["event"]) == ("charge", "refused")
+    assert play.instance.cause == {
+        "step": "charge",
+        "error": "charge.failed",
+        "message": "",
+        "event": "refused",
+        "at": play.now,
+    }
 
 
 def test_what_may_have_happened_within_a_pause_is_undone_when_it_is_over() -> None:
-    play = Play(LINE)
+    play = Play(define(plan("a", 0), plan("b", 1), plan("c", 2, any_of=(("a", "b"),)), plan("d", 3)))
+    play.sees("a.failed")
     play.person("pause")
-    play.gave_up("placed", ("reserve.done",))
-    assert (play.phase, play.states()["reserve"]) == ("RUNNING", "UNKNOWN")
+    play.gave_up("placed", ("d.done",))
+    assert (play.phase, play.states()["d"]) == ("RUNNING", "UNKNOWN")
     play.person("resume")
-    assert play.commands() == ["reserve.undo#1"]
+    assert (play.phase, play.states()["d"]) == ("COMPENSATING", "COMPENSATING")
 
 
 def test_a_pivot_that_failed_for_certain_within_a_pause_lets_the_saga_go_back_when_it_is_over() -> None:

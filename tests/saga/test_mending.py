@@ -118,6 +118,9 @@ def test_a_dead_letter_counts_no_longer_when_its_step_is_tried_again_or_skipped(
 
 
 def test_a_retry_is_refused_with_the_reason() -> None:
+    play = parcels("x", "y")
+    play.sees("pack.done", element="y")
+    assert play.person("retry", "pack").reason == "nothing to try again: step pack has not failed, it is WAITING"
     play = Play(LINE)
     assert play.person("retry").reason == "nothing to try again: no step of this saga has failed"
     assert play.person("retry", "charge").reason == ("nothing to try again: step charge has not failed, it is PENDING")
