@@ -16,6 +16,9 @@ def main() -> int:
     score.add_argument("--modules", nargs="*", default=(), help="of the pure core, e.g. answers forward")
     score.add_argument("--processes", type=int, default=2)
     score.add_argument("--share", type=float, default=1.0, help="of the changes; the same ones each time")
+    score.add_argument(
+        "--after", type=float, default=0.0, help="leave out so large a share before, e.g. one seen before"
+    )
     options = parser.parse_args()
     # Neither may import the other's: what is preloaded must not hold our code.
     if options.command == "bugs":
@@ -27,7 +30,7 @@ def main() -> int:
         return 0 if table(named, sober=not options.quickest) else 1
     from tests.mutants.score import score as judge
 
-    return 0 if judge(options.modules, options.processes, options.share) else 1
+    return 0 if judge(options.modules, options.processes, options.share, options.after) else 1
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from choreo.events.clock import SECOND
+from choreo.events.errors import DefinitionError
 from choreo.saga.advance import advance, begin
 from choreo.saga.inputs import Locked, Observed, Transition
 from choreo.saga.lock import Lock, LockKey, LockPlan, lock
@@ -47,8 +48,18 @@ def test_a_lock_waits_an_hour_and_expires_after_a_day_unless_said_otherwise() ->
     made = lock("customer_id")
     assert made == LockPlan("customer_id", "", 3_600 * SECOND, 86_400 * SECOND, "wait")
     assert lock("customer_id", name="customer", waits="1m", expires="10m") == PLAN
-    assert lock("customer_id", otherwise="refuse").otherwise == "refuse"
+    assert lock(field="customer_id", otherwise="refuse").otherwise == "refuse"
     assert str(LockKey("customer", "ann")) == "customer/ann"
+
+
+def test_a_lock_that_makes_no_sense_is_refused_with_what_to_write_instead() -> None:
+    with pytest.raises(DefinitionError, match="write 'wait' or 'refuse'"):
+        lock("customer_id", otherwise="queue")  # type: ignore[arg-type]
+    with pytest.raises(DefinitionError, match="who is refused does not wait; leave out one of them"):
+        lock("customer_id", otherwise="refuse", waits="1m")
+    for nothing in ("", None):
+        with pytest.raises(DefinitionError, match=r'as in lock\("customer_id"\)'):
+            lock(nothing)  # type: ignore[arg-type]
 
 
 def test_what_a_lock_is_made_of_cannot_be_changed() -> None:
