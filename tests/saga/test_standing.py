@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from choreo.events.clock import SECOND
 from choreo.saga.advance import advance
 from choreo.saga.inputs import Decided
 from tests.saga.play import Play, define, plan
@@ -89,7 +90,7 @@ def test_an_alternative_is_not_wanted_any_more_when_another_of_its_group_has_suc
     )
     play.sees("air.failed")
     play.sees("land.done")
-    assert play.states()["sea"] == "COMPENSATING"
+    assert (play.states()["sea"], play.step("sea").certain) == ("COMPENSATING", False)
 
 
 def test_the_late_success_of_an_alternative_counts_as_long_as_the_next_one_waits_for_something_else() -> None:
@@ -124,3 +125,58 @@ def test_the_late_success_of_what_failed_before_it_turned_out_to_be_skipped_is_u
     assert (play.states()["b"], play.step("b").given_up) == ("FAILED", "unwanted")
     play.sees("b.done")
     assert play.states()["b"] == "COMPENSATING"
+
+
+def test_a_step_whose_condition_is_answered_late_had_its_turn_when_it_was_asked() -> None:
+    play = Play(define(plan("a", 0, when="when"), plan("b", 1)))
+    asked = play.now
+    play.now += 5 * SECOND
+    play.decided("a", True)
+    assert (play.step("a").ready_at, play.step("a").limit_at) == (asked, play.now + 30 * SECOND)
+
+
+def test_what_is_skipped_has_an_end_only_if_somebody_may_have_done_it_all_the_same() -> None:
+    play = Play(define(plan("a", 0, when="when"), plan("b", 1, "a"), plan("c", 2, "a", send="c.do"), plan("d", 3)))
+    play.now += SECOND
+    play.decided("a", False)
+    ended = {name: (play.step(name).outcome, play.step(name).ended_at) for name in "abc"}
+    assert ended == {"a": ("SKIPPED", play.now), "b": ("SKIPPED", play.now), "c": (None, None)}
+
+
+def test_what_is_tried_again_though_it_may_have_happened_is_undone_when_nobody_needs_it() -> None:
+    play = Play(define(plan("a", 0, send="a.do"), plan("b", 1), plan("c", 2, any_of=(("a", "b"),))))
+    play.now += 3 * SECOND
+    play.gave_up("a.do", ("a.done",), event_id=play.do_id("a"))
+    assert (play.states()["a"], play.step("a").send_at) == ("RETRYING", play.now + 5 * SECOND)
+    play.sees("b.done")
+    assert (play.states()["a"], play.step("a").given_up) == ("COMPENSATING", "unwanted")
+
+
+def test_the_last_alternative_that_failed_is_the_cause_when_those_after_it_do_not_apply() -> None:
+    play = Play(
+        define(
+            plan("air", 0),
+            plan("sea", 1, instead_of="air"),
+            plan("land", 2, instead_of="sea", when="when"),
+            plan("bill", 3, "air"),
+        )
+    )
+    play.sees("air.failed")
+    play.sees("sea.failed")
+    play.decided("land", False)
+    assert play.phase == "COMPENSATED"
+    assert play.instance.cause is not None
+    assert (play.instance.cause["step"], play.instance.cause["error"]) == ("sea", "sea.failed")
+
+
+def test_a_step_per_element_is_degraded_as_soon_as_one_element_is() -> None:
+    play = Play(define(plan("mail", 0, each="people", by="name", optional=True, **NO_UNDO), plan("end", 1, "mail")))
+    play._took(advance(play.definition, play.instance, Decided("mail", "each", ("ann", "bob")), play.now))
+    play.sees("mail.failed", element="ann")
+    assert play.states()["mail"] == "WAITING"
+    play.sees("mail.done", element="bob")
+    assert (play.states()["mail"], play.step("mail").outcome) == ("DEGRADED", "DEGRADED")
+    fine = Play(play.definition)
+    fine._took(advance(fine.definition, fine.instance, Decided("mail", "each", ("ann",)), fine.now))
+    fine.sees("mail.done", element="ann")
+    assert (fine.states()["mail"], fine.step("mail").outcome) == ("DONE", "DONE")
