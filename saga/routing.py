@@ -41,6 +41,9 @@ MOST_ID = 500
 MOST_NAME = 1_500
 """Characters of an event's id and of a saga's name: PostgreSQL's index entries hold 2,704 bytes, and one has both."""
 
+SHORT = 100
+"""A key of so few characters makes no name that is too long: each becomes twelve at most."""
+
 
 class Target(NamedTuple):
     """A saga that an event concerns: the latest run of its key, unless the event names one.
@@ -286,7 +289,7 @@ def _check_storable(envelope: Envelope, target: Target) -> None:
         raise LimitExceeded(f"its id has {len(envelope.id)} characters, at most {MOST_ID} are read")
     if len(target.lock or "") > MOST_ID:
         raise LimitExceeded(f"the key of its lock has {len(target.lock or '')} characters, at most {MOST_ID} are read")
-    if len(target.key) > MOST_ID // 5 and len(saga_id(target.type, target.key)) > MOST_NAME:
+    if len(target.key) > SHORT and len(saga_id(target.type, target.key)) > MOST_NAME:
         raise LimitExceeded(f"its key makes a saga's name of more than {MOST_NAME} characters")
 
 

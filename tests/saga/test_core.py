@@ -277,7 +277,7 @@ CATALOG = {
             HandlerAnnouncement(
                 name=name, consumes=[], produces=[EventRef(type=made, topic="t")], undoes=None, claims=False
             )
-            for name, made in (("reserve", "reserve.done"), ("other", "other.done"))
+            for name, made in (("reserve", "reserve.done"), ("other", "other.done"), ("tell", "told"))
         ],
     )
 }
