@@ -225,6 +225,7 @@ def test_ruling_12_the_header_decides_only_for_the_type_that_it_names() -> None:
         ("order/other", Target("order", "other", 1, named=True)),
         ("order/other~3", Target("order", "other", 3, named=True)),
         ("parcel/other", Target("order", "4711", None)),
+        ("basket/other", Target("order", "4711", None)),
         ("nonsense", Target("order", "4711", None)),
     ]:
         assert targets_of(routes, event("reserve.done", saga_id=name)) == [target]
@@ -232,7 +233,8 @@ def test_ruling_12_the_header_decides_only_for_the_type_that_it_names() -> None:
 
 def test_a_start_event_begins_the_saga_of_its_own_key() -> None:
     routes = Routes([LINE], {}, {})
-    assert targets_of(routes, event("placed", saga_id="order/parent")) == [Target("order", "4711", None)]
+    for other in ("order/parent", "order/1"):
+        assert targets_of(routes, event("placed", saga_id=other)) == [Target("order", "4711", None)]
     assert targets_of(routes, event("placed", saga_id="order/4711~2")) == [Target("order", "4711", 2, named=True)]
 
 

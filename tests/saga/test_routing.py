@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -76,6 +77,8 @@ def test_everything_else_is_an_event(topic: str, type_: str) -> None:
 def test_a_parent_undoes_a_saga_by_its_type_and_key() -> None:
     told = routed(UNDO, COMMANDS_TOPIC, "UndoSaga", **FROM_PARENT)
     assert told.input == UndoAsked("e", Parent("ordering/1", "pack", "", 1), None)
+    later = routed(UNDO, COMMANDS_TOPIC, "UndoSaga", SINCE + 1, **FROM_PARENT)
+    assert later.targets == told.targets
     assert told.targets == (Target("order", "4711", None),)
 
 
@@ -210,6 +213,18 @@ def test_as_much_is_read_as_an_index_of_postgresql_holds() -> None:
     assert each.observe(came, envelope, lambda *_: "x" * 200).targets
     with pytest.raises(LimitExceeded, match="it names an element by 201 characters, at most 200 are read"):
         each.observe(came, envelope, lambda *_: "x" * 201)
+
+
+def test_who_an_event_does_not_concern_hides_nobody_whom_it_does() -> None:
+    both = define(plan("pack", 0, child="packing", done=("SagaCompleted",)), correlate={"placed": "call:find"})
+    other = replace(LINE, type="parcel")
+    told = arrived(Routes([replace(LINE, type="early"), other], {"early": 1_000}, {}), "placed")
+    assert told.targets == (Target("parcel", "4711", None),)
+    told = arrived(Routes([both, other], {}, {}), "placed")
+    assert told.targets == (Target("parcel", "4711", None),), "nobody can say which order it is"
+    shop, mall = both, replace(both, type="mall")
+    told = arrived(Routes([shop, mall], {}, {}), "SagaCompleted", saga_id="mall/1", saga_step="pack")
+    assert told.targets == (Target("mall", "1", 1, named=True),)
 
 
 def test_a_child_is_heard_by_the_saga_that_it_names_only() -> None:
