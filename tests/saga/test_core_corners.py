@@ -5,7 +5,7 @@ from __future__ import annotations
 from choreo.events.clock import SECOND
 from choreo.saga.advance import advance, begin_undone
 from choreo.saga.definition import StepPlan
-from choreo.saga.inputs import Decided, Tell, UndoAsked, command_id
+from choreo.saga.inputs import Decided, HandlerGaveUp, Locked, Observed, Tell, UndoAsked, command_id
 from choreo.saga.instance import Instance, Parent, Step
 from choreo.saga.occurrence import MOST_TRACED, traced
 from choreo.saga.words import Condition
@@ -26,6 +26,14 @@ def test_a_new_saga_has_begun_nothing() -> None:
     step = Step()
     assert (step.attempt, step.sends, step.undo_attempt, step.undo_sends, step.undo_ready_at) == (0,) * 5
     assert (step.certain, step.early, step.overdue, step.undo_empty, step.timers()) == (True, False, False, False, [])
+
+
+def test_what_is_not_said_of_an_input_is_the_usual() -> None:
+    event = Observed("e", "a.done")
+    assert (event.time, event.nothing_undone, event.attempt) == (0, False, None)
+    report = HandlerGaveUp("r", "e", "a.done", "svc", "handler", (), True, "Boom")
+    assert (report.attempts, report.message, report.retry_topic) == (1, "", "")
+    assert (Locked(True).ahead, Locked(True).holder) == (0, None)
 
 
 def test_of_very_many_elements_the_first_have_spans_and_what_is_no_element_always_has() -> None:
