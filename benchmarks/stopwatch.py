@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from choreo.events.envelope import Record, TopicPartition
+from choreo.events.garbage import collect_seldom
 from choreo.events.transport import Consumer, Listener, Transport
 
 
@@ -46,6 +47,7 @@ class Stopwatch:
     def start(self) -> None:
         """Begin, unless it runs already."""
         if self._began is None:
+            collect_seldom()  # as `saga run` does; the loop by hand has it too
             self._began = (time.perf_counter(), time.process_time())
 
     def lap(self) -> None:

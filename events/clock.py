@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from .errors import DefinitionError
 
@@ -50,8 +51,15 @@ def from_datetime(moment: datetime) -> int:
 
 def to_rfc3339(microseconds: int) -> str:
     """Format as RFC 3339 in UTC with microseconds, e.g. `2026-11-21T09:02:11.402000Z`."""
+    seconds, rest = divmod(microseconds, SECOND)
+    return f"{_second(seconds)}.{rest:06d}Z"
+
+
+@lru_cache(maxsize=1_024)
+def _second(seconds: int) -> str:
+    """Format whole seconds, which the events of a batch share."""
     # strftime would not pad the years before 1000.
-    return to_datetime(microseconds).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return to_datetime(seconds * SECOND).isoformat(timespec="seconds").removesuffix("+00:00")
 
 
 def from_rfc3339(text: str) -> int:

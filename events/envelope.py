@@ -49,8 +49,10 @@ class Record:
 
     def size(self) -> int:
         """Give its size in bytes as limits count it: key, value, header names and values."""
-        headers = sum(len(name) + len(value) for name, value in self.headers)
-        return len(self.key or b"") + len(self.value or b"") + headers
+        size = len(self.key or b"") + len(self.value or b"")
+        for name, value in self.headers:
+            size += len(name) + len(value)
+        return size
 
 
 class Delivery(NamedTuple):
@@ -142,6 +144,7 @@ _REQUIRED = ("ce_specversion", "ce_id", "ce_type", "ce_source", "ce_time", "cont
 RESERVED = frozenset((*_REQUIRED, *_TEXT, *_NUMBERS, "undoes"))
 # A malformed trace header is ignored, never an error (W3C Trace Context §3.2.2); two of one kind count as malformed.
 _LENIENT = frozenset(("traceparent", "tracestate", "baggage", "saga-traceparent"))
+_ALWAYS = frozenset(_REQUIRED)
 _SPEC_VERSION = ("ce_specversion", b"1.0")
 
 
@@ -155,14 +158,33 @@ def write_headers(envelope: Envelope) -> Headers:
         ("ce_time", to_rfc3339(envelope.time).encode()),
         ("content-type", envelope.content_type.encode()),
     ]
-    for name, attribute in _TEXT.items():
-        value = getattr(envelope, attribute)
-        if value is not None:
-            headers.append((name, value.encode()))
-    for name, attribute in _NUMBERS.items():
-        value = getattr(envelope, attribute)
-        if value is not None:
-            headers.append((name, b"%d" % value))
+    # Written out: a loop over the names would cost twice as much, and this is done for every event.
+    if envelope.causation_id is not None:
+        headers.append(("causation-id", envelope.causation_id.encode()))
+    if envelope.saga_id is not None:
+        headers.append(("saga-id", envelope.saga_id.encode()))
+    if envelope.saga_type is not None:
+        headers.append(("saga-type", envelope.saga_type.encode()))
+    if envelope.saga_step is not None:
+        headers.append(("saga-step", envelope.saga_step.encode()))
+    if envelope.saga_occurrence is not None:
+        headers.append(("saga-occurrence", envelope.saga_occurrence.encode()))
+    if envelope.traceparent is not None:
+        headers.append(("traceparent", envelope.traceparent.encode()))
+    if envelope.tracestate is not None:
+        headers.append(("tracestate", envelope.tracestate.encode()))
+    if envelope.baggage is not None:
+        headers.append(("baggage", envelope.baggage.encode()))
+    if envelope.saga_traceparent is not None:
+        headers.append(("saga-traceparent", envelope.saga_traceparent.encode()))
+    if envelope.saga_run is not None:
+        headers.append(("saga-run", b"%d" % envelope.saga_run))
+    if envelope.saga_attempt is not None:
+        headers.append(("saga-attempt", b"%d" % envelope.saga_attempt))
+    if envelope.saga_version is not None:
+        headers.append(("saga-version", b"%d" % envelope.saga_version))
+    if envelope.saga_depth is not None:
+        headers.append(("saga-depth", b"%d" % envelope.saga_depth))
     if envelope.undoes:
         headers.append(("undoes", ",".join(envelope.undoes).encode()))
     headers.extend(envelope.extra)
@@ -213,36 +235,27 @@ def read_envelope(delivery: Delivery) -> Envelope:
         time = from_rfc3339(known["ce_time"]) if "ce_time" in known else delivery.timestamp * 1_000
     except ValueError:
         raise DecodeError(f"header 'ce_time' is not an RFC 3339 time: {known['ce_time'][:40]!r}") from None
-    undoes = take("undoes")
-    return Envelope(
-        id=take("ce_id") or derived_id("record", delivery.topic, str(delivery.partition), str(delivery.offset)),
-        type=take("ce_type", ""),
-        source=take("ce_source") or delivery.topic,
-        time=time,
-        key=key,
-        content_type=take("content-type", ""),
-        causation_id=take("causation-id"),
-        saga_id=take("saga-id"),
-        saga_type=take("saga-type"),
-        saga_run=_number(known, "saga-run"),
-        saga_step=take("saga-step"),
-        saga_occurrence=take("saga-occurrence"),
-        saga_attempt=_number(known, "saga-attempt"),
-        saga_version=_number(known, "saga-version"),
-        saga_depth=_number(known, "saga-depth"),
-        undoes=tuple(undoes.split(",")) if undoes else (),
-        traceparent=take("traceparent") or None,
-        tracestate=take("tracestate") or None,
-        baggage=take("baggage") or None,
-        saga_traceparent=take("saga-traceparent") or None,
+    envelope = Envelope(
+        take("ce_id") or derived_id("record", delivery.topic, str(delivery.partition), str(delivery.offset)),
+        take("ce_type", ""),
+        take("ce_source") or delivery.topic,
+        time,
+        key,
+        take("content-type", ""),
         extra=tuple(extra),
     )
+    for name in known.keys() - _ALWAYS:  # most events have few of them
+        if name in _NUMBERS:
+            setattr(envelope, _NUMBERS[name], _number(known, name))
+        elif name == "undoes":
+            envelope.undoes = tuple(known[name].split(",")) if known[name] else ()
+        elif known[name] or name not in _LENIENT:
+            setattr(envelope, _TEXT[name], known[name])
+    return envelope
 
 
-def _number(known: dict[str, str], name: str) -> int | None:
-    text = known.get(name)
-    if text is None:
-        return None
+def _number(known: dict[str, str], name: str) -> int:
+    text = known[name]
     if not (text.isascii() and text.isdigit() and len(text) <= 10):
         raise DecodeError(f"header {name!r} is not a whole number: {text[:20]!r}")
     return int(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from hashlib import blake2b
 from uuid import UUID
 
@@ -34,11 +35,45 @@ def derived_id(*parts: str | bytes) -> str:
 
     Each part is length-prefixed, so `("ab", "c")` and `("a", "bc")` differ.
     """
-    digest = blake2b(digest_size=16, person=b"choreo-id/v1")
+    digest = _DIGEST.copy()
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(4, "big"))
-        digest.update(data)
-    hex_ = digest.hexdigest()
+        digest.update(_prefixed(part))
+    return _spelled(digest.hexdigest())
+
+
+class Derived:
+    """Ids that `derived_id` would give, of which one part changes: the others are hashed, or at least spelled, once.
+
+    Args:
+        before, after: the parts around it.
+    """
+
+    __slots__ = ("_after", "_before")
+
+    def __init__(self, before: Iterable[str], after: Iterable[str]) -> None:
+        self._before = _DIGEST.copy()
+        for part in before:
+            self._before.update(_prefixed(part))
+        self._after = b"".join(map(_prefixed, after))
+
+    def __call__(self, part: str) -> str:
+        """Give the id for one part."""
+        digest = self._before.copy()
+        digest.update(_prefixed(part) + self._after)
+        return _spelled(digest.hexdigest())
+
+
+_DIGEST = blake2b(digest_size=16, person=b"choreo-id/v1")
+_LENGTHS = [length.to_bytes(4, "big") for length in range(256)]
+_VARIANTS = {f"{digit:x}": "89ab"[digit & 3] for digit in range(16)}
+
+
+def _prefixed(part: str | bytes) -> bytes:
+    data = part if isinstance(part, bytes) else part.encode()
+    length = len(data)
+    return (_LENGTHS[length] if length < 256 else length.to_bytes(4, "big")) + data
+
+
+def _spelled(hex_: str) -> str:
     # Spliced as text: UUID() would cost three times the hash.
-    return f"{hex_[:8]}-{hex_[8:12]}-8{hex_[13:16]}-{'89ab'[int(hex_[16], 16) & 3]}{hex_[17:20]}-{hex_[20:]}"
+    return f"{hex_[:8]}-{hex_[8:12]}-8{hex_[13:16]}-{_VARIANTS[hex_[16]]}{hex_[17:20]}-{hex_[20:]}"

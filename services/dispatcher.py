@@ -420,4 +420,4 @@ async def farewell(tasks: Collection[asyncio.Task[None]]) -> None:
 def of_places(places: Iterable[object]) -> Callable[[Job], bool]:
     """Give a test for jobs whose record was read from these partitions."""
     chosen = frozenset(places)
-    return lambda job: job.receipt is not None and job.receipt.delivery.place in chosen
+    return lambda job: job.receipt is not None and job.receipt.place in chosen

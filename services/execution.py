@@ -15,7 +15,6 @@ from ..events.envelope import Envelope, Record
 from ..events.errors import DecodeError, DefinitionError, LimitExceeded
 from ..events.event import Event
 from ..events.failpoints import failpoint
-from ..events.ids import derived_id
 from ..events.outbox import MOST_RECORD_BYTES
 from .context import Context, Transaction
 from .dead_letters import Failure, dead_letter, handler_failed
@@ -357,7 +356,7 @@ class Execution:
         records = []
         for index, event in enumerate(events):
             envelope = Envelope(
-                id=derived_id("output", source.id, job.route.handler.service, job.route.handler.name, str(index)),
+                id=job.route.output_id(index, source.id),
                 type=event.spec().type,
                 source=self._service.name,
                 time=now,

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
-from ..events.envelope import Delivery, Envelope, Record
+from ..events.envelope import Delivery, Envelope, Record, TopicPartition
 from ..events.event import Event
 from ..events.handled import write_handled
+from ..events.ids import Derived
 from .inbox import Key, State, reference
 from .ladder import RetryTopic
 from .priorities import ranks_of
@@ -40,6 +41,7 @@ class Route:
     """What the worker needs to know of a handler, worked out once."""
 
     __slots__ = (
+        "_outputs",
         "claims",
         "collector",
         "forward",
@@ -57,6 +59,7 @@ class Route:
     def __init__(self, service: Service, handler: Handler) -> None:
         self.handler = handler
         self.name = handler.full_name
+        self._outputs: list[Derived] = []
         self.tx = handler.signature.transactional
         self.guarded = service.guarded(handler)
         self.claims = service.claims(handler)
@@ -71,20 +74,29 @@ class Route:
         self.parks = handler.exhausted == "park"
         self.stage = Stage.UNDO if self.forward else Stage.TX if self.tx else Stage.CLAIM if self.claims else Stage.RUN
 
+    def output_id(self, index: int, event_id: str) -> str:
+        """Give the id of what the handler publishes: the same whenever it handles this event."""
+        while index >= len(self._outputs):
+            after = (self.handler.service, self.handler.name, str(len(self._outputs)))
+            self._outputs.append(Derived(("output",), after))
+        return self._outputs[index](event_id)
+
 
 class Receipt:
     """Counts the jobs of one delivery: when none is left, its offset is finished.
 
     Args:
         delivery: the record.
+        place: the partition that it was read from.
         left: its jobs.
         epoch: how often its partition was taken away before.
     """
 
-    __slots__ = ("delivery", "epoch", "left")
+    __slots__ = ("delivery", "epoch", "left", "place")
 
-    def __init__(self, delivery: Delivery, left: int, epoch: int) -> None:
+    def __init__(self, delivery: Delivery, place: TopicPartition, left: int, epoch: int) -> None:
         self.delivery = delivery
+        self.place = place
         self.left = left
         self.epoch = epoch
 
@@ -161,6 +173,8 @@ class Job:
         began: when its last try began, microseconds; 0 before the first.
         span_id: of that try's span; "" where it has none.
         step: the id of the saga's step that it is a command for.
+        key: its place in the inbox.
+        lane: what it is serialized with: the handler's events of one key; an event without a key is alone.
     """
 
     route: Route
@@ -184,9 +198,13 @@ class Job:
     began: int = 0
     span_id: str = ""
     step: str | None = field(init=False)
+    key: Key = field(init=False)
+    lane: Key = field(init=False)
 
     def __post_init__(self) -> None:
         self.step = reference(self.envelope) if self.envelope.saga_attempt is not None else None
+        self.key = (self.route.name, self.envelope.id)
+        self.lane = (self.route.name, lane_of(self.envelope))
 
     def handled(self, now: int) -> tuple[str, bytes]:
         """Give the header that tells how long its last try was waited for and ran, up to `now` (microseconds)."""
@@ -197,16 +215,6 @@ class Job:
         """Note that it comes from a retry topic, and which one: from 1."""
         self.retried = self.told = True
         self.rung, self.attempt = rung, self.route.handler.retry.attempts + rung - 1
-
-    @property
-    def key(self) -> Key:
-        """Its place in the inbox."""
-        return (self.route.name, self.envelope.id)
-
-    @property
-    def lane(self) -> Key:
-        """What it is serialized with: the handler's events of one key; an event without a key is alone."""
-        return (self.route.name, lane_of(self.envelope))
 
     @property
     def command(self) -> bool:

@@ -41,19 +41,20 @@ class Partitions:
         """Note records that were just read, before anything is awaited; give a receipt for each."""
         receipts = []
         for record in records:
-            self._ledger.begin(record.place, record.offset)
-            receipts.append(Receipt(record, 0, self._epochs.get(record.place, 0)))
+            place = record.place
+            self._ledger.begin(place, record.offset)
+            receipts.append(Receipt(record, place, 0, self._epochs.get(place, 0)))
         return receipts
 
     def ours(self, receipt: Receipt) -> bool:
         """Say whether its partition is still ours, and was all the time."""
-        place = receipt.delivery.place
+        place = receipt.place
         return place not in self._leaving and self._epochs.get(place, 0) == receipt.epoch
 
     def finish(self, receipt: Receipt) -> None:
         """Note that one job of a record is finished; with the last one its offset is."""
         receipt.left -= 1
-        place = receipt.delivery.place
+        place = receipt.place
         if receipt.left <= 0 and self._epochs.get(place, 0) == receipt.epoch:
             self._ledger.finish(place, receipt.delivery.offset)
             self.moved.set()

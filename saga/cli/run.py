@@ -88,6 +88,7 @@ async def _run(
     health: str,
     metrics: Metrics | None,
 ) -> int:
+    from ...events.garbage import collect_seldom
     from ...events.transports import connect
     from ..running import Process
 
@@ -105,6 +106,7 @@ async def _run(
         )
         probes = _probes(health, process, metrics)
         async with probes or nullcontext(), process:
+            collect_seldom()
             _announce(shell, parts, transport.url, f"{probes.host}:{probes.port}" if probes is not None else None)
             ended = asyncio.create_task(process.until_idle() if until_idle else _for_ever())
             failed = asyncio.create_task(process.wait())
