@@ -105,7 +105,9 @@ class KafkaMember:
             places = self._assignment - self._paused if self._paused else None
             self._stale = False
             self._void.clear()
-            self._fetching = asyncio.create_task(self._client.fetch(places, self._ready(), _FETCH, most))
+            # What is resumed while nothing is fetched would wait for the end of that.
+            timeout = _FETCH if places is None or places else min(_FETCH, wait)
+            self._fetching = asyncio.create_task(self._client.fetch(places, self._ready(), timeout, most))
         done, _ = await asyncio.wait((self._fetching,), timeout=wait)
         if not done:
             return []

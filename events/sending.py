@@ -30,15 +30,19 @@ def check_records(records: Sequence[Record], topics: Mapping[str, int]) -> None:
     if missing:
         raise topic_missing(missing)
     for record in records:
+        size = 0
         for part in (record.key, record.value):
-            if part is not None and not isinstance(part, bytes):
+            if part is None:
+                continue
+            if not isinstance(part, bytes):
                 raise EncodeError(f"a record for topic {record.topic!r} holds {type(part).__name__} where bytes belong")
-        if record.key is None and record.value is None:
+            size += len(part)
+        if not size and record.key is None and record.value is None:
             raise EncodeError(f"a record for topic {record.topic!r} has neither key nor value")
         for name, value in record.headers:
             if not isinstance(value, bytes):
                 raise EncodeError(f"header {name!r} is {type(value).__name__}, it must be bytes")
-        size = record.size()
+            size += len(name) + len(value)
         if size > MOST_RECORD_BYTES:
             raise LimitExceeded(
                 f"a record for topic {record.topic!r} has {size:,} bytes, at most {MOST_RECORD_BYTES:,} are sent: "

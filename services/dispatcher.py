@@ -191,6 +191,21 @@ class Dispatcher:
                     job.dropped |= unwanted(job)  # what it has done counts, but it is not tried again
                 return False
 
+    async def room(self, most: int, least: int, seconds: float) -> int:
+        """Say how many more jobs may be in flight, after waiting until it is so many, but not for long.
+
+        Args:
+            most: that may be in flight.
+            least: that are waited for.
+            seconds: at most.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while (room := most - len(self.jobs)) < least and (left := end - loop.time()) > 0:
+            self._moved.clear()
+            await happens(self._moved, left)
+        return room
+
     def forget_parked(self) -> None:
         """Note that nothing is parked, unless something in flight may be about to be."""
         if not self.jobs:

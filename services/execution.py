@@ -120,10 +120,7 @@ class Execution:
         context = Context(handler.service, handler.name, job.envelope, job.attempt)
         assert job.event is not None
         span: HandlerSpan | None = None
-        place: Place | None = None
-        placement = self._placements.get(job.route.name)
-        if placement is not None and (self._tracing.enabled or job.envelope.saga_id is not None):
-            place = placement.place(job.envelope)
+        place, step = self._place(job)
         began = job.began = self._clock()
         try:
             failpoint("service.before_effect", job.route.name, job.envelope.id)
@@ -145,7 +142,7 @@ class Execution:
             if returned is None and not handler.signature.produces:
                 return Result("handled", "done", answered=job.command)
             events = _events_of(job, returned)
-            return Result("handled", "done", self._records(job, events, span, place), answered=job.command)
+            return Result("handled", "done", self._records(job, events, span, step), answered=job.command)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -178,7 +175,7 @@ class Execution:
             with ExitStack() as stack:
                 if self._tracing.enabled:
                     group = self._service.name
-                    for index, (job, place) in enumerate(zip(jobs, places, strict=True)):
+                    for index, (job, (place, _)) in enumerate(zip(jobs, places, strict=True)):
                         opened = self._tracing.process(
                             job.delivery, job.envelope, group=group, place=place, attempt=job.attempt
                         )
@@ -190,8 +187,8 @@ class Execution:
                 self._warn_of_long(first, began)
             failpoint("service.after_effect", first.route.name, first.envelope.id)
             results: list[Result | Later] = []
-            for job, span, place, entry in zip(jobs, spans, places, _entries(jobs, returned), strict=True):
-                made = self._records(job, _events_of(job, entry), span, place) if entry is not _NOTHING else ()
+            for job, span, (_, step), entry in zip(jobs, spans, places, _entries(jobs, returned), strict=True):
+                made = self._records(job, _events_of(job, entry), span, step) if entry is not _NOTHING else ()
                 results.append(Result("handled", "done", made, answered=job.command))
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -214,11 +211,15 @@ class Execution:
             job.sends.clear()
         return None
 
-    def _place(self, job: Job) -> Place | None:
+    def _place(self, job: Job) -> tuple[Place | None, tuple[str, str]]:
+        """Say where the run stands: as a span wants it where there are spans, and its step with the occurrence."""
         placement = self._placements.get(job.route.name)
-        if placement is not None and (self._tracing.enabled or job.envelope.saga_id is not None):
-            return placement.place(job.envelope)
-        return None
+        if placement is None or not (self._tracing.enabled or job.envelope.saga_id is not None):
+            return None, _NO_STEP
+        if not self._tracing.enabled:
+            return None, placement.step(job.envelope)
+        place = placement.place(job.envelope)
+        return place, _NO_STEP if place is None else (place.step, place.occurrence)
 
     def empty(self, job: Job) -> Result:
         """Answer an undo that has nothing to undo, without its handler."""
@@ -229,9 +230,8 @@ class Execution:
             if answer is None:
                 return Result("handled", "empty", answered=True)
             checked = _events_of(job, answer)
-            placement = self._placements.get(job.route.name)
-            place = placement.place(job.envelope) if placement is not None else None
-            return Result("handled", "empty", self._records(job, checked, None, place, (EMPTY_HEADER,)), answered=True)
+            _, step = self._place(job)
+            return Result("handled", "empty", self._records(job, checked, None, step, (EMPTY_HEADER,)), answered=True)
         except Exception as error:
             return self.dead(job, error)
 
@@ -341,7 +341,7 @@ class Execution:
         job: Job,
         events: Sequence[Event],
         span: HandlerSpan | None,
-        place: Place | None,
+        place: tuple[str, str],
         extra: tuple[tuple[str, bytes], ...] = (),
     ) -> list[Record]:
         source = job.envelope
@@ -349,18 +349,19 @@ class Execution:
         step, occurrence = source.saga_step, source.saga_occurrence
         if job.step is None:
             # The step header names the step that published an event; for a choreographed one only the definitions tell.
-            step = (place.step or None) if place is not None and source.saga_id is not None else None
-            occurrence = (place.occurrence or None) if place is not None and step is not None else None
+            step = (place[0] or None) if source.saga_id is not None else None
+            occurrence = (place[1] or None) if step is not None else None
         if job.began and events:
             extra = (*extra, job.handled(now))
         records = []
         for index, event in enumerate(events):
+            spec = event.spec()
             envelope = Envelope(
-                id=job.route.output_id(index, source.id),
-                type=event.spec().type,
-                source=self._service.name,
-                time=now,
-                key="",
+                job.route.output_id(index, source.id),
+                spec.type,
+                self._service.name,
+                now,
+                "",
                 causation_id=source.id,
                 saga_id=source.saga_id,
                 saga_type=source.saga_type,
@@ -373,13 +374,13 @@ class Execution:
                 extra=extra,
             )
             if span is not None:
-                sent = span.send(event.spec().topic, envelope.id)
+                sent = span.send(spec.topic, envelope.id)
                 sent.stamp(envelope)
                 job.sends.append(sent)
             record = to_record(event, envelope, self._codec)
             if record.size() > MOST_RECORD_BYTES:
                 raise LimitExceeded(
-                    f"{event.spec().type} has {record.size():,} bytes, at most {MOST_RECORD_BYTES:,} are sent: store "
+                    f"{spec.type} has {record.size():,} bytes, at most {MOST_RECORD_BYTES:,} are sent: store "
                     "the payload elsewhere and send a reference"
                 )
             records.append(record)
@@ -397,6 +398,7 @@ class Execution:
 
 
 _NOTHING: Any = object()
+_NO_STEP = ("", "")
 
 
 def _entries(jobs: Sequence[Job], returned: Any) -> Sequence[Any]:

@@ -332,9 +332,10 @@ class Worker:
         while not self._stopping:
             consumer = self._consumer
             assert consumer is not None
-            room = MOST_IN_FLIGHT - len(self._dispatcher.jobs)
-            # Small batches would cost as many queries as large ones.
-            full = room < max(1, MOST_IN_FLIGHT // 4)
+            # Small batches would cost as many queries as large ones. To pause and resume costs more than a moment.
+            least = max(1, MOST_IN_FLIGHT // 4)
+            room = await self._dispatcher.room(MOST_IN_FLIGHT, least, 0.0 if self._partitions.throttled else _POLL)
+            full = room < least
             self._partitions.throttle(consumer, full=full, held=self._dispatcher.held())
             try:
                 # Also without room: whoever does not poll is taken for dead. What is paused gives nothing.

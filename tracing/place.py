@@ -149,13 +149,20 @@ class Placement:
             first, *others = others
         return replace(first, others=tuple(others)) if others else first
 
+    def step(self, envelope: Envelope) -> tuple[str, str]:
+        """Give the step and occurrence of a place without all else that it says: what the headers of outputs name."""
+        named = _type_of(envelope.saga_id)
+        if named is None:
+            place = self.place(envelope)
+            return ("", "") if place is None else (place.step, place.occurrence)
+        step, _ = _choose(self._matches_of(envelope.type).get(named), envelope)
+        return step, _occurrence(step, envelope)
+
     def _by_header(self, envelope: Envelope, saga_type: str, saga_id: str, match: _Match | None) -> Place:
         name = name_with_run(saga_id, envelope.saga_run)
         namespace = match.namespace if match is not None else self._namespace_of(saga_type)
         step, kind = _choose(match, envelope)
-        # An event carries the occurrence of the step that published it: it is ours only where that step is the same.
-        occurrence = (envelope.saga_occurrence or "") if step and step == envelope.saga_step else ""
-        return Place(namespace, name, saga_type, step, kind, occurrence)
+        return Place(namespace, name, saga_type, step, kind, _occurrence(step, envelope))
 
     def _namespace_of(self, saga_type: str) -> str:
         known = self._versions.get(saga_type)
@@ -203,6 +210,11 @@ def _choose(match: _Match | None, envelope: Envelope) -> tuple[str, Kind]:
     if match.named:
         return next((each for each in match.steps if each[0] == envelope.saga_step), match.steps[0])
     return match.steps[0]
+
+
+def _occurrence(step: str, envelope: Envelope) -> str:
+    # An event carries the occurrence of the step that published it: it is ours only where that step is the same.
+    return (envelope.saga_occurrence or "") if step and step == envelope.saga_step else ""
 
 
 def _steps_of(
