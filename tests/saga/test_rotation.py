@@ -272,3 +272,58 @@ async def test_an_unsampled_saga_that_took_longer_than_99_of_100_is_shown(tmp_pa
             assert len(kept.spans) == spans
     finally:
         await database.close()
+
+
+def test_an_approval_is_a_wait_as_long_as_somebody_took_for_it() -> None:
+    asking = define(
+        plan("reserve", 0),
+        plan("agree", 1, "reserve", approval="sales", undo=None, undone=(), within=90 * DAY * SECOND),
+    )
+    saga = Recorded(asking, rotation=10 * DAY)
+    saga.sees("reserve.done")
+    asked = saga.play.now
+    saga.play.now += 3_600 * SECOND
+    assert "wait" not in str(saga.outline(0)), "nothing is open while it lasts"
+    before = saga.play.instance
+    saga.play.person("approve")
+    saga.moves(before)
+    (wait,) = [span for span in saga.kept.spans if span.name == "wait agree"]
+    assert wait.start_time is not None
+    assert wait.attributes is not None
+    assert 0 < wait.start_time - asked * 1_000 < 10_000, "later steps of one moment stand behind earlier ones"
+    assert wait.end_time == saga.play.now * 1_000
+    assert (wait.attributes["saga.step.kind"], wait.attributes["saga.step.outcome"]) == ("wait", "done")
+    assert "  wait agree [choreo-coordinator]" in saga.outline(0)
+
+
+def test_a_saga_that_was_late_is_shown_although_it_was_not_sampled() -> None:
+    """It went well in the end, and passed a limit of its own on the way."""
+    optional = define(plan("reserve", 0), plan("notify", 1, "reserve", optional=True, undo=None, undone=()))
+    for late in (False, True):
+        saga = Recorded(optional, sampled=False)
+        saga.sees("reserve.done")
+        if late:
+            saga.later(31)  # nobody was notified within 30 s
+        else:
+            saga.sees("notify.done")
+        assert saga.play.phase == "COMPLETED"
+        assert ("Late" in saga.play.instance.conditions) == late
+        assert bool(saga.kept.spans) == late
+    assert saga.outline(0)[0].startswith("saga order [choreo-coordinator]")
+    assert any(line.startswith("  step notify") for line in saga.outline(0))
+
+
+def test_a_promise_that_was_not_kept_shows_the_saga_too() -> None:
+    promised = define(plan("ship", 0, due="ship_by", within=90 * DAY * SECOND))
+    saga = Recorded(promised, sampled=False)
+    before = saga.play.instance
+    saga.play.decided("ship", saga.play.now + 60 * SECOND, "due")
+    saga.moves(before)
+    saga.later(61)
+    saga.sees("ship.done")
+    assert (saga.play.phase, list(saga.play.instance.conditions)) == ("COMPLETED", ["Late"])
+    assert [line.split(" [")[0].strip() for line in saga.outline(0)] == [
+        "saga order",
+        "saga order started",
+        "step ship",
+    ]

@@ -70,11 +70,13 @@ class JaegerServer(Server):
 
     Args:
         program: what `jaeger_binary` gives.
+        pages: a configuration of its pages.
     """
 
-    def __init__(self, program: Path) -> None:
+    def __init__(self, program: Path, pages: Path | None = None) -> None:
         super().__init__("Jaeger", "choreo-jaeger-")
         self._program = program
+        self._pages = pages
         self._query, self._otlp, self._otlp_grpc, self._query_grpc, self._health = free_ports(5)
         self._client = httpx.Client(base_url=self.url, trust_env=False)
 
@@ -104,7 +106,8 @@ class JaegerServer(Server):
             "JAEGER_OTLP_HTTP_PORT": str(self._otlp),
             "JAEGER_OTLP_GRPC_PORT": str(self._otlp_grpc),
         }
-        command = [self._program, "--config", CONFIG]
+        more = [] if self._pages is None else [f"--set=extensions.jaeger_query.ui.config_file={self._pages}"]
+        command = [self._program, "--config", CONFIG, *more]
         self.launch(command, self._is_healthy, seconds=_START_SECONDS, env=environment)
 
     def stop(self) -> None:
