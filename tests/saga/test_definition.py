@@ -74,3 +74,41 @@ def test_a_step_comes_after_every_step_that_it_may_wait_for() -> None:
     assert GRAPH.descendants["transfer"] == {"cash", "ship"}
     assert [step.name for step in GRAPH.successors["transfer"]] == ["cash", "ship"]
     assert [step.name for step in GRAPH.chains["transfer"]] == ["transfer", "cash"]
+
+
+def test_the_field_of_the_key_is_known_where_one_field_holds_it() -> None:
+    places = {
+        "in.record": "key:ref",
+        "in.payload": "ref",
+        "deeper": "order.ref",
+        "in.header": "header:ref",
+        "asked": "call:f",
+    }
+    saga = define(plan("a", 0), correlate=places)
+    assert {type_: saga.key_field(type_) for type_ in ("a.done", *places)} == {
+        "a.done": "order_id",
+        "in.record": "ref",
+        "in.payload": "ref",
+        "deeper": None,
+        "in.header": None,
+        "asked": None,
+    }
+
+
+def test_an_alternative_follows_the_failure_of_what_it_replaces_and_the_start_where_that_is_silent() -> None:
+    for failed, followed in ((("air.failed",), ("air.failed",)), ((), ("placed",))):
+        saga = define(plan("air", 0, failed=failed), plan("sea", 1, instead_of="air"))
+        assert saga.triggers["sea"] == followed
+
+
+def test_only_what_no_child_answers_names_its_element_in_the_payload() -> None:
+    alone = plan("pack", 0, each="lines", by="sku")
+    assert define(alone).named_by["pack.done"] == (alone, "sku")
+    assert define(plan("pack", 0, each="lines", by="sku", child="packing")).named_by == {}
+    assert define(plan("pack", 0, each="lines")).named_by == {}
+    assert define(plan("pack", 0)).named_by == {}
+
+
+def test_a_saga_runs_once_for_a_key_and_is_more_than_an_observer_unless_it_is_said() -> None:
+    saga = define(plan("a", 0))
+    assert (saga.rerun, saga.observe_only, saga.active_from, saga.unmatched) == (False, False, "registration", "park")
