@@ -93,7 +93,18 @@ def test_when_one_of_three_failed_undos_is_settled_the_next_one_is_shown() -> No
     play.person("mark-undone", shown)
     left = [name for name in "abc" if name != shown]
     remark = play.instance.conditions[Condition.WAITING_FOR_PERSON]
-    assert (remark.step, remark.reason) == (left[0], "UndoFailed")
+    assert (remark.step, remark.reason, remark.message) == (left[0], "UndoFailed", f"step {left[0]}: Timeout")
+
+
+def test_a_handler_that_gave_up_for_now_is_forgotten_with_its_own_step_only() -> None:
+    for first, other in (("a", "b"), ("b", "a")):
+        play = Play(define(plan("a", 0), plan("b", 1)))
+        play.gave_up("placed", (f"{first}.done",), dead=False)
+        assert play.instance.conditions[Condition.KEY_PARKED].step == first
+        play.sees(f"{other}.done")
+        assert Condition.KEY_PARKED in play.instance.conditions
+        play.sees(f"{first}.done")
+        assert Condition.KEY_PARKED not in play.instance.conditions
 
 
 def test_a_child_that_is_undone_before_it_began_has_skipped_every_step() -> None:
