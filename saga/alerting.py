@@ -2,46 +2,48 @@
 
 A row of `choreo_alert` is an occurrence. It is written by whoever sees it first, and told by whoever marks it as told:
 the mark and the event stand in one transaction, the event in its outbox. So nothing is told twice, and what was noted
-before a crash is told after it.
+before a crash is told after it. Of many that are alike one event tells (`alert_bursts`), and all are marked with it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import structlog
-from sqlalchemy import Connection, and_, delete, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
 from ..events.clock import format_duration, to_datetime
 from ..events.codec import Codec, to_record
 from ..events.database import Database
-from ..events.envelope import Envelope, Record, TopicPartition
+from ..events.envelope import Envelope, Record
 from ..events.errors import ChoreoError
 from ..events.outbox import Relay
 from ..events.transport import Transport
 from ..events.waiting import happens
-from . import queries
+from . import quiet
+from .alert_bursts import FEW, LATELY, Alike, Member, Waiting, burst, part
 from .alerts import Alert, AlertRaised, in_words, of_moves, of_refused, stuck
 from .batch import Batch
 from .explaining import explain_saga
 from .surroundings import Surroundings, look_around
 from .tables import alert, saga
-from .why import Explanation, Place, explain
-from .words import Phase
+from .why import Explanation, explain
 from .work import Moved
 
 log = structlog.get_logger("choreo.coordinator")
 
-_OPEN = (Phase.RUNNING.value, Phase.COMPENSATING.value)
-_AT_ONCE = 50
 _LOOKED_AT = 100
 _PAUSE = 10.0
+"""Seconds between two looks for sagas that are stuck, where one look shows all."""
+_SHARE, _OF_TURN = 3.0, 9.0
+"""Where it does not, a pause is so many times as long as the look: when sagas are due, and when all have their turn."""
 _SURVEY = 5.0
 _CHUNK = 500
 
@@ -101,7 +103,9 @@ class Alerting:
         self._topics: Sequence[str] = ()
         self._noted = False
         self._wake = asyncio.Event()
-        self._after: tuple[int, str] = (0, "")
+        self._hurry = False
+        self._turn = quiet.START
+        self._next_look = 0.0
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, topics: Sequence[str]) -> None:
@@ -130,8 +134,12 @@ class Alerting:
             self._wake.set()
 
     async def owes(self) -> bool:
-        """Whether an alert waits to be told by this coordinator, or by another one."""
-        return self._on and await self._database.read(any_untold)
+        """Whether an alert waits to be told by this coordinator, or by another one; what is gathered is told then."""
+        owed = self._on and await self._database.read(any_untold)
+        if owed:
+            self._hurry = True
+            self._wake.set()
+        return owed
 
     async def close(self) -> None:
         """Stop; what is not told yet is told by the next one."""
@@ -141,14 +149,24 @@ class Alerting:
             self._task = None
 
     async def _run(self) -> None:
+        rest = 0.0
         while True:
             self._wake.clear()
+            began = time.monotonic()
             try:
                 while await self.tell():
                     pass
-                if await self.look():
-                    continue
-                await self._database.write(self._forget)
+                rest = _SHARE * (time.monotonic() - began)
+                if time.monotonic() >= self._next_look:
+                    began = time.monotonic()
+                    seen = await self.look()
+                    took = time.monotonic() - began
+                    pause = _PAUSE if seen.turned else took * (_SHARE if seen.more else _OF_TURN)
+                    self._next_look = time.monotonic() + pause
+                    if seen.noted:
+                        continue
+                    if seen.turned:
+                        await self._database.write(self._forget)
             except (ChoreoError, DBAPIError) as error:
                 log.warning(
                     "alerts wait", error=error.message if isinstance(error, ChoreoError) else type(error).__name__
@@ -157,41 +175,57 @@ class Alerting:
             except Exception:
                 log.exception("alerting failed, it goes on")
                 await asyncio.sleep(1.0)
-            await happens(self._wake, _PAUSE)
+            if await happens(self._wake, min(_PAUSE, max(0.0, self._next_look - time.monotonic()))):
+                await asyncio.sleep(rest)  # where very many come in, they are not counted again for each few
 
     async def tell(self) -> int:
-        """Tell some of what is noted; give how many there were."""
-        found = await self._database.read(_untold)
+        """Tell some of what is noted; give for how many events that was."""
+        hurry, self._hurry = self._hurry, False
+        found = await self._database.read(
+            lambda connection: _to_tell(connection, self._database.now(connection), hurry)
+        )
         if not found:
             return 0
         around = await self._survey()
-        told = [(each, *(await self._why(each, around))) for each in found]
+        told = []
+        for each in found:
+            singles = [_Told(one, *(await self._why(one, around))) for one in each.singles]
+            example = each.example
+            told.append(
+                (each, singles, None if example is None else _Told(example, *(await self._why(example, around))))
+            )
         rows = await self._database.write(lambda connection: self._publish(connection, told))
         self._relay.publish(rows)
-        return len(found)
+        return len(rows)
 
-    async def look(self) -> int:
-        """Look at some of the open sagas, and note those that are stuck; give how many there are."""
+    async def look(self) -> _Seen:
+        """Look at the sagas that are due, or at the next of all, and note those that are stuck."""
         after = self._stuck_after
         if after is None:
-            return 0
+            return _Seen(0, more=False, turned=True)
         now = await self._database.read(self._database.now)
-        cases = await self._database.read(lambda connection: _old(connection, now - after, self._after))
-        self._after = (cases[-1].begun, cases[-1].found.instance.id) if len(cases) == _LOOKED_AT else (0, "")
-        if not cases:
-            return 0
-        around = await self._survey()
+        before = now - after
+        page = await self._database.read(lambda c: quiet.page(c, self._turn, before, _LOOKED_AT))
+        around = await self._survey() if page.cases else Surroundings()
         if around.trouble is not None:
-            return 0  # nobody can say then who is to blame
+            return _Seen(0, more=False, turned=True)  # nobody can say then who is to blame: once more later
         found = []
-        for case in cases:
+        for case in page.cases:
             definition, instance = case.found.definition, case.found.instance
             if definition.observe_only:
                 continue
             explanation = explain(definition, instance, case.places, around, case.brakes, now, case.queued)
             if (one := stuck(instance, explanation, now, after)) is not None:
                 found.append(one)
-        return await self._database.write(lambda connection: _note_new(connection, found)) if found else 0
+        due = page.cases[: page.due]
+
+        def write(connection: Connection) -> int:
+            quiet.mark(connection, due, before)
+            return _note_new(connection, found)
+
+        noted = await self._database.write(write) if found or due else 0
+        self._turn = page.turn
+        return _Seen(noted, page.more, page.turned)
 
     async def _survey(self) -> Surroundings:
         try:
@@ -216,14 +250,24 @@ class Alerting:
         return text, one.remedies, one.saga
 
     def _publish(
-        self, connection: Connection, told: Sequence[tuple[Alert, str, Sequence[str], str | None]]
+        self, connection: Connection, told: Sequence[tuple[_Alike, Sequence[_Told], _Told | None]]
     ) -> list[Any]:
         now = self._database.now(connection)
         records = []
-        for one, why, remedies, name in told:
-            mine = update(alert).where(alert.c.id == one.id, alert.c.told_at.is_(None)).values(told_at=now)
-            if connection.execute(mine).rowcount:  # else another coordinator has told it meanwhile
-                records.append(_record(one, why, remedies, name, self._codec))
+        for each, singles, example in told:
+            for one in singles:
+                mine = update(alert).where(alert.c.id == one.alert.id, alert.c.told_at.is_(None)).values(told_at=now)
+                if connection.execute(mine).rowcount:  # else another coordinator has told it meanwhile
+                    records.append(_record(one, self._codec))
+            if example is None:
+                continue
+            rest = update(alert).where(alert.c.told_at.is_(None), *_like(each.alike)).values(told_at=now)
+            marked = connection.execute(rest.returning(alert.c.id, alert.c.saga, alert.c.at)).all()
+            if marked:
+                one_of_all, count, sagas = burst(example.alert, [Member(*row) for row in marked])
+                why = f"{one_of_all.summary}\n{example.why}"
+                remedies = tuple(dict.fromkeys((*one_of_all.remedies, *example.remedies)))
+                records.append(_record(_Told(one_of_all, why, remedies, None), self._codec, count, sagas))
         return self._relay.put(connection, records)
 
     def _forget(self, connection: Connection) -> None:
@@ -233,60 +277,69 @@ class Alerting:
         old = alert.c.told_at < self._database.now(connection) - self._keep
         if connection.execute(select(alert.c.id).where(old).limit(1)).first() is None:
             return
-        still = select(saga.c.id).where(saga.c.phase.in_(_OPEN))
+        still = select(saga.c.id).where(saga.c.phase.in_([phase.value for phase in quiet.OPEN]))
         connection.execute(delete(alert).where(old, or_(alert.c.kind != "Stuck", alert.c.saga.not_in(still))))
 
 
-def _untold(connection: Connection) -> list[Alert]:
-    chosen = select(alert).where(alert.c.told_at.is_(None)).order_by(alert.c.at, alert.c.id).limit(_AT_ONCE)
-    return [
-        Alert(
-            row.id,
-            row.kind,
-            row.saga,
-            row.type,
-            row.key,
-            row.step,
-            row.reason,
-            row.summary,
-            row.at,
-            tuple(json.loads(row.remedies)),
-        )
-        for row in connection.execute(chosen)
-    ]
+class _Told(NamedTuple):
+    """An alert with its words, its remedies, and the saga's whole name."""
+
+    alert: Alert
+    why: str
+    remedies: Sequence[str]
+    name: str | None
+
+
+class _Alike(NamedTuple):
+    """Alerts that are alike: those that are told one by one now, and one of the others, if they are told together."""
+
+    alike: Alike
+    singles: list[Alert]
+    example: Alert | None
+
+
+class _Seen(NamedTuple):
+    """What a look has come to: alerts that were noted, whether more sagas are due, and whether all had their turn."""
+
+    noted: int
+    more: bool
+    turned: bool
+
+
+def _to_tell(connection: Connection, now: int, hurry: bool) -> list[_Alike]:
+    """Say what of the untold is told now."""
+    columns = [alert.c[name] for name in Alike._fields]
+    counted = select(*columns, func.count(), func.min(alert.c.at)).where(alert.c.told_at.is_(None)).group_by(*columns)
+    found = []
+    for row in connection.execute(counted.order_by(func.min(alert.c.at))).all():
+        waiting = Waiting(Alike(*row[:-2]), row[-2], row[-1])
+        like = _like(waiting.alike)
+        recent = select(alert.c.id).where(alert.c.told_at > now - LATELY, *like).limit(FEW)
+        parted = part(waiting, len(connection.execute(recent).all()), now, hurry=hurry)
+        wanted = parted.single + parted.together
+        if wanted:
+            chosen = select(alert).where(alert.c.told_at.is_(None), *like).order_by(alert.c.at, alert.c.id)
+            alerts = [_alert(each) for each in connection.execute(chosen.limit(wanted))]
+            example = alerts[-1] if parted.together and len(alerts) == wanted else None
+            found.append(_Alike(waiting.alike, alerts[: parted.single], example))
+    return found
+
+
+def _like(alike: Alike) -> list[ColumnElement[bool]]:
+    return [alert.c[name].is_not_distinct_from(value) for name, value in alike._asdict().items()]
+
+
+def _alert(row: Any) -> Alert:
+    remedies = tuple(json.loads(row.remedies))
+    return Alert(row.id, row.kind, row.saga, row.type, row.key, row.step, row.reason, row.summary, row.at, remedies)
 
 
 def _note_new(connection: Connection, found: Sequence[Alert]) -> int:
+    if not found:
+        return 0
     ids = [each.id for each in found]
     known = set(connection.execute(select(alert.c.id).where(alert.c.id.in_(ids))).scalars())
     return note(connection, [each for each in found if each.id not in known])
-
-
-class _Case(NamedTuple):
-    """An open saga that has been there for a while, with what explains it."""
-
-    begun: int
-    found: queries.Found
-    places: dict[str, Place]
-    brakes: queries.Brakes
-    queued: Sequence[str]
-
-
-def _old(connection: Connection, before: int, after: tuple[int, str]) -> list[_Case]:
-    """Give the open sagas that began before a time, page by page, the oldest first."""
-    begun, id_ = after
-    behind = or_(saga.c.started_at > begun, and_(saga.c.started_at == begun, saga.c.id > id_))
-    old = select(saga.c.id, saga.c.started_at).where(saga.c.phase.in_(_OPEN), saga.c.started_at <= before, behind)
-    rows = connection.execute(old.order_by(saga.c.started_at, saga.c.id).limit(_LOOKED_AT)).all()
-    brakes = queries.brakes(connection) if rows else None
-    cases = []
-    for row in rows:
-        stood = queries.read_places(connection, row.id)
-        places = {event: Place(TopicPartition(topic, part), offset) for event, (topic, part, offset) in stood.items()}
-        queued = queries.queued_commands(connection, row.id)
-        assert brakes is not None
-        cases.append(_Case(row.started_at, queries.load(connection, row.id), places, brakes, queued))
-    return cases
 
 
 async def _seen(around: Surroundings, _: Iterable[str]) -> Surroundings:
@@ -298,18 +351,21 @@ def _words(explanation: Explanation, now: int) -> str:
     return in_words(explanation, ago)
 
 
-def _record(one: Alert, why: str, remedies: Sequence[str], name: str | None, codec: Codec) -> Record:
+def _record(told: _Told, codec: Codec, count: int = 1, sagas: Sequence[str] = ()) -> Record:
+    one = told.alert
     event = AlertRaised(
         key=one.key,
         kind=one.kind,
-        saga=name,
+        saga=told.name,
         type=one.type,
         step=one.step,
         at=to_datetime(one.at),
         reason=one.reason,
         summary=one.summary,
-        why=why,
-        remedies=list(remedies),
+        why=told.why,
+        remedies=list(told.remedies),
+        count=count,
+        sagas=list(sagas),
     )
     envelope = Envelope(
         id=one.id, type=AlertRaised.spec().type, source=f"choreo/{one.type or 'coordinator'}", time=one.at, key=one.key

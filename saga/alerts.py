@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Literal, NamedTuple
 
+from pydantic import Field
+
 from ..events.event import Event
 from ..events.ids import derived_id
 from .ends import has_ended
@@ -57,6 +59,8 @@ class AlertRaised(Event, topic=ALERTS_TOPIC, key="key", format="json"):
         summary: one sentence.
         why: what `saga why` says of it, line by line.
         remedies: what a person can do: commands, or sentences.
+        count: how many occurrences it stands for; many that are alike are told together.
+        sagas: of such a burst, some of the sagas.
     """
 
     key: str
@@ -69,6 +73,8 @@ class AlertRaised(Event, topic=ALERTS_TOPIC, key="key", format="json"):
     summary: str
     why: str
     remedies: list[str]
+    count: int = 1
+    sagas: list[str] = Field(default_factory=list)
 
 
 class Alert(NamedTuple):

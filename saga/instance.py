@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from operator import attrgetter
@@ -13,7 +14,7 @@ from .definition import Definition
 from .lock import Lock
 from .names import saga_id
 from .policy import Stray
-from .words import Phase, StepState
+from .words import Condition, Phase, StepState
 
 Question = Literal["when", "each", "due"]
 GivenUp = Literal["failed", "unwanted"]
@@ -315,6 +316,21 @@ class Instance:
         if self.lock_due is not None and self.waits_for_lock:
             limits.append(self.lock_due)
         return min(limits, default=None)
+
+    def waits(self) -> Iterator[int]:
+        """Give since when it waits for each thing that it waits for; nothing while it waits for a person, who knows."""
+        if self.phase.ended or Condition.WAITING_FOR_PERSON in self.conditions:
+            return
+        for step in self.steps.values():
+            if step.state in (StepState.WAITING, StepState.RETRYING):
+                yield step.ready_at
+            elif step.state is StepState.COMPENSATING:
+                yield step.undo_ready_at
+        if self.paused is not None:
+            yield self.paused.at
+        for remark in self.conditions.values():
+            if remark.step not in self.steps:
+                yield remark.since
 
     @property
     def current_step(self) -> str | None:

@@ -343,6 +343,7 @@ def _changing_columns(instance: Instance, now: int) -> dict[str, Any]:
         "ended_at": instance.ended_at,
         "next_due": instance.next_due,
         "limit_due": instance.limit_due,
+        "waits_since": min(instance.waits(), default=None),
         "traced": False,
         "state": instance.to_json(),
     }

@@ -18,7 +18,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0009"
+HEAD = "0010"
 metadata = MetaData()
 
 definition = Table(
@@ -65,6 +65,7 @@ saga = Table(
     Column("ended_at", BigInteger),
     Column("next_due", BigInteger),
     Column("limit_due", BigInteger),
+    Column("waits_since", BigInteger),
     Column("traced", Boolean, nullable=False),
     Column("state", Text, nullable=False),
     UniqueConstraint("type", "key", "run"),
@@ -89,6 +90,14 @@ Index(
     sqlite_where=saga.c.limit_due.isnot(None),
     postgresql_where=saga.c.limit_due.isnot(None),
 )
+Index(
+    "choreo_saga_waits",
+    saga.c.waits_since,
+    sqlite_where=saga.c.waits_since.isnot(None),
+    postgresql_where=saga.c.waits_since.isnot(None),
+)
+"""Since when a saga waits for what it waits for longest, until somebody has looked whether it is stuck (`quiet`)."""
+
 Index(
     "choreo_saga_untraced", saga.c.id, sqlite_where=saga.c.traced.is_(False), postgresql_where=saga.c.traced.is_(False)
 )

@@ -80,6 +80,7 @@ def _row(
         "ended_at": updated if phase.ended else None,
         "next_due": None,
         "limit_due": None,
+        "waits_since": None if phase.ended else started,
         "traced": True,
         "state": json.dumps(state),
     }

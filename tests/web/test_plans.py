@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, event, text
 
 from choreo.events.database import Database
-from choreo.saga import audit, grouping, jobs, overview, paging, queries
+from choreo.saga import audit, grouping, jobs, overview, paging, queries, quiet
 from choreo.saga.audit import Who
 from choreo.saga.queries import Filter
 from choreo.saga.web.feed import changed_since
@@ -48,6 +48,8 @@ LOOKS: dict[str, Look] = {
     "one row of the audit": lambda c, now: audit.find(c, 7),
     "batch": lambda c, now: jobs.progress(c, "b-1"),
     "what a batch was refused": lambda c, now: jobs.items(c, "b-1", state="refused", limit=500),
+    "who may be stuck": lambda c, now: quiet.page(c, quiet.START, now - 29 * 24 * HOUR, 50),
+    "who may be stuck, by turns": lambda c, now: quiet.page(c, (0, now - 600 * HOUR, "order/1"), now - 500 * HOUR, 50),
     "changes": lambda c, now: changed_since(c, now - 5_000_000, 200),
     "overview": lambda c, now: overview.overview(c, now, overview.SPANS["24h"]),
 }
