@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from ..events.envelope import TopicPartition
-from . import causes, queries
+from . import causes, whereabouts
 from .alerts import standstill
 from .conditions import condition
 from .explanation import Reason
@@ -53,7 +53,7 @@ def complete(
     told["observed"]["lag_age_ms"] = None if around is None else max(0, now - observed.asked_at) // 1_000
     if around is not None and not instance.phase.ended:
         known = {(each["type"], each["step"]) for each in told["conditions"]}
-        places = queries.read_places(connection, instance.id)
+        places = whereabouts.read_places(connection, instance.id)
         told["conditions"] += [
             each
             for each in noticed(found, places, around, brakes, now, stuck)

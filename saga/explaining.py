@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ..events.database import Database
 from ..events.envelope import TopicPartition
 from ..events.errors import SagaNotFound
-from . import queries
+from . import queries, whereabouts
 from .report import rfc3339
 from .surroundings import Surroundings
 from .usual import pace_of
@@ -68,9 +68,9 @@ async def explain_saga(
     found, stood, brakes, queued = await database.read(
         lambda c: (
             queries.load(c, id_),
-            queries.read_places(c, id_),
+            whereabouts.read_places(c, id_),
             queries.brakes(c),
-            queries.queued_commands(c, id_),
+            whereabouts.queued_commands(c, id_),
         )
     )
     places = {event: Place(TopicPartition(topic, number), offset) for event, (topic, number, offset) in stood.items()}

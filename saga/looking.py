@@ -11,7 +11,7 @@ from ..events.catalog import ServiceAnnouncement
 from ..events.database import Database, schema_version
 from ..events.errors import StoreMismatch, StoreUnreachable
 from ..events.settings import Settings
-from . import beside, family, queries, queues, report
+from . import beside, family, queries, queues, report, whereabouts
 from .tables import HEAD, metadata
 from .usual import pace_of
 
@@ -66,7 +66,7 @@ async def look(database: Database, settings: Settings, id_: str, observed: repor
             queries.load(c, id_),
             queries.read_history(c, id_),
             queries.brakes(c),
-            queries.queued_commands(c, id_),
+            whereabouts.queued_commands(c, id_),
         )
     )
     lock = found.instance.lock

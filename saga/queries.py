@@ -17,10 +17,9 @@ from .definition import Definition
 from .inputs import Change
 from .instance import Instance
 from .names import is_saga_type, parse_saga_id, saga_id
-from .operators import PENDING
 from .pace import Usual
 from .standstill import stuck_sagas
-from .tables import command, definition, history, ignored, parked, saga
+from .tables import definition, history, ignored, parked, saga
 from .words import Condition, Phase
 
 OPEN = (Phase.RUNNING, Phase.COMPENSATING)
@@ -286,20 +285,6 @@ def loaded_nowhere(connection: Connection) -> frozenset[tuple[str, int]]:
     return frozenset((type_, version) for type_, version in known if (type_, version) not in there)
 
 
-def queued_commands(connection: Connection, id_: str) -> list[str]:
-    """Name what people asked of a saga and no coordinator has applied yet, the oldest first."""
-    return queued_of(connection, [id_])[id_]
-
-
-def queued_of(connection: Connection, ids: Sequence[str]) -> dict[str, list[str]]:
-    """Name it of several sagas."""
-    found: dict[str, list[str]] = {id_: [] for id_ in ids}
-    query = select(command.c.saga_id, command.c.kind).where(command.c.state == PENDING, command.c.saga_id.in_(ids))
-    for id_, kind in connection.execute(query.order_by(command.c.at)):
-        found[id_].append(kind)
-    return found
-
-
 def read_ignored(connection: Connection) -> list[dict[str, Any]]:
     """Read the ledger of what changed no saga, the most frequent first."""
     rows = connection.execute(select(ignored).order_by(ignored.c.count.desc(), ignored.c.topic, ignored.c.event_type))
@@ -321,21 +306,6 @@ def count_alike(connection: Connection, instance: Instance, now: int) -> int:
     same = (saga.c.error == error, saga.c.updated_at >= now - _BURST, saga.c.type == instance.type)
     query = select(func.count()).select_from(saga).where(*same, saga.c.id != instance.id)
     return connection.execute(query).scalar_one()
-
-
-def read_places(connection: Connection, id_: str) -> dict[str, tuple[str, int, int]]:
-    """Say where the events of a saga's history stood on the broker: topic, partition and offset by event id."""
-    return places_of(connection, [id_])[id_]
-
-
-def places_of(connection: Connection, ids: Sequence[str]) -> dict[str, dict[str, tuple[str, int, int]]]:
-    """Say it of several sagas."""
-    found: dict[str, dict[str, tuple[str, int, int]]] = {id_: {} for id_ in ids}
-    columns = (history.c.saga_id, history.c.event_id, history.c.topic, history.c.partition, history.c.offset)
-    query = select(*columns).where(history.c.saga_id.in_(ids), history.c.topic.isnot(None))
-    for id_, event_id, topic, partition, offset in connection.execute(query.order_by(history.c.saga_id, history.c.seq)):
-        found[id_][event_id] = topic, partition, offset
-    return found
 
 
 def early_events(connection: Connection, text: str) -> list[Early]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Select, bindparam, or_, select, update
 
 from ..events.envelope import TopicPartition
-from . import queries
+from . import queries, whereabouts
 from .queries import Brakes, Found
 from .tables import saga
 from .why import Place
@@ -114,7 +114,7 @@ def _cases(connection: Connection, ids: list[str]) -> list[Case]:
     if not ids:
         return []
     brakes = queries.brakes(connection)
-    stood, queued = queries.places_of(connection, ids), queries.queued_of(connection, ids)
+    stood, queued = whereabouts.places_of(connection, ids), whereabouts.queued_of(connection, ids)
     found, states = [], queries.states(connection, ids)
     for id_, each in ((id_, states[id_]) for id_ in ids if id_ in states):
         places = {event: Place(TopicPartition(topic, part), at) for event, (topic, part, at) in stood[id_].items()}
