@@ -25,6 +25,7 @@ CASES: dict[str, Callable[[str, Path, int], Awaitable[Measured]]] = {
     "stored": partial(handlers.as_service, store=True),
     "track": shop.track,
     "catch-up": shop.catch_up,
+    "track-grown": shop.track_grown,
     "whole": shop.whole,
 }
 

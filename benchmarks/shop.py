@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -35,8 +36,10 @@ from choreo.saga.options import Options
 from choreo.saga.running import Process
 from choreo.saga.saga import Saga
 from choreo.saga.step import step
+from choreo.saga.tables import HEAD, metadata
 from choreo.services.service import Service
 
+from . import old
 from .orders import RUN
 from .stopwatch import Measured, Stopwatch
 
@@ -180,7 +183,15 @@ async def catch_up(broker: str, home: Path, count: int) -> Measured:
     return await _track(broker, home, count, answered=False)
 
 
-async def _track(broker: str, home: Path, count: int, *, answered: bool) -> Measured:
+async def track_grown(broker: str, home: Path, count: int) -> Measured:
+    """Measure the coordinator alone, on a store that holds sagas of earlier days (CHOREO_BENCH_FINISHED, ..._OPEN)."""
+    finished, running = (int(os.environ[f"CHOREO_BENCH_{name}"]) for name in ("FINISHED", "OPEN"))
+    return await _track(broker, home, count, answered=True, finished=finished, running=running)
+
+
+async def _track(
+    broker: str, home: Path, count: int, *, answered: bool, finished: int = 0, running: int = 0
+) -> Measured:
     settings = load_settings(broker=broker, home=home, group=f"{RUN}.coordinator")
     parts = Parts(services=services(home), sagas=(Order,))
     watch = Stopwatch()
@@ -189,6 +200,8 @@ async def _track(broker: str, home: Path, count: int, *, answered: bool) -> Meas
         total = await _fill(transport, settings, count, answered)
         database = await Database.open(settings.store_url)
         try:
+            await _grow(database, finished, running)
+            before = Counter(await _phases(database))
             coordinator = Coordinator(
                 [Order], transport=transport, database=database, settings=settings, options=_OPTIONS
             )
@@ -204,7 +217,7 @@ async def _track(broker: str, home: Path, count: int, *, answered: bool) -> Meas
             finally:
                 await coordinator.stop()
             assert coordinator.events == total, f"{coordinator.events} of {total} events"
-            phases = await _phases(database)
+            phases = dict(Counter(await _phases(database)) - before)
             early = await _early(database)
         finally:
             await database.close()
@@ -213,6 +226,18 @@ async def _track(broker: str, home: Path, count: int, *, answered: bool) -> Meas
         sent = sum(commands.values())
         assert sent == 2 * _refusals(count) or (not answered and sent >= _refusals(count)), commands
     return watch.measured(total, sagas=count, batches=coordinator.batches, early=early, phases=phases)
+
+
+async def _grow(database: Database, finished: int, running: int) -> None:
+    """Make the store one that has been used before."""
+    await database.ensure_schema("saga", metadata, HEAD)
+    if not finished + running:
+        return
+    definition, now = Order.definition(), await database.read(database.now)
+    await database.write(lambda c: old.fill(c, definition, now, finished=finished, running=running))
+    if database.url.startswith("postgresql"):  # what the server does by itself, a minute later
+        for name in ("choreo_saga", "choreo_history"):
+            await database.write(lambda c, name=name: c.execute(text(f"ANALYZE {name}")))  # type: ignore[misc]
 
 
 async def whole(broker: str, home: Path, count: int) -> Measured:

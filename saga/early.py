@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json
-from sqlalchemy import Connection, and_, delete, func, select, tuple_
+from sqlalchemy import Connection, and_, delete, func, select
 
 from ..events.envelope import Delivery, Envelope
 from ..events.failures import HandlerFailed
 from .inputs import HandlerGaveUp, Observed
 from .routing import Arrival, Target
-from .store import PER_ROW_LIMIT, chunks, insert_new, write_input
+from .store import PER_ROW_LIMIT, among, chunks, insert_new, write_input
 from .tables import parked
 
 PARK_FOR = 24 * 3_600 * 1_000_000
@@ -50,7 +50,7 @@ def take(connection: Connection, keys: Iterable[tuple[str, str]]) -> dict[tuple[
     """Take the parked events of these (type, key) pairs out, in the order in which they came."""
     found: dict[tuple[str, str], list[Parked]] = {}
     for chunk in chunks(sorted(set(keys))):
-        where = tuple_(parked.c.type, parked.c.key).in_(chunk)
+        where = among(parked.c.type, parked.c.key, chunk)
         rows = connection.execute(select(parked).where(where).order_by(parked.c.at, parked.c.offset)).all()
         for row in rows:
             delivery = Delivery(row.topic, row.partition, row.offset, 0, row.key.encode(), row.value, ())

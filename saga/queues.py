@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, insert, select, tuple_
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, exists, func, insert, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from . import store
@@ -83,10 +83,10 @@ def standings(connection: Connection, locks: Iterable[LockKey]) -> dict[LockKey,
     wanted = sorted(set(locks))
     for start in range(0, len(wanted), store.CHUNK):
         chunk = wanted[start : start + store.CHUNK]
-        query = select(lock.c.name, lock.c.key, lock.c.saga_id).where(tuple_(lock.c.name, lock.c.key).in_(chunk))
+        query = select(lock.c.name, lock.c.key, lock.c.saga_id).where(store.among(lock.c.name, lock.c.key, chunk))
         holders.update({LockKey(name, key): saga_id for name, key, saga_id in connection.execute(query)})
         of = (lock_queue.c.name, lock_queue.c.key)
-        counted = select(*of, func.count()).where(tuple_(*of).in_(chunk)).group_by(*of)
+        counted = select(*of, func.count()).where(store.among(*of, chunk)).group_by(*of)
         waiting.update({LockKey(name, key): count for name, key, count in connection.execute(counted)})
     return {each: Standing(holders.get(each), waiting.get(each, 0)) for each in wanted}
 
@@ -120,10 +120,15 @@ def _take_and_free(connection: Connection, change: Change) -> None:
         for start in range(0, len(steps), store.CHUNK):
             chunk = steps[start : start + store.CHUNK]
             if frees:
-                rows = [(*of, saga_id) for of, _, saga_id in chunk]
-                connection.execute(delete(lock).where(tuple_(lock.c.name, lock.c.key, lock.c.saga_id).in_(rows)))
+                rows = [{"the_name": of.name, "the_key": of.key, "the_holder": str(holder)} for of, _, holder in chunk]
+                connection.execute(_FREE, rows)
             else:
                 _take(connection, [each for _, _, each in chunk if isinstance(each, Taken)])
+
+
+_FREE = delete(lock).where(
+    lock.c.name == bindparam("the_name"), lock.c.key == bindparam("the_key"), lock.c.saga_id == bindparam("the_holder")
+)
 
 
 def _take(connection: Connection, taken: Sequence[Taken]) -> None:

@@ -23,6 +23,7 @@ from ..events.clock import SECOND
 from ..events.database import Database
 from . import store
 from .instance import Instance
+from .operators import APPLIED, REFUSED
 from .tables import command, history, job, job_item, saga, sent
 from .words import Phase
 
@@ -40,7 +41,7 @@ STEP = 200
 SOON = 7 * 86_400 * SECOND
 """How far `plan` looks ahead."""
 
-_answered = command.c.state != "pending"
+_answered = command.c.state.in_((APPLIED, REFUSED))
 _ENDS = (Phase.COMPLETED, Phase.COMPENSATED, Phase.CANCELLED)
 
 

@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from pydantic_core import to_json
-from sqlalchemy import Connection, and_, bindparam, func, insert, select, text, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, insert, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ..events.envelope import Delivery, Record, TopicPartition
@@ -309,6 +309,12 @@ def chunks(rows: Sequence[Any]) -> Iterable[Any]:
 
 def _upsert(connection: Connection, table: Any) -> Any:
     return postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+
+
+def among(first: ColumnElement[str], second: ColumnElement[str], pairs: Iterable[tuple[str, str]]) -> Any:
+    """Say that two columns are one of these pairs; SQLite would compare a list of pairs with each row of the table."""
+    same = groupby(sorted(pairs), itemgetter(0))
+    return or_(*(and_(first == one, second.in_([other for _, other in rest])) for one, rest in same))
 
 
 def insert_new(connection: Connection, table: Any, rows: list[dict[str, Any]]) -> int:
