@@ -20,6 +20,9 @@ OUTCOME = "choreo.outcome"
 OUTBOX = "choreo.outbox"
 PART = "choreo.part"
 PIPELINE = "choreo.pipeline"
+METHOD = "http.request.method"
+ROUTE = "http.route"
+STATUS_CODE = "http.response.status_code"
 TYPE = "saga.type"
 PHASE = "saga.phase"
 STATUS = "saga.status"
@@ -196,6 +199,15 @@ INSTRUMENTS: dict[str, Instrument] = {
             "What was cleaned up by age so far: histories of ended sagas, sagas, and what people asked for.",
             (PART,),
         ),
+        Instrument(
+            "http.server.request.duration",
+            "histogram",
+            "s",
+            "Duration of requests to the web view or the gateway of `saga serve`; streams of changes are left out.",
+            (METHOD, ROUTE, STATUS_CODE),
+            _QUICK,
+        ),
+        Instrument("choreo.web.streams", "gauge", "{stream}", "Pages of the web view that look on at changes.", ()),
         Instrument("choreo.undo.stopped", "gauge", "{switch}", "1 while `saga stop` holds all undos, else 0.", ()),
     )
 }

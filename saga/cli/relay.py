@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
@@ -15,6 +17,10 @@ from .shell import Shell
 if TYPE_CHECKING:
     from ...events.outboxes.relay import OutboxRelay
     from ...events.outboxes.table import Tables
+    from ...events.transport import Transport
+    from ...services.health import Health
+    from ...services.probes import Probes
+    from ...tracing.metrics import Metrics
 
 RELAY = "saga.relay/v1"
 
@@ -46,6 +52,7 @@ def publish_outbox(
     status: Annotated[bool, _FLAG] = False,
     create_table: Annotated[bool, _FLAG] = False,
     ddl: Annotated[Literal["postgresql", "sqlite", "mysql"] | None, Parameter(show_default=False)] = None,
+    health: Annotated[str, Parameter(show_default=False)] = "",
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
     """Publish what an existing system's outbox holds, until a signal: each event at least once, in order within a key.
@@ -64,6 +71,7 @@ def publish_outbox(
         status: only show what waits.
         create_table: make the tables if they are missing.
         ddl: only print the statements that make the tables, for your own migrations.
+        health: answer /healthz, /readyz and /metrics at HOST:PORT, or at PORT on 127.0.0.1.
     """
     from ...events.clock import duration
     from ...events.outboxes.table import ddl as statements
@@ -89,6 +97,7 @@ def publish_outbox(
             create=create_table,
             until_empty=until_empty,
             every=0 if every == "never" else duration(every) / 1_000_000,
+            health=health or shell.settings.health,
             options={"keep": duration(keep) if keep else 0, "lease": term, "batch": batch},
         )
     )
@@ -120,7 +129,15 @@ async def _status(shell: Shell, url: str, table: str) -> int:
 
 
 async def _relay(
-    shell: Shell, url: str, table: str, *, create: bool, until_empty: bool, every: float, options: dict[str, Any]
+    shell: Shell,
+    url: str,
+    table: str,
+    *,
+    create: bool,
+    until_empty: bool,
+    every: float,
+    health: str,
+    options: dict[str, Any],
 ) -> int:
     from ...events.outboxes.database import SystemDatabase
     from ...events.outboxes.relay import OutboxRelay, open_tables
@@ -132,11 +149,16 @@ async def _relay(
     system = await SystemDatabase.open(url)
     try:
         tables = await open_tables(system, table, create=create)
-        with exported_metrics(os.environ.get("OTEL_SERVICE_NAME", "choreo-relay")):
-            async with connect(settings.broker_url, settings) as transport:
+        with exported_metrics(os.environ.get("OTEL_SERVICE_NAME", "choreo-relay"), scraped=bool(health)) as metrics:
+            async with AsyncExitStack() as stack:
+                transport = await stack.enter_async_context(connect(settings.broker_url, settings))
                 one = OutboxRelay(system, transport, tables, **options)
+                probes = _probes(health, transport, one, metrics)
+                if probes is not None:
+                    await stack.enter_async_context(probes)
                 stopping = stop_on_signal()
-                shell.hint(f"relaying  {tables.outbox.fullname} of {system.url} to {transport.url}")
+                where = f", health {probes.host}:{probes.port}" if probes is not None else ""
+                shell.hint(f"relaying  {tables.outbox.fullname} of {system.url} to {transport.url}{where}")
                 telling = asyncio.create_task(_tell(shell, system.url, tables, one, every))
                 try:
                     await one.run(stopping, until_empty=until_empty)
@@ -152,6 +174,22 @@ async def _relay(
     else:
         shell.lines([_words(told)])
     return exits.OK
+
+
+def _probes(address: str, transport: Transport, one: OutboxRelay, metrics: Metrics | None) -> Probes | None:
+    """Answer probes and scrapes, where somebody wants to: ready is who reaches both the outbox and the broker."""
+    if not address:
+        return None
+    from ...services.probes import Probes, scraping
+
+    async def look() -> Sequence[Health]:
+        await asyncio.gather(one.measure(), transport.topics())
+        return []
+
+    async def measure() -> None:
+        await one.measure()
+
+    return Probes(address, look, 0, scraping(measure, metrics) if metrics is not None else None)
 
 
 async def _tell(shell: Shell, url: str, tables: Tables, one: OutboxRelay, every: float) -> None:

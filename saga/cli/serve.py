@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,9 +18,14 @@ from .shell import Shell
 
 if TYPE_CHECKING:
     from ...events.event import Event
+    from ...events.gateway import Gateway
     from ...events.settings import Settings
     from ...events.transport import Transport
-    from ..serving import Serving
+    from ...services.health import Health
+    from ...services.probes import Probes
+    from ...tracing.metrics import Metrics
+    from ..running import Process
+    from ..serving import App, Serving
     from ..web.app import WebView
     from ..webhook import Webhook
 
@@ -41,6 +46,7 @@ def serve(
     role: Literal["viewer", "operator", "admin"] = "viewer",
     certificate: Annotated[Path | None, Parameter(show_default=False)] = None,
     key: Annotated[Path | None, Parameter(show_default=False)] = None,
+    health: Annotated[str, Parameter(show_default=False)] = "",
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
     """Serve the web view of sagas; or events and sagas over HTTP; and post ends of sagas, and alerts, to URLs.
@@ -68,6 +74,7 @@ def serve(
         role: of everybody who reaches the web view, where no tokens and no proxies are set.
         certificate: PEM file, for https.
         key: PEM file of its key.
+        health: answer /healthz, /readyz and /metrics at HOST:PORT, or at PORT on 127.0.0.1.
     """
     from ..publishable import load_events
 
@@ -95,9 +102,14 @@ def serve(
             from ..webhook import Webhook
 
             hooks.append(Webhook(url, settings.webhook_secret.get_secret_value(), alerts=alerts))
+    from ...tracing.metrics import exported_metrics
+
     listening = _listen(host, port) if gateway or web else None
+    address = health or settings.health
+    name = "choreo-web" if web else "choreo-gateway" if gateway else "choreo-webhook"
     try:
-        return asyncio.run(_serve(shell, events, hooks, view, listening, certificate, key))
+        with exported_metrics(name, scraped=bool(address)) as metrics:
+            return asyncio.run(_serve(shell, events, hooks, view, listening, certificate, key, address, metrics))
     finally:
         if listening is not None:
             listening.close()
@@ -111,9 +123,10 @@ async def _serve(
     listening: socket.socket | None,
     certificate: Path | None,
     key: Path | None,
+    health: str,
+    metrics: Metrics | None,
 ) -> int:
     from ...events.transports import connect
-    from ..serving import Serving
     from .run import stop_on_signal
 
     stopping = stop_on_signal()
@@ -122,20 +135,29 @@ async def _serve(
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(stopping.wait())]
         if hooks or view is None:  # the web view works with the broker down, and says so
             transport = await stack.enter_async_context(connect(settings.broker_url, settings))
-        if hooks:
-            tasks.append(asyncio.create_task(await _post(shell, hooks, transport, stack)))
+        posting = await _post(shell, hooks, transport, stack, metrics) if hooks else None
+        if posting is not None:
+            tasks.append(asyncio.create_task(posting.wait()))
         if listening is not None:
+            app: App
             if view is None:
-                serving = await _answer(shell, events, transport, listening, certificate, key, stack)
+                app, end_waiting = _gateway(shell, events, transport, listening, metrics)
             else:
-                serving = Serving(view, view.feed.end, listening, certificate=certificate, key=key)
-                await stack.enter_async_context(serving)
+                app, end_waiting = view, view.feed.end
+                if metrics is not None:
+                    metrics.meters.observe("choreo.web.streams", lambda: iter([(float(view.feed.clients), {})]))
+            serving = _serving(app, end_waiting, listening, certificate, key, metrics)
+            await stack.enter_async_context(serving)
             tasks.append(asyncio.create_task(serving.wait()))
-        _announce(shell, events, hooks, view, listening, certificate is not None)
+        probes = await _probes(health, view, posting, metrics, stack)
+        where = f"{probes.host}:{probes.port}" if probes is not None else ""
+        _announce(shell, events, hooks, view, listening, certificate is not None, where)
         done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
+        if probes is not None:
+            probes.stopping = True
         if stopping.is_set():
             shell.hint("stopping: answering what was asked; once more to stop at once")
         for task in done:
@@ -144,9 +166,9 @@ async def _serve(
 
 
 async def _post(
-    shell: Shell, hooks: list[Webhook], transport: Transport, stack: AsyncExitStack
-) -> Coroutine[Any, Any, None]:
-    """Run the webhooks' services; give what waits for their failure."""
+    shell: Shell, hooks: list[Webhook], transport: Transport, stack: AsyncExitStack, metrics: Metrics | None
+) -> Process:
+    """Run the webhooks' services."""
     from ..loading import Parts
     from ..running import Process
 
@@ -154,31 +176,68 @@ async def _post(
     embedded = not settings.broker_url.startswith("kafka:")
     for hook in hooks:
         await stack.enter_async_context(hook)
-    process = Process(Parts(tuple(hook.service for hook in hooks)), transport, settings, create_topics=embedded)
-    return (await stack.enter_async_context(process)).wait()
+    parts = Parts(tuple(hook.service for hook in hooks))
+    meters = metrics.meters if metrics is not None else None
+    return await stack.enter_async_context(Process(parts, transport, settings, create_topics=embedded, meters=meters))
 
 
-async def _answer(
+def _gateway(
     shell: Shell,
     events: list[type[Event]],
     transport: Transport,
     listening: socket.socket,
-    certificate: Path | None,
-    key: Path | None,
-    stack: AsyncExitStack,
-) -> Serving:
-    """Serve the gateway."""
+    metrics: Metrics | None,
+) -> tuple[Gateway, Callable[[], None]]:
+    """Make the gateway; give it, and what lets those go who wait."""
     from ...events.gateway import Gateway
+    from ...services.measured import MeasuredTransport
     from ..door import SagaDoor
-    from ..serving import Serving
 
     settings = shell.settings
     door = SagaDoor(settings)
     # Where no token is asked for, no web page that somebody looks at on this machine may speak to us either.
     hosts = None if settings.gateway_token_list else {*LOOPBACK, listening.getsockname()[0]}
-    gateway = Gateway(events, broker=transport, settings=settings, doors=[door], hosts=hosts)
-    serving = Serving(gateway, door.end_waiting, listening, certificate=certificate, key=key)
-    return await stack.enter_async_context(serving)
+    broker = MeasuredTransport(transport, metrics.meters) if metrics is not None else transport
+    return Gateway(events, broker=broker, settings=settings, doors=[door], hosts=hosts), door.end_waiting
+
+
+def _serving(
+    app: App,
+    end_waiting: Callable[[], None],
+    listening: socket.socket,
+    certificate: Path | None,
+    key: Path | None,
+    metrics: Metrics | None,
+) -> Serving:
+    """Serve an app, measured where metrics are on."""
+    from ..serving import Serving
+
+    if metrics is not None:
+        from ..measured_app import MeasuredApp
+
+        app = MeasuredApp(app, metrics.meters)
+    return Serving(app, end_waiting, listening, certificate=certificate, key=key)
+
+
+async def _probes(
+    address: str, view: WebView | None, posting: Process | None, metrics: Metrics | None, stack: AsyncExitStack
+) -> Probes | None:
+    """Answer probes and scrapes, where somebody wants to."""
+    if not address:
+        return None
+    from ...services.probes import Probes, scraping
+
+    async def look() -> Sequence[Health]:
+        if view is not None:
+            await view.reach()
+        return await posting.health() if posting is not None else []
+
+    async def measure() -> None:
+        if posting is not None:
+            await posting.measure()
+
+    text = scraping(measure, metrics) if metrics is not None else None
+    return await stack.enter_async_context(Probes(address, look, posting.size if posting is not None else 0, text))
 
 
 def _web_view(settings: Settings, host: str, role: str, events: list[type[Event]]) -> WebView:
@@ -231,6 +290,7 @@ def _announce(
     view: WebView | None,
     listening: socket.socket | None,
     secure: bool,
+    health: str,
 ) -> None:
     """Say in one line what is served, and where."""
     from ...events.database import redacted
@@ -247,6 +307,8 @@ def _announce(
     for hook in hooks:
         told["alerts" if hook.alerts else "webhook"] = hook.host
     told["broker"] = redacted(shell.settings.broker_url)
+    if health:
+        told["health"] = health
     if as_json():
         import structlog
 

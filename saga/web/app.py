@@ -92,6 +92,15 @@ class WebView:
         await self.feed.close()
         await self._sources.close()
 
+    async def reach(self) -> None:
+        """Read something from the store.
+
+        Raises:
+            StoreError: it does not answer.
+        """
+        database = self._sources.database
+        await database.read(database.now)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI)."""
         await self._app(scope, receive, send)

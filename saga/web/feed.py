@@ -52,6 +52,11 @@ class Feed:
         self.reads = 0
         """How often the store was read."""
 
+    @property
+    def clients(self) -> int:
+        """How many look on."""
+        return len(self._clients)
+
     def open(self, database: Database) -> None:
         """Begin."""
         self._closing.clear()

@@ -150,7 +150,8 @@ def test_prometheus_scrapes_every_service_of_ours_and_grafana_shows_the_dashboar
     port = int(services["coordinator"]["environment"]["CHOREO_HEALTH"].rpartition(":")[2])
     [job] = yaml.safe_load((FOLDER / "prometheus" / "prometheus.yaml").read_text())["scrape_configs"]
     [found] = job["dns_sd_configs"]
-    running = {name for name, argv in compose_commands().items() if argv[:2] == ["saga", "run"]}
+    scraped = (["saga", "run"], ["saga", "serve"], ["saga", "relay"])
+    running = {name for name, argv in compose_commands().items() if argv[:2] in scraped}
     assert (set(found["names"]), found["port"]) == (running, port)
 
     mounted = {Path(each.split(":")[0]).name: each.split(":")[1] for each in services["grafana"]["volumes"]}

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from choreo.events.envelope import read_envelope
 from choreo.events.local import LocalBroker
@@ -162,3 +163,57 @@ def test_the_webhook_is_posted_the_ends_of_sagas(served: Served, tmp_path: Path)
     assert gateway.stop() == 0
     assert secret not in gateway.output
     assert "hidden" not in gateway.output
+
+
+def test_the_gateway_tells_what_it_knows_itself_at_its_health_port(served: Served) -> None:
+    [health] = free_ports(1)
+    gateway = served.serve("--health", health)
+    placed = served.place("4711", "first")
+    assert placed.status_code == 202
+    assert served.outcome(placed)["phase"] == "COMPLETED"
+    assert httpx.get(served.url("/nowhere/4711")).status_code == 404
+    found = _scraped(health)
+    key = {"http_request_method": "POST", "http_route": "/events", "http_response_status_code": "202"}
+    assert found["http_server_request_duration_seconds_count", *_sorted(key)] == 1
+    sent = [value for (name, *labels), value in found.items() if name == "messaging_client_sent_messages_total"]
+    assert sum(sent) >= 1, "what it has published"
+    routes = {dict(labels).get("http_route") for (_, *labels) in found}
+    assert "" in routes and not any("4711" in route for route in routes if route), "no path that a user wrote"
+    names = {name for name, *_ in found}
+    assert not any(name.startswith("saga_") for name in names), "of sagas the coordinators tell"
+    ready = httpx.get(f"http://127.0.0.1:{health}/readyz")
+    assert (ready.status_code, ready.json()["ok"]) == (200, True)
+    assert gateway.stop() == 0
+
+
+def _sorted(labels: dict[str, str]) -> list[tuple[str, str]]:
+    return sorted(labels.items())
+
+
+def _scraped(port: int) -> dict[tuple[Any, ...], float]:
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    samples = [each for family in text_string_to_metric_families(text) for each in family.samples]
+    return {(each.name, *_sorted(each.labels)): each.value for each in samples}
+
+
+def test_the_web_view_and_webhooks_are_scraped_like_any_process(served: Served) -> None:
+    [health] = free_ports(1)
+    web = served.run(
+        "saga", "serve", "--web", "--webhook", "http://127.0.0.1:1/", "--port", served.port, "--health", health,
+        name="web", webhook_secret="0123456789abcdef0123456789",
+    )  # fmt: skip
+    web.until("serving")
+    assert httpx.get(served.url("/sagas/none.json")).status_code == 404
+    with httpx.stream("GET", served.url("/live")) as stream:
+        events = stream.iter_text()
+        assert "hello" in next(events)
+        found = _scraped(health)
+    key = {"http_request_method": "GET", "http_route": "/sagas/{id:path}", "http_response_status_code": "404"}
+    assert found["http_server_request_duration_seconds_count", *_sorted(key)] == 1
+    assert found["choreo_web_streams",] == 1
+    assert not any(("http_route", "/live") in labels for _, *labels in found), "a stream lasts as long as one looks"
+    handled = {"messaging_consumer_group_name": "choreo.webhook", "choreo_outcome": "handled"}
+    assert ("choreo_handled_messages_total", *_sorted(handled)) in found
+    ready = httpx.get(f"http://127.0.0.1:{health}/readyz").json()
+    assert [each["name"] for each in ready["parts"]] == ["choreo.webhook"]
+    assert web.stop() == 0

@@ -8,7 +8,9 @@ import os
 import sqlite3
 from pathlib import Path
 
+import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from choreo import Outbox
 from choreo.events.envelope import Delivery
@@ -18,6 +20,7 @@ from tests.outboxes.system import Ordered, Paid, System
 from tests.support.cli import Program, environment
 from tests.support.console import Console, validate
 from tests.support.otlp import OtlpSink
+from tests.support.ports import free_ports
 
 
 @pytest.fixture
@@ -150,3 +153,23 @@ async def test_a_relay_says_how_it_goes_and_ends_at_a_signal(tmp_path: Path) -> 
     leases = await system.database.read(lambda connection: connection.execute(system.tables.leases.select()).all())
     assert {row.owner for row in leases} == {None}
     await system.database.close()
+
+
+async def test_a_relay_is_scraped_and_probed(tmp_path: Path) -> None:
+    await _system(tmp_path / "shop.db", Ordered(number="1"), Ordered(number="2"))
+    settings = environment(home=tmp_path / ".choreo", outbox=f"sqlite:{tmp_path / 'shop.db'}")
+    [port] = free_ports(1)
+    command = ["saga", "relay", "--health", str(port), "--every", "200ms", "-o", "jsonl"]
+    relay = Program(command, env=settings, folder=tmp_path, name="relay")
+    try:
+        relay.start()
+        relay.until('"published":2')
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        ready = httpx.get(f"http://127.0.0.1:{port}/readyz")
+        assert relay.stop() == 0
+    finally:
+        relay.close()
+    found = {each.name: each for family in text_string_to_metric_families(text) for each in family.samples}
+    assert found["choreo_outbox_published_total"].value == 2
+    assert found["choreo_outbox_waiting"].value == 0
+    assert (ready.status_code, validate(ready.json(), "saga.health/v1")["ok"]) == (200, True)

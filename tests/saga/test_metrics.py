@@ -83,7 +83,8 @@ async def test_every_instrument_that_there_is_shows_up_and_none_names_a_saga_or_
     async with measured(tmp_path) as client:
         found = await scrape(client)
     names = {each.name for each in found.samples}
-    elsewhere = {"choreo.outbox.published"}  # of `saga relay`
+    # Of `saga relay` and of `saga serve`.
+    elsewhere = {"choreo.outbox.published", "http.server.request.duration", "choreo.web.streams"}
     assert {_prometheus(name) for name in INSTRUMENTS.keys() - elsewhere} <= names
     ours = {name for each in INSTRUMENTS for name in [_prometheus(each).removesuffix("_count")]}
     assert {re.sub("_(bucket|sum|count)$", "", name) for name in names if name != "target_info"} <= ours
