@@ -58,6 +58,7 @@ TESTS = (
     "tests.saga.test_answers",
     "tests.saga.test_undoing",
     "tests.saga.test_timers",
+    "tests.saga.test_reports",
     "tests.saga.test_due",
     "tests.saga.test_whole_properties",
     "tests.saga.test_histories",

@@ -7,7 +7,7 @@ from choreo.saga.advance import advance, begin_undone
 from choreo.saga.definition import StepPlan
 from choreo.saga.inputs import Decided, HandlerGaveUp, Locked, Observed, Tell, UndoAsked, command_id
 from choreo.saga.instance import Instance, Parent, Step
-from choreo.saga.occurrence import MOST_TRACED, traced
+from choreo.saga.occurrence import LONGEST_ELEMENT, MOST_ELEMENTS, MOST_TRACED, occurrence_id, traced, wire_of
 from choreo.saga.words import Condition
 from tests.saga.play import Play, define, plan
 
@@ -140,4 +140,32 @@ def test_what_follows_a_step_that_is_only_undone_follows_what_that_one_follows()
         "mark": ("a.done",),
         "b": ("a.done",),
         "c": ("b.done",),
+    }
+
+
+def test_the_id_of_an_element_on_the_wire_stays_what_it_is() -> None:
+    assert occurrence_id("sku-1") == "ee5b38282387a5c7"
+    assert wire_of("pack[a%2Fb]") == ("pack", occurrence_id("a/b"))
+    assert wire_of("pack") == ("pack", "")
+    assert (MOST_ELEMENTS, LONGEST_ELEMENT, MOST_TRACED) == (1_000, 200, 100)
+
+
+def test_each_of_several_steps_per_element_has_its_own_elements() -> None:
+    saga = define(
+        *(plan(name, at, each="lines", by="sku") for at, name in enumerate(("a", "b", "c"))), plan("d", 3, "b")
+    )
+    play = Play(saga)
+    for name in ("a", "b", "c"):
+        play._took(advance(play.definition, play.instance, Decided(name, "each", (f"{name}1", f"{name}2")), play.now))
+    for name in ("a", "b", "c"):
+        for element in (f"{name}1", f"{name}2"):
+            assert play.states()[f"{name}[{element}]"] == "WAITING"
+    play.sees("b.done", element="b1")
+    assert play.states()["b"] == "WAITING"
+    play.sees("b.done", element="b2")
+    assert {name: state for name, state in play.states().items() if len(name) == 1} == {
+        "a": "WAITING",
+        "b": "DONE",
+        "c": "WAITING",
+        "d": "WAITING",
     }
