@@ -7,6 +7,7 @@ from choreo.saga.advance import advance, begin_undone
 from choreo.saga.definition import StepPlan
 from choreo.saga.inputs import Decided, HandlerGaveUp, Locked, Observed, Tell, UndoAsked, command_id
 from choreo.saga.instance import Instance, Parent, Step
+from choreo.saga.names import saga_id
 from choreo.saga.occurrence import LONGEST_ELEMENT, MOST_ELEMENTS, MOST_TRACED, occurrence_id, traced, wire_of
 from choreo.saga.words import Condition
 from tests.saga.play import Play, define, plan
@@ -26,6 +27,22 @@ def test_a_new_saga_has_begun_nothing() -> None:
     step = Step()
     assert (step.attempt, step.sends, step.undo_attempt, step.undo_sends, step.undo_ready_at) == (0,) * 5
     assert (step.certain, step.early, step.overdue, step.undo_empty, step.timers()) == (True, False, False, False, [])
+
+
+def test_each_input_counts_whatever_it_leads_to() -> None:
+    play = Play()
+    assert (play.instance.seq, play.instance.sampled, saga_id("order", "4711")) == (1, True, play.instance.id)
+    play.sees("reserve.done")
+    assert play.sees("nobody.knows.it").instance.seq == 3
+
+
+def test_a_success_whose_question_cannot_be_answered_may_have_happened() -> None:
+    play = Play(define(plan("a", 0, when="when"), plan("b", 1)))
+    play.sees("a.done")
+    assert play.step("a").early
+    play.unbuildable("a", "when")
+    assert (play.step("a").certain, play.step("a").early) == (False, False)
+    assert play.states()["a"] == "COMPENSATING"
 
 
 def test_what_is_not_said_of_an_input_is_the_usual() -> None:
@@ -114,6 +131,7 @@ def test_a_child_that_is_undone_before_it_began_has_skipped_every_step() -> None
         "a": ("SKIPPED", 7),
         "b": ("SKIPPED", 7),
     }
+    assert begun.instance.cancelling
     assert (begun.instance.phase.value, begun.instance.seq, begun.instance.ended_at) == ("CANCELLED", 1, 7)
     assert begun.outputs == [Tell("SagaUndone", asked.parent, "u1", empty=True)]
 

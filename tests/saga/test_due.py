@@ -51,6 +51,24 @@ def test_in_time_is_not_late_and_a_step_that_nothing_is_said_of_neither() -> Non
     assert "Late" not in play.instance.conditions
 
 
+def test_a_success_at_the_moment_it_was_due_is_in_time_even_where_that_is_said_afterwards() -> None:
+    for after, overdue in ((-1, False), (0, False), (1, True)):
+        play = promised(60)
+        play.now += 100 * SECOND
+        play.sees("reserve.done", time=START + 60 * SECOND + after)
+        assert play.step("reserve").overdue is overdue
+        play = Play(PROMISED)
+        play.sees("reserve.done")
+        play._took(advance(PROMISED, play.instance, Decided("reserve", "due", play.now - after), play.now))
+        assert play.step("reserve").overdue is overdue
+    play = Play(PROMISED)
+    play._took(advance(PROMISED, play.instance, Decided("reserve", "due", START - 1), play.now))
+    assert not play.step("reserve").overdue, "it is not done yet: its timer will say so"
+    play.sees("reserve.failed")
+    play._took(advance(PROMISED, play.instance, Decided("reserve", "due", START - 1), play.now))
+    assert not play.step("reserve").overdue
+
+
 def test_a_success_that_we_read_late_but_that_came_in_time_is_in_time() -> None:
     play = promised(60)
     play.now += 100 * SECOND

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from choreo.events.clock import SECOND
 from choreo.saga.advance import advance
-from choreo.saga.inputs import Decided
+from choreo.saga.inputs import Decided, command_id
+from choreo.saga.occurrence import occurrence_id, wire_of
 from choreo.saga.words import Condition
 from tests.saga.play import LINE, Play, define, plan
 from tests.saga.test_holding import NO_UNDO, PLAIN
@@ -125,3 +127,25 @@ def test_a_report_about_a_handler_that_serves_every_element_concerns_all_that_ar
     play.sees("pack.done", element="z")
     play.gave_up("placed", ("pack.done",), dead=False)
     assert [step for step, _, _ in play.told()] == ["pack[x]", "pack[y]"]
+
+
+def test_a_report_about_a_command_for_one_element_concerns_that_element_whichever_attempt_it_was() -> None:
+    play = Play(define(plan("pack", 0, each="lines", by="sku", send="pack.do", within=900 * SECOND), plan("b", 1)))
+    play._took(advance(play.definition, play.instance, Decided("pack", "each", ("x", "y")), play.now))
+    play.sees("pack.failed", element="y", attempt=1)
+    play.later(6)
+    assert play.step("pack[y]").attempt == 2
+
+    def concerned(attempt: int) -> list[str | None]:
+        event = command_id(play.instance.id, *wire_of("pack[y]"), "do", attempt)
+        told = play.gave_up("pack.do", ("pack.done",), dead=False, event_id=event)
+        return [change.step for change in told.changes]
+
+    assert [concerned(attempt) for attempt in (0, 1, 2, 3)] == [[], ["pack[y]"], ["pack[y]"], []]
+
+
+def test_the_header_names_the_element_before_the_payload_does() -> None:
+    play = Play(define(plan("pack", 0, each="lines", by="sku"), plan("b", 1)))
+    play._took(advance(play.definition, play.instance, Decided("pack", "each", ("x", "y")), play.now))
+    play.sees("pack.done", occurrence=occurrence_id("x"), element="y")
+    assert (play.states()["pack[x]"], play.states()["pack[y]"]) == ("DONE", "WAITING")
