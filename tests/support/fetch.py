@@ -23,6 +23,7 @@ from .kafka import kafka_jars
 from .mariadb import mariadb_programs
 from .parts import Missing
 from .postgres import postgres_programs
+from .promtool import promtool
 from .shells import fish_home, zsh_home
 
 PARTS: dict[str, Callable[[], Path]] = {
@@ -31,6 +32,7 @@ PARTS: dict[str, Callable[[], Path]] = {
     "MariaDB": mariadb_programs,
     "Docker Compose": compose_binary,
     "Jaeger": jaeger_binary,
+    "promtool": promtool,
     "AsyncAPI's JSON schema": asyncapi_schemas,
     "Apicurio Registry": apicurio_home,
     "the participant in Go": go_participant,

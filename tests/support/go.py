@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .parts import Missing
@@ -34,7 +34,9 @@ def go_version(purpose: str) -> str:
     return shown.split()[0]
 
 
-def build(module: str, package: str, program: Path, *, prefix: Sequence[str] = ()) -> None:
+def build(
+    module: str, package: str, program: Path, *, prefix: Sequence[str] = (), files: Mapping[str, str] | None = None
+) -> None:
     """Build a program.
 
     Args:
@@ -42,6 +44,7 @@ def build(module: str, package: str, program: Path, *, prefix: Sequence[str] = (
         package: within the module, as `./cmd`.
         program: where it goes; its folder is used for the sources meanwhile.
         prefix: put before the command that builds, as `nice`.
+        files: what stands in some of its files instead, by their paths within the module.
     """
     found = json.loads(run("go", "mod", "download", "-json", module, cwd=program.parent))
     # The module cache is read-only and `go build` wants to be inside the main module: so a copy.
@@ -50,6 +53,9 @@ def build(module: str, package: str, program: Path, *, prefix: Sequence[str] = (
     for path in (source, *source.rglob("*")):
         if path.is_dir():
             path.chmod(0o755)
+    for name, text in (files or {}).items():
+        (source / name).chmod(0o644)
+        (source / name).write_text(text)
     run(*prefix, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", str(program), package, cwd=source)
     shutil.rmtree(source)
 
