@@ -55,7 +55,7 @@ def explore(
         play: who answers in place of services that are not there, as for `Harness`.
         always: asked at each moment at which something has changed; raises where something is wrong.
         finally_: asked at the end of each run.
-        faults: the kinds that may happen, of `KINDS`; by default all.
+        faults: the kinds that may happen, of `KINDS`; by default all but `skip`, which wants another outcome.
         fresh: called before each run, to make fakes of the outside world as new.
         overrides: what stands in for settings, lifespans and dependencies, as for `Harness`; a process that starts
             again begins its lifespans anew.

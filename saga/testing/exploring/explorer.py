@@ -22,7 +22,7 @@ from ...saga import Saga
 from ..keys import TEST_KEYS
 from ..standins import StandIn, standin_services
 from ..world import event_classes
-from .faults import KINDS, Plan, Survey, make_plan
+from .faults import KINDS, USUAL, Plan, Survey, make_plan
 from .invariants import check
 from .outcome import Explored, Failure
 from .quiet import collecting_seldom, quiet
@@ -59,7 +59,7 @@ class Explorer:
         fresh: Callable[[], object] | None = None,
         overrides: Overrides | None = None,
     ) -> None:
-        wanted = list(KINDS) if faults is None else list(faults)
+        wanted = list(USUAL) if faults is None else list(faults)
         if unknown := [kind for kind in wanted if kind not in KINDS]:
             raise ConfigurationError(f"explore(faults=...): {unknown[0]!r} is none of {', '.join(KINDS)}")
         self._kinds = [kind for kind in KINDS if kind in wanted]

@@ -7,8 +7,8 @@ records on the broker. So it meets the work that it is meant to meet, however lo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import NamedTuple
 
@@ -30,8 +30,17 @@ KINDS: Mapping[str, str] = {
     "join": "one more process comes, and goes again",
     "clock-forward": "the clock jumps forward",
     "clock-back": "the clock jumps back",
+    "pause": "a person pauses a saga, and lets it go on later",
+    "retry": "a person tries a step again that has failed",
+    "skip": "a person lets a saga go on without a step",
 }
 """Every kind of fault, and what it means."""
+
+PEOPLE = ("pause", "retry", "skip")
+"""What people do. It comes on top of what else a seed plans."""
+
+USUAL = tuple(kind for kind in KINDS if kind != "skip")
+"""What happens unless kinds are named: who skips a step wants another outcome, and rules about outcomes break."""
 
 
 class Fault(NamedTuple):
@@ -73,6 +82,12 @@ class Fault(NamedTuple):
                 return f"torn send {self.nth} of {self.target}, {int(self.amount)} records arrive"
             case "clock-forward" | "clock-back":
                 return f"{self.kind} by {self.amount:g}s at record {self.nth}"
+            case "pause":
+                return f"a person pauses a saga at record {self.nth} for {self.amount:g}s"
+            case "retry":
+                return f"a person looks at record {self.nth}, for {self.amount:g}s at most, and says retry"
+            case "skip":
+                return f"a person skips a step at record {self.nth}"
             case _:
                 return f"{self.kind} {at}"
 
@@ -127,7 +142,10 @@ class Survey:
             "clock-forward": [""],
             "clock-back": [""],
         }
-        return [(kind, target) for kind in KINDS if kind in kinds for target in by_kind[kind]]
+        return [(kind, target) for kind, targets in by_kind.items() if kind in kinds for target in targets]
+
+
+_TYPING = 1.5
 
 
 @dataclass(frozen=True)
@@ -175,16 +193,30 @@ def make_plan(number: int, survey: Survey, kinds: Collection[str], services: Col
             kind = random.choice(by_kind)
             chosen.append(random.choice([each for each in targets if each[0] == kind]))
         faults = [_fault(kind, target, survey, random) for kind, target in chosen]
+    people = _of_people(number, survey, [kind for kind in PEOPLE if kind in kinds])
     names = sorted(services)
-    return Plan(
+    plan = Plan(
         coordinators=random.choice((1, 1, 2)),
         doubled=random.choice((*names, *([""] * len(names)))) if names else "",
         session=random.choice((0.2, 3.0, 10.0)),
         latency=random.choice((0.0, 0.01, 0.3)),
         gap=random.choice((0.0, 0.05, 2.0)),
         batch=random.choice((1, 3, 1_000)),
-        faults=tuple(faults),
+        faults=(*faults, *people),
     )
+    # Nobody types quickly enough to meet a saga whose records are no time on their way.
+    return replace(plan, latency=_TYPING) if people else plan
+
+
+def _of_people(number: int, survey: Survey, kinds: Sequence[str]) -> list[Fault]:
+    """Plan what people do, in two runs of five."""
+    random = Random(f"people/{number}")
+    if not kinds or random.random() < 0.6:
+        return []
+    acts = (random.choice(kinds) for _ in range(random.choice((1, 1, 2))))
+    return [
+        Fault(kind, "", random.randint(1, max(1, survey.records)), random.choice((0.1, 5.0, 90.0))) for kind in acts
+    ]
 
 
 def _fault(kind: str, target: str, survey: Survey, random: Random) -> Fault:

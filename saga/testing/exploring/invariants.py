@@ -26,7 +26,8 @@ from .broker import Sent
 from .decisions import judge
 from .participants import judge_participants
 from .refold import Recorded, Refolded, read_recorded
-from .simulation import COORDINATOR, Simulation, Violation
+from .simulation import Simulation, Violation
+from .troubles import COORDINATOR
 
 _HAPPENED = (StepState.DONE, StepState.UNKNOWN)
 

@@ -40,10 +40,7 @@ from .patience import MOST_SECONDS, Endless, Patience
 from .process import Killed, Process, SimulationLoop, State
 from .schemas import KnownSchemas
 from .stores import Disk, Outboxes
-from .troubles import TEST, Troubles
-
-COORDINATOR = "the coordinator"
-"""The kind of a process that coordinates; no service can be called so."""
+from .troubles import COORDINATOR, TEST, Troubles
 
 _GRID = SECOND // 20
 _MOST_MOVES = 6_000
@@ -401,7 +398,7 @@ class Simulation:
             return Coordinator(
                 self.parts.sagas,
                 transport=link,
-                database=self._database(COORDINATOR),
+                database=self.database(COORDINATOR),
                 settings=self.kit.settings,
                 clock=self.clock,
                 options=Options(batch=self.plan.batch, poll=_LOOKS, tick=_LOOKS, breaker=Breaker(share=1.0)),
@@ -414,14 +411,15 @@ class Simulation:
             link,
             settings=self.kit.settings,
             registry=self.kit.schemas,
-            database=self._database(service.name) if service.store is not None else None,
+            database=self.database(service.name) if service.store is not None else None,
             clock=self.clock,
             randomness=self._jitter.random,
             owner=owner,
             overrides=of_service(service, self.kit.overrides),
         )
 
-    def _database(self, name: str) -> Database:
+    def database(self, name: str) -> Database:
+        """See `World.database`."""
         return self.disks[name].open(self.clock, self.troubles.reach_store)
 
     def die(self, process: Process, back: float | None) -> None:

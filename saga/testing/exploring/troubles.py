@@ -10,14 +10,19 @@ from random import Random
 from typing import Protocol
 
 from ....events.clock import SECOND
+from ....events.database import Database
 from ....events.envelope import Record, TopicPartition
 from .broker import Sent
-from .faults import Fault, Plan
+from .faults import PEOPLE, Fault, Plan
+from .person import act
 from .process import PROCESS, Killed, Process, State
 from .stores import BUSY, LOST, unreachable
 
 TEST = "test"
 """The kind of process that publishes a run's events; nothing goes wrong with it."""
+
+COORDINATOR = "the coordinator"
+"""The kind of a process that coordinates; no service can be called so."""
 
 
 class Injected(Exception):
@@ -65,6 +70,9 @@ class World(Protocol):
 
     async def copy(self, record: Record) -> None:
         """Write a record once more."""
+
+    def database(self, name: str) -> Database:
+        """Open the store of a kind of process."""
 
     def outside(self, work: Coroutine[object, object, None]) -> None:
         """Start a task that belongs to no process."""
@@ -266,6 +274,8 @@ class Troubles:
                     self._world.die(process, amount)
                 else:
                     self._world.outside(self._world.stand_still(process, amount))
+            case "pause" | "retry" | "skip":
+                self._world.outside(act(fault, self._world.database(COORDINATOR), self._world.clock))
             case "join":
                 self._world.outside(self._world.visit(fault.target, amount))
             case "broker-away":
@@ -298,4 +308,4 @@ class Troubles:
         self._world.look_again()
 
 
-_AT_RECORDS = ("crash", "freeze", "join", "broker-away", "store-away", "lag", "clock-forward", "clock-back")
+_AT_RECORDS = ("crash", "freeze", "join", "broker-away", "store-away", "lag", "clock-forward", "clock-back", *PEOPLE)
