@@ -77,7 +77,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke run of less than a minute; not recorded")
-    parser.add_argument("--only", choices=("handlers", "coordinator"), help="only these; not recorded")
+    parser.add_argument("--only", choices=("handlers", "publishing", "coordinator"), help="only these; not recorded")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds (3; quick: 1)")
     parser.add_argument("--messages", type=int, metavar="N", help="events of a handler measurement (60000; 2000)")
     parser.add_argument("--tracked", type=int, metavar="N", help="sagas that the coordinator only tracks (10000; 300)")
@@ -96,7 +96,7 @@ def _measure(
     cases: Sequence[Case], arguments: argparse.Namespace, server: KafkaServer, home: Path
 ) -> Mapping[str, Sequence[Mapping[str, Any]]]:
     """Run the rounds, every other one backwards, so that no case always follows the same one."""
-    counts = {"events/s": arguments.messages, "sagas/s": arguments.sagas}
+    counts = {"events/s": arguments.messages, "orders/s": arguments.sagas, "sagas/s": arguments.sagas}
     rounds: dict[str, list[Mapping[str, Any]]] = {case.name: [] for case in cases}
     console = Console(stderr=True)
     columns = (

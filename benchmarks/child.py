@@ -15,7 +15,7 @@ from pathlib import Path
 
 import structlog
 
-from . import handlers, shop
+from . import handlers, publishing, shop
 from .stopwatch import Measured
 
 CASES: dict[str, Callable[[str, Path, int], Awaitable[Measured]]] = {
@@ -23,6 +23,10 @@ CASES: dict[str, Callable[[str, Path, int], Awaitable[Measured]]] = {
     "by-hand-headers": partial(handlers.by_hand, headers=True),
     "stateless": partial(handlers.as_service, store=False),
     "stored": partial(handlers.as_service, store=True),
+    "publish-raw": publishing.raw,
+    "publish": publishing.publisher,
+    "insert": publishing.insert,
+    "insert-outbox": publishing.insert_with_outbox,
     "track": shop.track,
     "catch-up": shop.catch_up,
     "track-grown": shop.track_grown,

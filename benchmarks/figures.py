@@ -47,7 +47,7 @@ def summary(case: Case, rounds: Rounds) -> dict[str, Any]:
 
 def tables(results: Mapping[str, Any]) -> str:
     """Draw the tables, as Markdown."""
-    parts = [_table(group, results["figures"]) for group in ("handlers", "coordinator")]
+    parts = [_table(group, results["figures"]) for group in ("handlers", "publishing", "coordinator")]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -55,19 +55,27 @@ def _table(group: Group, figures: Mapping[str, Any]) -> str:
     cases = [case for case in CASES if case.group == group and case.name in figures]
     if not cases:
         return ""
-    handlers = group == "handlers"
-    last = "ratio to the loop with headers" if handlers else "events/s"
-    head = ["events per second" if handlers else "", "min", "median", "max", last, "CPU µs each", "memory MB"]
+    compared = group != "coordinator"
+    last = {"handlers": "ratio to the loop with headers", "publishing": "ratio", "coordinator": "events/s"}[group]
+    head = [
+        "events per second" if group == "handlers" else "",
+        "min",
+        "median",
+        "max",
+        last,
+        "CPU µs each",
+        "memory MB",
+    ]
     rows = []
     for case in cases:
         found = figures[case.name]
-        if handlers:
+        if compared:
             ratio = found.get("ratio")
             shown = "1" if ratio is None else f"**{ratio['median']:.2f}** ({ratio['min']:.2f}-{ratio['max']:.2f})"
         else:
             shown = f"{found.get('events_per_second', found['median']):,}"
         speeds = [f"{found[key]:,}" for key in ("min", "median", "max")]
-        title = case.title if handlers else f"{case.title} ({case.unit})"
+        title = case.title if compared else f"{case.title} ({case.unit})"
         cpu = f"{found['cpu_us_each']:,.0f}"
         rows.append([title, speeds[0], f"**{speeds[1]}**", speeds[2], shown, cpu, f"{found['memory_mb']}"])
     rule = ["---", *["--:"] * (len(head) - 1)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Group = Literal["handlers", "coordinator"]
+Group = Literal["handlers", "publishing", "coordinator"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,18 @@ CASES = (
         True,
         "events/s",
         against="by-hand-headers",
+    ),
+    Case("publish-raw", "publishing", "aiokafka by hand, 6 headers (events/s)", "publish-raw", True, "events/s"),
+    Case("publish", "publishing", "`Publisher` (events/s)", "publish", True, "events/s", against="publish-raw"),
+    Case("insert", "publishing", "an insert on SQLite (orders/s)", "insert", False, "orders/s"),
+    Case(
+        "insert-outbox",
+        "publishing",
+        "… with `Outbox.add` (orders/s)",
+        "insert-outbox",
+        False,
+        "orders/s",
+        against="insert",
     ),
     Case("track-local", "coordinator", "coordinator alone, embedded broker", "track", False, "events/s", "one"),
     Case("track-kafka", "coordinator", "coordinator alone, Kafka", "track", True, "events/s", "one"),
