@@ -11,17 +11,20 @@ import re
 import socket
 from collections.abc import Collection, Iterable, Mapping
 from itertools import count
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, delete, func, insert, or_, select, text, tuple_
 
 from ..events.clock import SECOND
 from ..events.database import lock_schema
 from ..events.errors import ConfigurationError
-from .batch import Batch
 from .definition import Definition
 from .store import load_positions
 from .tables import loaded, saga
 from .words import Phase
+
+if TYPE_CHECKING:
+    from .batch import Batch
 
 Version = tuple[str, int]
 """A saga type with the number of a version."""
