@@ -76,7 +76,8 @@ class SagaPages:
             types=types,
             phases=[phase.value for phase in Phase],
             sorts=queries.SORTS,
-            group_names=list(queries.GROUPS),
+            each_one=asked.address("/sagas", group_by=""),
+            counts=[(name, asked.address("/sagas", group_by=name, limit="")) for name in queries.GROUPS],
         )
 
     async def _list_json(self, request: Request) -> Response:

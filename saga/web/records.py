@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -14,7 +14,7 @@ from .. import audit
 from ..cli import auditing
 from ..cli.times import moment
 from ..names import is_saga_type
-from .asked import command
+from .asked import command, saga_path
 from .rendering import Renderer
 from .sources import Sources
 
@@ -62,7 +62,7 @@ class AuditPages:
             here="audit",
             cli=[command("saga", "audit", "list", *words), "saga audit verify"],
             twin=f"/audit.json{f'?{request.url.query}' if request.url.query else ''}",
-            rows=[(row, auditing.person(row), _is_saga(row.target)) for row in rows],
+            rows=[(row, auditing.person(row), _place(row.target)) for row in rows],
             given=given,
             outcomes=("asked", "applied", "refused", "done"),
             first=f"/audit{f'?{urlencode(kept)}' if kept else ''}" if "before" in given else "",
@@ -114,7 +114,7 @@ class AuditPages:
             live=False,
             row=row,
             person=auditing.person(row),
-            is_saga=_is_saga(row.target),
+            place=_place(row.target),
             details=[(name, auditing.text(value)) for name, value in row.details.items()],
         )
 
@@ -139,9 +139,14 @@ class AuditPages:
         return verdict
 
 
-def _is_saga(target: str | None) -> bool:
-    type_, slash, key = (target or "").partition("/")
-    return bool(slash and key) and is_saga_type(type_)
+def _place(target: str | None) -> str:
+    """Give the path of the page about what was changed; "" where there is none."""
+    name = target or ""
+    type_, slash, key = name.partition("/")
+    if slash and key and is_saga_type(type_):
+        return saga_path(name)
+    pages = {"b-": "/batches", "d-": "/dead-letters"}
+    return f"{pages[name[:2]]}/{quote(name, safe='')}" if name[:2] in pages else ""
 
 
 def _option(name: str, value: str) -> list[str]:

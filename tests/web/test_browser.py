@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from choreo.saga.names import saga_id
 from tests.support.browser import axe_script
+from tests.support.cli import saga
 from tests.support.parts import Missing, missing
 from tests.web.served import HOSTILE, TOKENS, ServedShop, artefacts, bearer
 
@@ -75,6 +76,41 @@ def test_a_saga_is_found_opened_and_explained_by_mouse(page: Page, shop: ServedS
     expect(page.locator(".why")).to_contain_text("StockRefused")
     expect(page.get_by_role("img", name="fulfilment/4712")).to_be_visible()
     expect(page.get_by_role("link", name="in Jaeger")).to_have_attribute("href", re.compile("^http://127.0.0.1:16686/"))
+
+
+def test_errors_are_counted_and_the_sagas_of_one_listed(page: Page, shop: ServedShop) -> None:
+    page.goto("/sagas?type=fulfilment")
+    page.get_by_role("link", name="error", exact=True).click()
+    expect(page.locator(".cli code")).to_have_text("saga list --type fulfilment --group-by error")
+    row = page.get_by_role("row").filter(has_text="StockRefused")
+    expect(row).to_contain_text("fulfilment/4712")
+    row.get_by_role("link", name="StockRefused").click()
+    expect(page.locator(".cli code")).to_have_text("saga list --type fulfilment --error StockRefused")
+    expect(page.get_by_role("link", name="fulfilment/4712")).to_be_visible()
+
+
+def test_a_letter_is_mended_by_keyboard_and_nothing_written_is_lost(
+    browser: Browser, shop: ServedShop, letter: str
+) -> None:
+    context = browser.new_context(base_url=shop.url, extra_http_headers=bearer("admin"))
+    page = context.new_page()
+    page.goto(f"/dead-letters/{letter}")
+    page.locator("#act-edit summary").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("link", name="Load its body into a form").focus()
+    page.keyboard.press("Enter")
+    body = page.get_by_label("Body, as JSON")
+    expect(body).to_contain_text("poison")
+    body.fill("no JSON")
+    page.locator("#act-edit").get_by_label("Reason").fill("a typing error")
+    page.locator("#act-edit").get_by_label("Reason").press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("the new body is not JSON")
+    expect(body).to_have_value("no JSON")
+    page.keyboard.press("g")
+    page.keyboard.press("u")
+    expect(page.get_by_role("heading", name="Audit")).to_be_visible()
+    expect(page.get_by_text("The audit holds")).to_be_visible()
+    context.close()
 
 
 def test_an_approval_is_given_with_a_reason_and_stands_in_the_audit(page: Page, shop: ServedShop) -> None:
@@ -170,6 +206,15 @@ def letter(shop: ServedShop) -> str:
     return str(next(each["id"] for each in found if each["key"] == "4713"))
 
 
+@pytest.fixture(scope="module")
+def batch(shop: ServedShop) -> str:
+    """A batch that has refused everything: none of these sagas is paused."""
+    told = ("resume", "--type", "fulfilment", "--reason", "<b>the card processor is back</b>", "-y", "-o", "json")
+    saga(*told, env=shop.env, cwd=shop.folder)
+    found = httpx.get(f"{shop.url}/batches.json", headers=bearer("viewer"), timeout=30).json()
+    return str(found[0]["id"])
+
+
 def test_hostile_keys_and_payloads_are_shown_as_text(browser: Browser, shop: ServedShop, letter: str) -> None:
     context = browser.new_context(base_url=shop.url, extra_http_headers=bearer("operator"))
     page = context.new_page()
@@ -203,7 +248,9 @@ def _is_inert(page: Page) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_on_any_page(browser: Browser, shop: ServedShop, letter: str, scheme: Any) -> None:
+def test_axe_finds_nothing_on_any_page(
+    browser: Browser, shop: ServedShop, letter: str, batch: str, scheme: Any
+) -> None:
     try:
         axe = axe_script().read_text()
     except Missing as reason:
@@ -219,12 +266,19 @@ def test_axe_finds_nothing_on_any_page(browser: Browser, shop: ServedShop, lette
         "overview": "/",
         "sagas": "/sagas",
         "no-sagas": "/sagas?key=nobody",
+        "errors-counted": "/sagas?group-by=error",
+        "states-counted": "/sagas?group-by=state",
         "saga": "/sagas/fulfilment/4711",
         "saga-undone": "/sagas/fulfilment/4713",
         "approvals": "/approvals",
         "dead-letters": "/dead-letters",
         "dead-letter": f"/dead-letters/{letter}?payload=1",
+        "dead-letter-mended": f"/dead-letters/{letter}?edit=1",
         "payload": "/payloads/1/fulfilment/4713",
+        "batches": "/batches",
+        "batch": f"/batches/{batch}?items=all",
+        "audit": "/audit",
+        "change": "/audit/1",
         "catalog": "/catalog",
         "definitions": "/definitions",
         "definition": "/definitions/fulfilment",
@@ -246,7 +300,7 @@ def test_axe_finds_nothing_on_any_page(browser: Browser, shop: ServedShop, lette
     page.evaluate(axe)
     found |= {"keys": violations} if (violations := page.evaluate(AXE)) else {}
     page.set_viewport_size({"width": 400, "height": 800})
-    for name in ("overview", "sagas", "saga"):
+    for name in ("overview", "sagas", "saga", "audit", "batch", "dead-letter-mended"):
         page.goto(pages[name])
         page.screenshot(path=artefacts() / f"{name}-narrow-{scheme}.png")
     context.close()
