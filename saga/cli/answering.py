@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from .operate import DryRun, on_saga
+from .operate import USUAL, Way, on_saga
 from .shell import Shell
 from .suggesting import SagaName
 
@@ -18,8 +18,7 @@ async def approve(
     *,
     reason: str = "",
     by: str = "",
-    timeout: float = 5.0,
-    dry_run: DryRun = False,
+    way: Way = USUAL,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
     """Approve a step that waits for a person.
@@ -29,10 +28,8 @@ async def approve(
         step: which; not needed where only one waits.
         reason: why, for the record.
         by: who approves it; default: the user of this machine.
-        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
-        dry_run: only say what would be asked.
     """
-    return await on_saga(shell, "approve", saga, reason, timeout, dry_run, step, by)
+    return await on_saga(shell, "approve", saga, reason, way, step, by)
 
 
 async def reject(
@@ -42,8 +39,7 @@ async def reject(
     *,
     reason: str,
     by: str = "",
-    timeout: float = 5.0,
-    dry_run: DryRun = False,
+    way: Way = USUAL,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
     """Reject a step that waits for a person: it has failed, and the saga is undone.
@@ -53,10 +49,8 @@ async def reject(
         step: which; not needed where only one waits.
         reason: why, for the record.
         by: who rejects it; default: the user of this machine.
-        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
-        dry_run: only say what would be asked.
     """
-    return await on_saga(shell, "reject", saga, reason, timeout, dry_run, step, by)
+    return await on_saga(shell, "reject", saga, reason, way, step, by)
 
 
 async def dismiss(
@@ -65,8 +59,7 @@ async def dismiss(
     *,
     reason: str,
     by: str = "",
-    timeout: float = 5.0,
-    dry_run: DryRun = False,
+    way: Way = USUAL,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
     """Say that the events about which a saga asks are of no importance: it stays as it is.
@@ -77,7 +70,5 @@ async def dismiss(
         saga: type/key, the key alone where only one type has it, @latest or @latest:type.
         reason: why, for the record.
         by: who says so; default: the user of this machine.
-        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
-        dry_run: only say what would be asked.
     """
-    return await on_saga(shell, "dismiss", saga, reason, timeout, dry_run, "", by)
+    return await on_saga(shell, "dismiss", saga, reason, way, "", by)

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from ...events.errors import ChoreoError, ConfigurationError
 from . import exits
 from .many import needs_reason
-from .operate import DryRun, Yes, answered, confirm, signed
+from .operate import USUAL_FOR_MANY, WayForMany, answered, confirm, signed
 from .shell import Shell
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ async def erase(
     type: Annotated[str, Parameter(show_default=False)] = "",  # noqa: A002 - the option's name
     reason: str,
     service_store: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
-    yes: Yes = False,
-    timeout: float = 5.0,
-    dry_run: DryRun = False,
+    way: WayForMany = USUAL_FOR_MANY,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
     """Erase what was said in the sagas of a key: payloads, texts and reasons; that they were, and how they went, stays.
@@ -48,9 +46,6 @@ async def erase(
         type: of this type only.
         reason: why, for the record; do not name the person in it.
         service_store: also this store of a service, sqlite:PATH or postgresql://...
-        yes: do not ask.
-        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
-        dry_run: only count what would go.
     """
     from .. import erasure, operators
 
@@ -63,14 +58,14 @@ async def erase(
         letters = await _letters(shell, type_, key, ids)
         told = {"schema": ERASED, "state": "dry-run", **found._asdict(), "services": sum(n for _, n in services)}
         told |= {"dead_letters": letters}
-        if dry_run:
+        if way.dry_run:
             _tell(shell, told, found.sentence() or "nothing", "would go", letters)
             return exits.OK
-        if not yes:
+        if not way.yes:
             confirm(f"erase {found.sentence() or 'nothing'} for ever")
         asked: dict[str, Any] = {"by": signed(), "reason": reason, "type": type_, "key": key}
         id_ = await database.write(lambda c: operators.ask(c, erasure.KIND, **asked))
-        answer = await answered(database, id_, timeout)
+        answer = await answered(database, id_, way.timeout)
         if answer.state == operators.REFUSED:
             from ...events.errors import Refused
 
@@ -79,7 +74,7 @@ async def erase(
             told["state"] = "queued"
             _tell(shell, told, found.sentence() or "nothing", "will go as soon as a coordinator runs", letters)
             shell.hint("then say it again for the services' stores")
-            return exits.TIMED_OUT if timeout > 0 else exits.OK
+            return exits.TIMED_OUT if way.timeout > 0 else exits.OK
         services = [row async for row in _services(shell, service_store, ids, key, take=True)]
         letters = await _letters(shell, type_, key, ids, take=True)
         told |= {"state": "applied", "services": sum(number for _, number in services), "dead_letters": letters}

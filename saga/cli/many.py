@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from ...events.errors import ConfigurationError
 from . import exits
-from .operate import ask, confirm, signed
+from .operate import Way, ask, confirm, signed
 from .progress import counting
 from .shell import Shell
 
@@ -79,10 +79,8 @@ async def on_sagas(
     saga: str,
     chosen: Chosen | None,
     reason: str,
-    timeout: float,
+    way: Way,
     *,
-    dry_run: bool,
-    yes: bool,
     only_open: bool = True,
     step: str = "",
 ) -> int:
@@ -94,9 +92,7 @@ async def on_sagas(
         saga: the one that is meant; "" where a filter chooses.
         chosen: the filter.
         reason: why.
-        timeout: seconds to wait for a coordinator.
-        dry_run: only say what would come of it.
-        yes: do not ask.
+        way: how.
         only_open: an ended saga is never meant.
         step: of the saga.
 
@@ -116,20 +112,20 @@ async def on_sagas(
         if saga:
             id_ = await find(database, saga)
             await _check_step(database, id_, step)
-            if dry_run:
+            if way.dry_run:
                 return await _tell_dry(shell, database, kind, [id_], reason, step, single=True)
             asked = {"step": step} if step else {}
-            return await ask(shell, database, kind, id_, reason, timeout, False, yes=True, **asked)
+            return await ask(shell, database, kind, id_, reason, way, **asked)
         if chosen.rate < 1:
             raise ConfigurationError(f"--rate {chosen.rate}: write 1 or more per second")
         names = await _names(database, chosen, only_open)
-        if dry_run:
+        if way.dry_run:
             return await _tell_dry(shell, database, kind, names, reason, step)
         if not names:
             return _tell_none(shell, kind)
-        if not yes:
+        if not way.sure:
             confirm(f"{kind}: {len(names):,} sagas, {sample(names)}")
-        return await _as_batch(shell, database, kind, names, chosen, reason, timeout, step)
+        return await _as_batch(shell, database, kind, names, chosen, reason, way.timeout, step)
 
 
 def sample(names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from ...events.errors import ConfigurationError
 from .many import Chosen, needs_reason, on_sagas
-from .operate import DryRun, Yes, on_all
+from .operate import USUAL_FOR_MANY, WayForMany, on_all
 from .shell import Shell
 from .suggesting import SagaName
 
@@ -19,9 +19,7 @@ async def pause(
     *,
     reason: str = "",
     chosen: Chosen | None = None,
-    yes: Yes = False,
-    timeout: float = 5.0,
-    dry_run: DryRun = False,
+    way: WayForMany = USUAL_FOR_MANY,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
     """Pause sagas: events are remembered, nothing is sent, and timers stand still until `saga resume`.
@@ -33,11 +31,8 @@ async def pause(
     Args:
         saga: type/key, the key alone where only one type has it, @latest or @latest:type.
         reason: why, for the record; whoever asks for the saga sees it.
-        yes: do not ask.
-        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
-        dry_run: only say what would come of it.
     """
-    return await on_sagas(shell, "pause", saga, chosen, reason, timeout, dry_run=dry_run, yes=yes)
+    return await on_sagas(shell, "pause", saga, chosen, reason, way)
 
 
 async def resume(
@@ -46,9 +41,7 @@ async def resume(
     *,
     reason: str = "",
     chosen: Chosen | None = None,
-    yes: Yes = False,
-    timeout: float = 5.0,
-    dry_run: DryRun = False,
+    way: WayForMany = USUAL_FOR_MANY,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
     """Let paused sagas go on; without a saga and a filter, stopped compensation and timers that the breaker holds.
@@ -60,13 +53,10 @@ async def resume(
     Args:
         saga: type/key, the key alone where only one type has it, @latest or @latest:type.
         reason: why, for the record.
-        yes: do not ask.
-        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
-        dry_run: only say what would come of it.
     """
     if not saga and (chosen is None or not chosen.any()):
-        return await on_all(shell, "resume", reason, timeout, dry_run, yes)
-    return await on_sagas(shell, "resume", saga, chosen, reason, timeout, dry_run=dry_run, yes=yes)
+        return await on_all(shell, "resume", reason, way)
+    return await on_sagas(shell, "resume", saga, chosen, reason, way)
 
 
 async def retry(
@@ -76,9 +66,7 @@ async def retry(
     from_: Annotated[str, Parameter(name="--from", show_default=False)] = "",
     reason: str = "",
     chosen: Chosen | None = None,
-    yes: Yes = False,
-    timeout: float = 5.0,
-    dry_run: DryRun = False,
+    way: WayForMany = USUAL_FOR_MANY,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
     """Try a failed step again: its command goes out as a new attempt, with the same idempotency key.
@@ -91,13 +79,10 @@ async def retry(
         saga: type/key, the key alone where only one type has it, @latest or @latest:type.
         from_: the step; not needed where only one has failed.
         reason: why, for the record; needed with --from.
-        yes: do not ask.
-        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
-        dry_run: only say what would come of it.
     """
     if from_:
         needs_reason("from that step", reason)
-    return await on_sagas(shell, "retry", saga, chosen, reason, timeout, dry_run=dry_run, yes=yes, step=from_)
+    return await on_sagas(shell, "retry", saga, chosen, reason, way, step=from_)
 
 
 async def skip(
@@ -108,9 +93,7 @@ async def skip(
     reason: str,
     skipped: Annotated[str, Parameter(name="--step", show_default=False)] = "",
     chosen: Chosen | None = None,
-    yes: Yes = False,
-    timeout: float = 5.0,
-    dry_run: DryRun = False,
+    way: WayForMany = USUAL_FOR_MANY,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
     """Go on without a step, as if it were optional and had failed: it is DEGRADED.
@@ -125,12 +108,9 @@ async def skip(
         step: which.
         reason: why, for the record.
         skipped: which step, where a filter chooses the sagas.
-        yes: do not ask.
-        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
-        dry_run: only say what would come of it.
     """
     needs_reason("without it", reason)
     which = step or skipped
     if not which:
         raise ConfigurationError("which step? write saga skip SAGA STEP, or --step with a filter")
-    return await on_sagas(shell, "skip", saga, chosen, reason, timeout, dry_run=dry_run, yes=yes, step=which)
+    return await on_sagas(shell, "skip", saga, chosen, reason, way, step=which)

@@ -7,6 +7,7 @@ import getpass
 import json
 import socket
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -26,14 +27,54 @@ Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="", show_default=
 DryRun = Annotated[bool, Parameter(negative="", show_default=False)]
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """How something is asked of a coordinator.
+
+    Args:
+        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
+        dry_run: only say what would come of it.
+    """
+
+    timeout: float = 5.0
+    dry_run: DryRun = False
+
+    @property
+    def sure(self) -> bool:
+        """Whether nobody needs to be asked before."""
+        return True
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class WayForMany(Way):
+    """The same, where a person is asked before something large.
+
+    Args:
+        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
+        dry_run: only say what would come of it.
+        yes: do not ask.
+    """
+
+    yes: Yes = False
+
+    @property
+    def sure(self) -> bool:
+        """Whether nobody needs to be asked before."""
+        return self.yes
+
+
+USUAL, USUAL_FOR_MANY = Way(), WayForMany()
+
+
 async def start(
     type: str,  # noqa: A002 - the option's name
     /,
     *fields: str,
     data: str = "",
     event: str = "",
-    timeout: float = 5.0,
-    dry_run: DryRun = False,
+    way: Way = USUAL,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
     """Start a saga: a coordinator publishes its start event.
@@ -43,8 +84,6 @@ async def start(
         fields: of the start event, each as name=value.
         data: of the start event as JSON, instead of fields.
         event: the start event's type, where the saga has several.
-        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
-        dry_run: only say what would be asked.
     """
     from .. import queries
     from ..names import saga_id
@@ -67,16 +106,14 @@ async def start(
             raise ConfigurationError(f"{chosen} needs its key: write {field}=...")
         id_ = saga_id(type, str(key))
         asked: dict[str, Any] = {"type": type, "event": chosen, "data": values}
-        return await ask(shell, database, "start", id_, "", timeout, dry_run, yes=True, **asked)
+        return await ask(shell, database, "start", id_, "", way, **asked)
 
 
 async def stop(
     *,
     all_undo: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     reason: str,
-    yes: Yes = False,
-    timeout: float = 5.0,
-    dry_run: DryRun = False,
+    way: WayForMany = USUAL_FOR_MANY,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
     """Stop all compensation: no undo command goes out until `saga resume`.
@@ -84,18 +121,13 @@ async def stop(
     Args:
         all_undo: required: it concerns every saga of this store.
         reason: why, for the record.
-        yes: do not ask.
-        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
-        dry_run: only say what would be asked.
     """
     if not all_undo:
         raise ConfigurationError("saga stop stops the compensation of every saga; say so with --all-undo")
-    return await on_all(shell, "stop", reason, timeout, dry_run, yes)
+    return await on_all(shell, "stop", reason, way)
 
 
-async def on_saga(
-    shell: Shell, kind: str, saga: str, reason: str, timeout: float, dry_run: bool, step: str = "", by: str = ""
-) -> int:
+async def on_saga(shell: Shell, kind: str, saga: str, reason: str, way: Way, step: str = "", by: str = "") -> int:
     """Ask for something that is about one saga, and wait for what becomes of it.
 
     Raises:
@@ -113,10 +145,10 @@ async def on_saga(
         if step and step not in found.instance.steps:
             raise ConfigurationError(f"{id_} has no step {step!r}; it has {', '.join(found.instance.steps)}")
         asked = {"step": step} if step else {}
-        return await ask(shell, database, kind, id_, reason, timeout, dry_run, yes=True, by=by, **asked)
+        return await ask(shell, database, kind, id_, reason, way, by=by, **asked)
 
 
-async def on_all(shell: Shell, kind: str, reason: str, timeout: float, dry_run: bool, yes: bool) -> int:
+async def on_all(shell: Shell, kind: str, reason: str, way: Way) -> int:
     """Ask for something that concerns every saga."""
     from .. import queries
 
@@ -125,9 +157,9 @@ async def on_all(shell: Shell, kind: str, reason: str, timeout: float, dry_run: 
             lambda connection: queries.count_phases(connection, queries.Filter(only_open=True))
         )
         concerned = sum(counts.values())
-        if not yes and not dry_run:
+        if not way.sure and not way.dry_run:
             confirm(f"{kind}: this concerns all {concerned:,} open sagas of {database.url}")
-        return await ask(shell, database, kind, None, reason, timeout, dry_run, yes=yes)
+        return await ask(shell, database, kind, None, reason, way)
 
 
 def confirm(question: str) -> None:
@@ -151,10 +183,8 @@ async def ask(
     kind: str,
     id_: str | None,
     reason: str,
-    timeout: float,
-    dry_run: bool,
+    way: Way,
     *,
-    yes: bool,
     about: str = "all sagas",
     by: str = "",
     **arguments: Any,
@@ -167,9 +197,7 @@ async def ask(
         kind: what is asked.
         id_: the saga that it is about; None where it is about something else.
         reason: why, for the record.
-        timeout: seconds.
-        dry_run: only say what would be asked.
-        yes: nobody was asked whether to go on.
+        way: how.
         about: what it is about, where that is no saga.
         by: who asks; "" for the user of this machine.
         arguments: what the kind needs.
@@ -179,7 +207,7 @@ async def ask(
     """
     from .. import operators
 
-    if dry_run:
+    if way.dry_run:
         told = {
             "schema": "saga.command/v1",
             "command_id": None,
@@ -193,7 +221,7 @@ async def ask(
     command_id = await database.write(
         lambda connection: operators.ask(connection, kind, saga_id=id_, by=signed(by), reason=reason, **arguments)
     )
-    answer = await answered(database, command_id, timeout)
+    answer = await answered(database, command_id, way.timeout)
     if answer.state == operators.REFUSED:
         raise Refused(f"{kind} {id_ or ''}: {answer.result}".replace(" :", ":"), saga_id=id_)
     told = {
@@ -204,8 +232,8 @@ async def ask(
         "state": "queued" if answer.state == operators.PENDING else answer.state,
         "result": answer.result or None,
     }
-    _tell(shell, told, timeout, about)
-    return exits.TIMED_OUT if answer.state == operators.PENDING and timeout > 0 else exits.OK
+    _tell(shell, told, way.timeout, about)
+    return exits.TIMED_OUT if answer.state == operators.PENDING and way.timeout > 0 else exits.OK
 
 
 async def answered(database: Database, command_id: str, timeout: float) -> Answer:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from .operate import DryRun
+from .operate import USUAL, Way, ask
 from .shell import Shell
 
 if TYPE_CHECKING:
@@ -55,8 +55,7 @@ async def pause(
     /,
     *,
     reason: str,
-    timeout: float = 5.0,
-    dry_run: DryRun = False,
+    way: Way = USUAL,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
     """Let no tick of a schedule fire until it is resumed.
@@ -64,10 +63,8 @@ async def pause(
     Args:
         type: of the saga.
         reason: why, for the record.
-        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
-        dry_run: only say what would be asked.
     """
-    return await _on_schedule(shell, "pause-schedule", type, reason, timeout, dry_run)
+    return await _on_schedule(shell, "pause-schedule", type, reason, way)
 
 
 @schedules.command
@@ -76,8 +73,7 @@ async def resume(
     /,
     *,
     reason: str = "",
-    timeout: float = 5.0,
-    dry_run: DryRun = False,
+    way: Way = USUAL,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
     """Let a schedule go on with its next tick; those while it was paused do not fire.
@@ -85,23 +81,20 @@ async def resume(
     Args:
         type: of the saga.
         reason: why, for the record.
-        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
-        dry_run: only say what would be asked.
     """
-    return await _on_schedule(shell, "resume-schedule", type, reason, timeout, dry_run)
+    return await _on_schedule(shell, "resume-schedule", type, reason, way)
 
 
-async def _on_schedule(shell: Shell, kind: str, type_: str, reason: str, timeout: float, dry_run: bool) -> int:
+async def _on_schedule(shell: Shell, kind: str, type_: str, reason: str, way: Way) -> int:
     from ...events.errors import SagaNotFound
     from .. import ticks
-    from .operate import ask
 
     async with shell.sagas() as database:
         known = [row.type for row in await database.read(ticks.all_schedules)]
         if type_ not in known:
             there = f"; {' and '.join(known)} {'has' if len(known) == 1 else 'have'} one" if known else ""
             raise SagaNotFound(f"saga type {type_!r} has no schedule{there}")
-        return await ask(shell, database, kind, None, reason, timeout, dry_run, yes=True, about=type_, type=type_)
+        return await ask(shell, database, kind, None, reason, way, about=type_, type=type_)
 
 
 def _note(row: ScheduleRow) -> str:

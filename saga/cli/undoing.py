@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from ...events.errors import ConfigurationError
 from . import exits
 from .many import Chosen, needs_reason, on_sagas
-from .operate import DryRun, Yes
+from .operate import USUAL, USUAL_FOR_MANY, DryRun, Way, WayForMany
 from .shell import Shell
 from .suggesting import SagaName
 
@@ -21,9 +21,7 @@ async def cancel(
     reason: str = "",
     plan: DryRun = False,
     chosen: Chosen | None = None,
-    yes: Yes = False,
-    timeout: float = 5.0,
-    dry_run: DryRun = False,
+    way: WayForMany = USUAL_FOR_MANY,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
     """Undo a saga on request. After its pivot that is refused.
@@ -32,9 +30,6 @@ async def cancel(
         saga: type/key, the key alone where only one type has it, @latest or @latest:type.
         reason: why, for the record; needed unless only the plan is asked for.
         plan: only say what would be undone, in which order, or why it would be refused.
-        yes: do not ask.
-        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
-        dry_run: only say what would come of it.
     """
     if plan:
         if not saga:
@@ -44,7 +39,7 @@ async def cancel(
         raise ConfigurationError(
             "--reason: why is it cancelled? it stands in the record; --plan only shows what happens"
         )
-    return await on_sagas(shell, "cancel", saga, chosen, reason, timeout, dry_run=dry_run, yes=yes)
+    return await on_sagas(shell, "cancel", saga, chosen, reason, way)
 
 
 async def _show_plan(shell: Shell, saga: str) -> int:
@@ -85,9 +80,7 @@ async def retry_undo(
     step: str = "",
     reason: str = "",
     chosen: Chosen | None = None,
-    yes: Yes = False,
-    timeout: float = 5.0,
-    dry_run: DryRun = False,
+    way: WayForMany = USUAL_FOR_MANY,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
     """Try an undo again that failed for good.
@@ -96,9 +89,6 @@ async def retry_undo(
         saga: type/key, the key alone where only one type has it, @latest or @latest:type.
         step: whose undo; default: every one that failed.
         reason: why, for the record.
-        yes: do not ask.
-        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
-        dry_run: only say what would come of it.
     """
     return await on_sagas(
         shell,
@@ -106,9 +96,7 @@ async def retry_undo(
         saga,
         chosen,
         reason,
-        timeout,
-        dry_run=dry_run,
-        yes=yes,
+        way,
         only_open=False,
         step=step,
     )
@@ -120,8 +108,7 @@ async def mark_undone(
     *,
     reason: str,
     step: str = "",
-    timeout: float = 5.0,
-    dry_run: DryRun = False,
+    way: Way = USUAL,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
     """Record that a person has undone a step whose undo failed.
@@ -130,8 +117,6 @@ async def mark_undone(
         saga: type/key, the key alone where only one type has it, @latest or @latest:type.
         step: which; default: every one whose undo failed.
         reason: what was done, for the record.
-        timeout: how long to wait for a coordinator, seconds; 0 only writes the command down.
-        dry_run: only say what would come of it.
     """
     needs_reason("is it undone", reason)
-    return await on_sagas(shell, "mark-undone", saga, None, reason, timeout, dry_run=dry_run, yes=True, step=step)
+    return await on_sagas(shell, "mark-undone", saga, None, reason, way, step=step)
