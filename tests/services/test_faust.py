@@ -28,7 +28,8 @@ from tests.support.cli import Program, environment
 from tests.support.console import validate
 from tests.support.ports import free_ports
 
-PATIENCE = 90.0
+PATIENCE = 240.0
+"""Seconds: a rebalance may take Faust its whole limit, more than once where a worker is killed meanwhile."""
 
 
 # ---- where it is declared -----------------------------------------------------------------------------------------
