@@ -19,7 +19,7 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from choreo.events.clock import SECOND
+from choreo.events.clock import SECOND, system_clock
 from choreo.events.codec import Codec, to_record
 from choreo.events.database import Database
 from choreo.events.envelope import Envelope, Record
@@ -275,6 +275,40 @@ async def whole(broker: str, home: Path, count: int) -> Measured:
         assert sum(handled.values()) == 3 * count + 2 * _refusals(count), handled
         assert events == _events(count), f"{events} events"
     return watch.measured(count, events=events, phases=phases)
+
+
+async def paced(broker: str, home: Path, count: int, rate: int) -> tuple[list[float], Measured]:
+    """Measure single sagas while `rate` begin each second: milliseconds from the event's time to the saga's end."""
+    settings = load_settings(broker=broker, home=home, group=f"{RUN}.coordinator")
+    parts = Parts(services=services(home), sagas=(Order,))
+    watch = Stopwatch()
+    began: dict[str, int] = {}
+    async with connect(broker, settings) as transport:
+        await transport.create_topics(parts.topics())
+        async with Process(parts, transport, settings, options=_OPTIONS) as process:
+            await process.until_idle()
+            database = await Database.open(settings.store_url)
+            try:
+                async with Publisher(transport, source="shop", settings=settings) as publisher:
+                    await publisher.prepare([OrderPlaced])
+                    watch.start()
+                    loop = asyncio.get_running_loop()
+                    first = loop.time()
+                    for number in range(count):
+                        await asyncio.sleep(max(0.0, first + number / rate - loop.time()))
+                        placed = _placed(number)
+                        began[placed.order_id] = system_clock()
+                        await publisher.publish(placed)
+                    async with asyncio.timeout(SECONDS):
+                        while sum((await _phases(database, ended=True)).values()) < count:
+                            await asyncio.sleep(0.1)
+                watch.lap()
+                query = text("SELECT key, ended_at FROM choreo_saga")
+                ended = dict(row.tuple() for row in await database.read(lambda c: c.execute(query).all()))
+            finally:
+                await database.close()
+    assert ended.keys() == began.keys()
+    return [(ended[key] - at) / 1_000 for key, at in began.items()], watch.measured(count)
 
 
 def _refused(order_id: str) -> bool:
