@@ -8,6 +8,19 @@ from sqlalchemy import ColumnElement, and_, false, or_
 
 from .definition import Definition
 from .tables import saga
+from .words import Condition, Phase
+
+_ENDED_BADLY = saga.c.phase.in_((Phase.FAILED.value, Phase.COMPENSATED.value))
+
+BY_STATE: Mapping[str, ColumnElement[bool]] = {
+    Condition.DEGRADED: saga.c.state.contains('"state":"DEGRADED"', autoescape=True),
+    Condition.TRACE_INCOMPLETE: and_(
+        saga.c.ended_at.isnot(None),
+        saga.c.state.contains('"sampled":false', autoescape=True),
+        or_(_ENDED_BADLY, saga.c.conditions.contains(Condition.LATE.value)),
+    ),
+}
+"""Conditions that nothing notes, as they follow from a saga's state; it is searched where somebody asks for them."""
 
 Definitions = Mapping[tuple[str, int], Definition]
 """By type and version."""

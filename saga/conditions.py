@@ -13,7 +13,7 @@ from .instance import Instance
 from .pace import Forecast
 from .queries import Brakes
 from .queues import Line
-from .words import Condition, Phase
+from .words import Condition, Phase, StepState
 
 if TYPE_CHECKING:
     from .report import Observed
@@ -45,11 +45,36 @@ def conditions(
         reason, message = _why_late(instance, observed, brakes)
         late = format_duration(observed.at - due)
         told.append(condition(Condition.COORDINATOR_LAGGING, reason, f"a timer is due since {late}: {message}", due))
+    told += _without(instance)
+    if is_incomplete(instance):
+        message = "its trace was not sampled: it has what the coordinator saw, and not what services did"
+        told.append(condition(Condition.TRACE_INCOMPLETE, "NotSampled", message, instance.ended_at or observed.at))
     for each in expected:
         if each.slow is not None:
             message = f"{each.name}: {each}"
             told.append(condition(Condition.SLOW, each.slow, message, each.slow_since, each.stretch.step or None))
     return sorted(told, key=lambda each: str(each["since"]))
+
+
+def _without(instance: Instance) -> list[dict[str, Any]]:
+    """Name the steps that a saga has gone on without."""
+    return [
+        condition(
+            Condition.DEGRADED,
+            "WithoutStep",
+            f"it goes on without {name}: {step.error or 'a person skipped it'}",
+            step.since,
+            name,
+        )
+        for name, step in instance.steps.items()
+        if step.state is StepState.DEGRADED
+    ]
+
+
+def is_incomplete(instance: Instance) -> bool:
+    """Tell whether a trace is shown of a saga that has ended, and lacks what services did, as it was not sampled."""
+    shown = instance.phase in (Phase.FAILED, Phase.COMPENSATED) or Condition.LATE in instance.conditions
+    return instance.ended_at is not None and not instance.sampled and shown
 
 
 def _place(instance: Instance, line: Line, now: int) -> str:

@@ -217,8 +217,8 @@ def _groups(seen: Seen) -> list[Finding]:
         if around.members(service.group) == 0:
             verdict: Verdict = "failure" if unread else "warning"
             since = seen.last_seen.get(service.group)
-            none = f"none since {since}" if since else "none was ever seen"
-            told = f"service {service.service} has no live member, {none}; {unread:,} events wait for it"
+            none = f", none since {since}" if since else ""
+            told = f"service {service.service} has no live member{none}; {unread:,} events wait for it"
             found.append(Finding("groups", verdict, told, f"start service {service.service}"))
     alive = len(around.services) - len(found)
     for each in around.breakers:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, and_, func, literal_column, or_, tuple_
 
 from ..events.errors import ConfigurationError
+from .choosing import BY_STATE
 from .names import parse_saga_id
 from .queries import SORTS, Filter, SagaRow, read_rows
 from .tables import saga
@@ -24,7 +25,7 @@ TIERS = (
 )
 """What needs attention first, as `saga list` has it."""
 
-_SEEN_FROM_OUTSIDE = {Condition.PAUSED, Condition.SLOW}
+_SEEN_FROM_OUTSIDE = {Condition.PAUSED, Condition.SLOW, Condition.STUCK, *BY_STATE}
 """Conditions that hold also where they are not noted with the saga."""
 
 _DURATION = func.coalesce(saga.c.ended_at, saga.c.updated_at) - saga.c.started_at

@@ -377,6 +377,9 @@ def clauses(connection: Connection, wanted: Filter, beside: _Beside | None = Non
             slow = condition == Condition.SLOW
             found.append(usual.is_slow(beside.usual, wanted.now) if slow else saga.c.id.in_(beside.stuck))
             continue
+        if condition in choosing.BY_STATE:
+            found.append(choosing.BY_STATE[condition])
+            continue
         held = beside.nowhere if condition == Condition.PAUSED else ()
         own = [and_(saga.c.type == type_, saga.c.version == version) for type_, version in held]
         found.append(or_(_has(condition), and_(saga.c.ended_at.is_(None), or_(*own))) if own else _has(condition))

@@ -69,4 +69,7 @@ class Condition(StrEnum):
     """The code of its version is loaded nowhere: it takes in events, and what it would send waits."""
     HELD = "Held"
     """A person has paused it: it takes in events, nothing follows from them, and its timers stand still."""
+    DEGRADED = "Degraded"
+    """It went on without a step."""
     TRACE_INCOMPLETE = "TraceIncomplete"
+    """It failed, or was late, and its trace was not sampled: what services did is not in it."""

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
+import pytest
+from sqlalchemy import update
+
+from choreo import Saga, step
 from choreo.events.errors import AmbiguousSaga, ConfigurationError, SagaNotFound
 from choreo.saga import queries
-from choreo.saga.queries import Filter
-from choreo.saga.words import Phase
+from choreo.saga.conditions import conditions
+from choreo.saga.paging import page_of
+from choreo.saga.queries import Brakes, Filter
+from choreo.saga.report import Observed
+from choreo.saga.tables import saga
+from choreo.saga.words import Phase, StepState
 from tests.saga.stage import Again, Declined, Order, Paid, Placed, Refused, Reserved, Stage
 
 
@@ -97,3 +105,36 @@ async def test_the_ledger_counts_and_names_what_waits(stage: Stage) -> None:
     assert {key: count for key, (count, _) in waiting.items()} == {("order", "Reserved"): 1}
     rows = await stage.database.read(queries.read_ignored)
     assert all(row["count"] >= 1 for row in rows)
+
+
+class Lenient(Saga, start=Placed, key="order_id"):
+    reserve = step(done=Reserved, failed=Refused, undo=None, within="30s", optional=True)
+    charge = step(done=Paid, failed=Declined, undo=None, within="30s")
+
+
+async def test_conditions_that_follow_from_the_state_alone_are_found_on_both_databases(stage: Stage) -> None:
+    stage.sagas = (Lenient,)
+    await stage.start()
+    await stage.publish(Placed(order_id="1"), Placed(order_id="2"), Placed(order_id="3"))
+    await stage.publish(Refused(order_id="1"), Declined(order_id="2"), Declined(order_id="3"))
+    await stage.until(
+        lambda found: (
+            len(found) == 3
+            and found["lenient/1"].steps["reserve"].state is StepState.DEGRADED
+            and found["lenient/2"].phase.ended
+            and found["lenient/3"].phase.ended
+        )
+    )
+    unsampled = replace((await stage.instances())["lenient/2"], sampled=False)
+    written = update(saga).where(saga.c.id == "lenient/2").values(state=unsampled.to_json())
+    await stage.database.write(lambda connection: connection.execute(written))
+    stage.verified = False  # the history does not know of it
+    for condition, name in (("Degraded", "lenient/1"), ("TraceIncomplete", "lenient/2")):
+        wanted = Filter(conditions=[condition])
+        rows = await stage.database.read(lambda c, wanted=wanted: queries.list_sagas(c, wanted, limit=None))
+        assert [row.id for row in rows] == [name]
+        page = await stage.database.read(lambda c, wanted=wanted: page_of(c, wanted, sort="attention", limit=5))
+        assert [row.id for row in page.rows] == [name]
+        found = await stage.database.read(lambda c, name=name: queries.load(c, name))
+        told = conditions(found.instance, Observed(stage.now), Brakes(False, False))
+        assert condition in {each["type"] for each in told}
