@@ -26,7 +26,7 @@ from pathlib import Path
 
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
+from alembic.script import Script, ScriptDirectory
 from sqlalchemy import Connection
 
 from .database import Database, lock_schema, newer_store, schema_version, version_table
@@ -54,6 +54,16 @@ async def upgrade(database: Database, room: str) -> list[str]:
     return await database.write(lambda connection: _upgrade(connection, room, scripts, database.url))
 
 
+def missing(connection: Connection, room: str) -> list[str]:
+    """List the ids of the migrations that a store lacks, oldest first; it may be a new one, which lacks all.
+
+    Raises:
+        StoreMismatch: the store was written by a newer release.
+    """
+    scripts = _missing(connection, room, migrations(room), connection.engine.url.render_as_string())
+    return [script.revision for script in scripts]
+
+
 def migrations(room: str) -> ScriptDirectory:
     """Give the migrations of a room, as Alembic knows them."""
     return ScriptDirectory(Path(__file__).parent.parent / room / "migrations")
@@ -62,16 +72,21 @@ def migrations(room: str) -> ScriptDirectory:
 def _upgrade(connection: Connection, room: str, scripts: ScriptDirectory, url: str) -> list[str]:
     lock_schema(connection)
     context = MigrationContext.configure(connection, opts={"version_table": version_table(room)})
+    lacking = _missing(connection, room, scripts, url)
+    operations = Operations(context)
+    for script in lacking:
+        script.module.upgrade(operations)
+        failpoint("store.in_migration")
+    if lacking:
+        context.stamp(scripts, "head")
+    return [script.revision for script in lacking]
+
+
+def _missing(connection: Connection, room: str, scripts: ScriptDirectory, url: str) -> list[Script]:
     found = schema_version(connection, room)
     known = {script.revision for script in scripts.walk_revisions()}
     if found is not None and found not in known:
         raise newer_store(url, room, found, max(known))
-    missing = [script for script in scripts.iterate_revisions("head", found or "base") if script.revision != found]
-    missing.reverse()
-    operations = Operations(context)
-    for script in missing:
-        script.module.upgrade(operations)
-        failpoint("store.in_migration")
-    if missing:
-        context.stamp(scripts, "head")
-    return [script.revision for script in missing]
+    lacking = [script for script in scripts.iterate_revisions("head", found or "base") if script.revision != found]
+    lacking.reverse()
+    return lacking

@@ -23,6 +23,7 @@ async def backup(
     /,
     *,
     made_by: Annotated[str, Parameter(show_default=False)] = "",
+    reason: Annotated[str, Parameter(show_default=False)] = "",
     dry_run: DryRun = False,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> None:
@@ -36,6 +37,7 @@ async def backup(
     Args:
         file: where to; what is there is never replaced.
         made_by: note that something else has made a backup just now, e.g. pg_dump; nothing is copied.
+        reason: why, for the audit.
         dry_run: only say what would be done.
     """
     from .. import audit
@@ -68,7 +70,15 @@ async def backup(
                 who = signed()
                 note_backup(connection, who.by, made_by or str(file), at)
                 details = {"file": told["file"], "made_by": made_by}
-                audit.record(connection, "store backup", who, outcome=audit.DONE, target="store", details=details)
+                audit.record(
+                    connection,
+                    "store backup",
+                    who,
+                    outcome=audit.DONE,
+                    target="store",
+                    reason=reason,
+                    details=details,
+                )
 
             await database.write(note)
     if shell.machine:

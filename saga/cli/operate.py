@@ -74,6 +74,7 @@ async def start(
     *fields: str,
     data: str = "",
     event: str = "",
+    reason: str = "",
     way: Way = USUAL,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
@@ -84,6 +85,7 @@ async def start(
         fields: of the start event, each as name=value.
         data: of the start event as JSON, instead of fields.
         event: the start event's type, where the saga has several.
+        reason: why, for the record.
     """
     from .. import queries
     from ..names import saga_id
@@ -106,7 +108,7 @@ async def start(
             raise ConfigurationError(f"{chosen} needs its key: write {field}=...")
         id_ = saga_id(type, str(key))
         asked: dict[str, Any] = {"type": type, "event": chosen, "data": values}
-        return await ask(shell, database, "start", id_, "", way, **asked)
+        return await ask(shell, database, "start", id_, reason, way, **asked)
 
 
 async def stop(

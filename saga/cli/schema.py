@@ -203,6 +203,7 @@ async def check(*targets: str, registry: Where = "", shell: Hidden) -> int:
 @schema.command
 async def register(
     *targets: str,
+    reason: Annotated[str, Parameter(show_default=False)] = "",
     dry_run: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     registry: Where = "",
     shell: Hidden,
@@ -213,6 +214,7 @@ async def register(
 
     Args:
         targets: as for `saga schema check`; what they only read is left out.
+        reason: why, for the audit.
         dry_run: only say what would be registered.
         registry: a URL, or a folder of .avsc files (which is made); default: CHOREO_REGISTRY, else the broker's own.
     """
@@ -229,7 +231,7 @@ async def register(
     if done:
         from .recording import Recorder
 
-        await Recorder(shell, "schema register", "").done([(each.contract.subject, {"in": place}) for each in done])
+        await Recorder(shell, "schema register", reason).done([(each.contract.subject, {"in": place}) for each in done])
     _tell(shell, done or standings, registered=len(done) > 0)
     fresh = sum(each.verdict in ("new", "compatible") for each in standings)
     if broken:

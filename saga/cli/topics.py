@@ -48,6 +48,7 @@ def apply(
     *targets: str,
     partitions: int = 4,
     replication: int = 0,
+    reason: Annotated[str, Parameter(show_default=False)] = "",
     dry_run: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> None:
@@ -59,6 +60,7 @@ def apply(
         targets: as for `saga run`.
         partitions: of each new topic; equal counts let one coordinator meet all events of a saga.
         replication: replicas of each new topic; 0 leaves it to the broker.
+        reason: why, for the audit.
         dry_run: only say what would be created.
     """
     from ..loading import load_parts
@@ -70,10 +72,10 @@ def apply(
     if replication < 0:
         raise ConfigurationError(f"--replication {replication}: write 1 or more, or 0 for the broker's own default")
     wanted = load_parts(targets).topics(partitions=partitions, replication=replication)
-    asyncio.run(_apply(shell, wanted, partitions, dry_run))
+    asyncio.run(_apply(shell, wanted, partitions, reason, dry_run))
 
 
-async def _apply(shell: Shell, wanted: list[TopicSpec], partitions: int, dry_run: bool) -> None:
+async def _apply(shell: Shell, wanted: list[TopicSpec], partitions: int, reason: str, dry_run: bool) -> None:
     from ...events.transports import connect
 
     settings = shell.settings
@@ -82,7 +84,7 @@ async def _apply(shell: Shell, wanted: list[TopicSpec], partitions: int, dry_run
         missing = [spec for spec in wanted if spec.name not in there]
         if missing and not dry_run:
             await transport.create_topics(missing)
-            await Recorder(shell, "topics apply", "").done(
+            await Recorder(shell, "topics apply", reason).done(
                 [(spec.name, {"partitions": spec.partitions}) for spec in missing]
             )
     new = {spec.name for spec in missing}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from .backup import backup
+from .operate import DryRun
 from .shell import Shell
 from .tables import draw
 
@@ -26,56 +27,79 @@ store.command(backup)
 
 
 @store.command
-def upgrade(*targets: str, shell: Annotated[Shell, Parameter(parse=False)]) -> None:
+def upgrade(
+    *targets: str,
+    reason: Annotated[str, Parameter(show_default=False)] = "",
+    dry_run: DryRun = False,
+    shell: Annotated[Shell, Parameter(parse=False)],
+) -> None:
     """Bring the tables of the coordinator's store and of the services' stores to this release.
 
     Each room of a store is upgraded in one transaction, forward only. Stop what writes to a SQLite file first.
 
     Args:
         targets: also the stores of these services, named as for `saga run`; those in the home folder are found.
+        reason: why, for the audit.
+        dry_run: only say what would be applied.
     """
-    asyncio.run(_upgrade(shell, _stores(shell.settings, targets)))
+    asyncio.run(_upgrade(shell, _stores(shell.settings, targets), reason, dry_run))
 
 
-async def _upgrade(shell: Shell, stores: dict[str, set[str]]) -> None:
+async def _upgrade(shell: Shell, stores: dict[str, set[str]], reason: str, dry_run: bool) -> None:
     from ...events.database import Database, schema_version
-    from ...events.migrate import ROOMS
+    from ...events.migrate import ROOMS, missing
     from ...events.migrate import upgrade as migrate
 
     done: list[dict[str, Any]] = []
     for url, rooms in stores.items():
-        database = await Database.open(url)
+        # What is only looked at is not made: a store that is not there lacks what an empty one lacks.
+        absent = dry_run and _is_absent(url)
+        database = await Database.open("sqlite::memory:" if absent else url)
         try:
             for room in ROOMS:
                 known = await database.read(partial(schema_version, room=room))
                 if known is None and room not in rooms:
                     continue
-                applied = await migrate(database, room)
+                pending = await database.read(partial(missing, room=room)) if dry_run else []
+                applied = [] if dry_run else await migrate(database, room)
                 done.append(
                     {
                         "schema": "saga.upgrade/v1",
-                        "store": database.url,
+                        "store": url if absent else database.url,
                         "room": room,
                         "from": known,
                         "applied": applied,
+                        "pending": pending,
                     }
                 )
             if url == shell.settings.store_url:
-                await _record(database, [each for each in done if each["applied"] and each["store"] == database.url])
+                await _record(
+                    database, reason, [each for each in done if each["applied"] and each["store"] == database.url]
+                )
         finally:
             await database.close()
     if shell.machine:
         shell.json(done)
         return
     table = [
-        [each["store"], each["room"], each["from"] or "new", ", ".join(each["applied"]) or "up to date"]
+        [
+            each["store"],
+            each["room"],
+            each["from"] or "new",
+            ", ".join([*each["applied"], *each["pending"]]) or "up to date",
+        ]
         for each in done
     ]
-    draw(shell, ["STORE", "ROOM", "WAS", "APPLIED"], table, elastic={0})
-    shell.hint(f"{sum(bool(each['applied']) for each in done)} of {len(done)} rooms upgraded")
+    draw(shell, ["STORE", "ROOM", "WAS", "WOULD APPLY" if dry_run else "APPLIED"], table, elastic={0})
+    number = sum(bool(each["applied"] or each["pending"]) for each in done)
+    shell.hint(f"{number} of {len(done)} rooms {'would be ' if dry_run else ''}upgraded")
 
 
-async def _record(database: Database, upgraded: list[dict[str, Any]]) -> None:
+def _is_absent(url: str) -> bool:
+    return url.startswith("sqlite:") and not Path(url.removeprefix("sqlite:")).exists()
+
+
+async def _record(database: Database, reason: str, upgraded: list[dict[str, Any]]) -> None:
     """Write into the audit that a store was upgraded, once it can hold one."""
     from .. import audit
     from .operate import signed
@@ -83,7 +107,15 @@ async def _record(database: Database, upgraded: list[dict[str, Any]]) -> None:
     def write(connection: Connection) -> None:
         for each in upgraded:
             details = {"room": each["room"], "from": each["from"], "applied": list(each["applied"])}
-            audit.record(connection, "store upgrade", signed(), outcome=audit.DONE, target="store", details=details)
+            audit.record(
+                connection,
+                "store upgrade",
+                signed(),
+                outcome=audit.DONE,
+                target="store",
+                reason=reason,
+                details=details,
+            )
 
     if upgraded:
         await database.write(write)

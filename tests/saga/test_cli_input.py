@@ -444,6 +444,33 @@ async def _set_version(home: Path, version: str) -> None:
     await database.close()
 
 
+def test_what_an_upgrade_would_do_is_told_and_not_done(saga: Console) -> None:
+    tried = saga("store", "upgrade", "shop.py", "--dry-run", "-o", "json").json
+    rows = [validate(row, "saga.upgrade/v1") for row in tried]
+    assert [(row["room"], row["applied"], bool(row["pending"])) for row in rows if "saga.db" in row["store"]] == [
+        ("events", [], True),
+        ("saga", [], True),
+    ]
+    assert not list(saga.home.glob("*.db")), "nothing was made"
+    asyncio.run(_store(saga.home))
+    asyncio.run(_set_version(saga.home, "0008"))
+    tried = saga("store", "upgrade", "--dry-run", "-o", "json").json
+    assert [row["pending"] for row in tried if row["room"] == "saga"] == [["0009", HEAD]]
+    assert "WOULD APPLY" in saga("store", "upgrade", "--dry-run").out
+
+
+@pytest.mark.parametrize(
+    "command", [["store", "upgrade"], ["topics", "apply", "shop.py"], ["schema", "register", "shop.py"]]
+)
+def test_a_change_of_the_installation_has_its_reason_in_the_audit(saga: Console, command: list[str]) -> None:
+    if command[0] != "store":
+        saga("store", "upgrade")
+    saga("topics", "apply", "shop.py") if command[0] == "schema" else None
+    assert saga(*command, "--reason", "release 7").code == exits.OK
+    rows = saga("audit", "list", "-o", "json").json
+    assert "release 7" in [row["reason"] for row in rows]
+
+
 def test_a_store_is_made_and_upgraded(saga: Console) -> None:
     rows = [validate(row, "saga.upgrade/v1") for row in saga("store", "upgrade", "shop.py", "-o", "json").json]
     told = {(Path(row["store"]).name, row["room"]): row["applied"] for row in rows}
