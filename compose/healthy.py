@@ -1,7 +1,7 @@
-"""Health check of a container: is its process ready? Asks `/readyz` of `saga run`, where `CHOREO_HEALTH` says.
+"""Health check of a container: is its process ready? Asks `/readyz` where `CHOREO_HEALTH` says.
 
-`python healthy.py` ends with 0 or 1, and says what keeps it from being ready. `python healthy.py GROUP` is for a
-process that has no `/readyz`: has its consumer group a live member?
+It is for `saga run`, `saga serve` and `saga relay`. `python healthy.py` ends with 0 or 1, and says what keeps it from
+being ready. `python healthy.py GROUP` is for a process that has no `/readyz`: has its consumer group a live member?
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from sqlalchemy import text
 from choreo.events.database import Database
 from choreo.events.transport import TopicSpec
 from choreo.events.transports import connect
+from choreo.saga.web.visitors import Role, Tokens, Visitor
 from tests.support import parts
 from tests.support.commands import COMPOSE_FILE, compose_commands
 from tests.support.compose import compose_binary
@@ -38,7 +39,7 @@ def docker_compose() -> Path:
 
 
 def _read(docker_compose: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "POSTGRES_PASSWORD"}
+    environment = {name: value for name, value in os.environ.items() if name not in ("POSTGRES_PASSWORD", "WEB_TOKEN")}
     command = [docker_compose, "--file", COMPOSE_FILE, *options, "--profile", "*", "config", "--format", "json"]
     return subprocess.run(command, check=False, capture_output=True, text=True, cwd=FOLDER.parent, env=environment)
 
@@ -94,13 +95,25 @@ def test_containers_of_ours_can_do_little(config: dict[str, Any]) -> None:
 
 def test_a_worker_starts_only_after_what_it_needs(config: dict[str, Any]) -> None:
     for name, service in config["services"].items():
-        if service["image"].startswith("choreo:") and name not in ONCE:
+        if service["image"].startswith("choreo:") and name not in ONCE and name != "web":
             conditions = {other: needed["condition"] for other, needed in service["depends_on"].items()}
             assert conditions == {
                 "kafka": "service_healthy",
                 "postgres": "service_healthy",
                 "topics": "service_completed_successfully",
             }
+
+
+def test_the_web_view_starts_after_the_coordinator_and_lets_nobody_in_without_the_token(config: dict[str, Any]) -> None:
+    web = config["services"]["web"]
+    assert {other: each["condition"] for other, each in web["depends_on"].items()} == {"coordinator": "service_healthy"}
+    example = re.search(r"^WEB_TOKEN=(\S+)$", (FOLDER / ".env.example").read_text(), re.MULTILINE)
+    assert example is not None
+    tokens = Tokens(web["environment"]["CHOREO_WEB_TOKENS"])
+    assert tokens.visitor(example[1]) == Visitor("compose", Role.ADMIN)
+    links = json.loads((FOLDER / "jaeger-links.json").read_text())["linkPatterns"]
+    [port] = web["ports"]
+    assert {each["url"].partition("/sagas/")[0] for each in links} == {f"http://127.0.0.1:{port['published']}"}
 
 
 def test_each_service_has_a_database_of_its_own(config: dict[str, Any]) -> None:
@@ -146,9 +159,10 @@ def test_without_a_password_it_stops_in_one_line(docker_compose: Path) -> None:
 def test_no_secret_stands_in_the_file() -> None:
     text = COMPOSE_FILE.read_text()
     values = re.findall(r"PASSWORD: (\S+)", text) + re.findall(r"://\w+:(\S.*)@", text)
-    assert values
+    values += re.findall(r"TOKENS: \w+:\w+=(\S+)", text)
+    assert len(values) > 3
     for value in values:
-        assert value.startswith("${POSTGRES_PASSWORD"), value
+        assert value.startswith(("${POSTGRES_PASSWORD", "${WEB_TOKEN")), value
     names = set(re.findall(r"\$\{(\w+)", text))
     assert names == set(re.findall(r"^(\w+)=", (FOLDER / ".env.example").read_text(), re.MULTILINE))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from choreo.events.envelope import read_envelope
 from choreo.events.local import LocalBroker
 from tests.support.cli import Program, environment, saga
+from tests.support.commands import COMPOSE_FILE
 from tests.support.ports import free_ports
 
 SHOP = """
@@ -216,4 +219,7 @@ def test_the_web_view_and_webhooks_are_scraped_like_any_process(served: Served) 
     assert ("choreo_handled_messages_total", *_sorted(handled)) in found
     ready = httpx.get(f"http://127.0.0.1:{health}/readyz").json()
     assert [each["name"] for each in ready["parts"]] == ["choreo.webhook"]
+    check = [sys.executable, COMPOSE_FILE.parent / "healthy.py"]
+    judged = subprocess.run(check, capture_output=True, text=True, env=environment(health=str(health)), check=False)
+    assert judged.returncode == 0, judged.stdout
     assert web.stop() == 0
