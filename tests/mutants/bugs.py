@@ -42,15 +42,15 @@ BUGS = (
     Bug(
         "what came before its saga is forgotten",
         "saga.batch",
-        "self._to_park.setdefault((target.type, target.key), []).append(early)",
+        "self._to_park.setdefault((target.type, target.key), []).append(row)",
         "pass",
         faults=("lag",),
     ),
     Bug(
         "what was parked is lost when the saga starts",
         "saga.batch",
-        "for early in (*parked.pop(key, ()), *self._to_park.pop(key, ())):",
-        "for early in self._to_park.pop(key, ()):",
+        "for waiting in (*parked.pop(key, ()), *self._to_park.pop(key, ())):",
+        "for waiting in self._to_park.pop(key, ()):",
         faults=("lag",),
     ),
     Bug(
@@ -233,9 +233,9 @@ BUGS = (
     Bug(
         "a worker commits past work in flight",
         "services.partitions",
-        "            self._ledger.begin(record.place, record.offset)\n",
-        "            self._ledger.begin(record.place, record.offset)\n"
-        "            self._ledger.finish(record.place, record.offset)\n            self.moved.set()\n",
+        "            self._ledger.begin(place, record.offset)\n",
+        "            self._ledger.begin(place, record.offset)\n"
+        "            self._ledger.finish(place, record.offset)\n            self.moved.set()\n",
         faults=("kill", "crash"),
     ),
     Bug(
