@@ -82,6 +82,10 @@ class Seen:
         traces: what became of a probe span; None where no endpoint is set.
         registry: the schema registry's URL, how many subjects it has, and why it cannot be asked (None: it can); None
             where none is set, and the broker keeps the schemas.
+        security: how a Kafka is spoken to, SASL_SSL and so on; "" of another broker.
+        kept: what the store is; None where it cannot be used.
+        standings: what coordinators say of themselves.
+        last_seen: the time, in words, at which a consumer group was last seen with a live member, by its name.
     """
 
     settings: str
@@ -100,6 +104,7 @@ class Seen:
     letters: Mapping[str, int] | None
     traces: Probed | None
     registry: tuple[str, int, str | None] | None = None
+    security: str = ""
     kept: Kept | None = None
     standings: Sequence[Standing] = ()
     last_seen: Mapping[str, str] = field(default_factory=dict)
@@ -166,7 +171,8 @@ def _size(number: int) -> str:
 def _broker(seen: Seen) -> list[Finding]:
     if seen.around.trouble is not None:
         return [Finding("broker", "failure", seen.around.trouble, "start it, or name another with --broker")]
-    return [Finding("broker", "ok", f"it answers; {len(seen.around.topics):,} topics")]
+    how = f" over {seen.security}" if seen.security else ""
+    return [Finding("broker", "ok", f"it answers{how}; {len(seen.around.topics):,} topics")]
 
 
 def _topics(seen: Seen) -> list[Finding]:

@@ -94,7 +94,8 @@ class Presence:
 
     def decided(self, first: Delivery) -> None:
         """Note how long ago a batch's first record was written, now that what it led to is committed."""
-        self._delays.append(max(0, system_clock() - first.timestamp * 1_000))
+        if first.timestamp > 0:  # else whoever wrote it has said nothing of the time
+            self._delays.append(max(0, system_clock() - first.timestamp * 1_000))
 
     async def close(self) -> None:
         """Say nothing any more, and take out what was said."""

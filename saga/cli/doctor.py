@@ -163,6 +163,7 @@ async def _look(shell: Shell, wanted: Collection[str]) -> Seen:
         letters=letters,
         traces=await _traces(shell) if "traces" in wanted else None,
         registry=await _registry(shell),
+        security=settings.kafka_security if settings.broker_url.startswith("kafka:") else "",
         **told,
     )
 

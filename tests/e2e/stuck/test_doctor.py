@@ -187,6 +187,8 @@ async def test_it_tells_who_reads_what_how_quickly_it_decides_and_since_when_a_s
     await desk.publish(Ordered(order_id="4711"))
     told = await _doctor(desk, "coordinator", lambda told: "p99" in told)
     assert "1 in group" in told
+    over = await _doctor(desk, "broker", lambda told: "it answers" in told)
+    assert ("over PLAINTEXT" in over) == desk.settings.broker_url.startswith("kafka:")
     owned = re.search(r"(\d+) of (\d+) partitions owned", told)
     assert owned is not None
     assert owned[1] == owned[2]
