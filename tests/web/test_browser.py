@@ -20,6 +20,7 @@ from tests.support.parts import Missing, missing
 from tests.web.served import HOSTILE, TOKENS, ServedShop, artefacts, bearer
 
 pytestmark = pytest.mark.browser
+expect.set_options(timeout=30_000)
 
 AXE = """
 async () => {
@@ -106,6 +107,7 @@ def test_a_letter_is_mended_by_keyboard_and_nothing_written_is_lost(
     page.locator("#act-edit").get_by_label("Reason").press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("the new body is not JSON")
     expect(body).to_have_value("no JSON")
+    _listens(page)
     page.keyboard.press("g")
     page.keyboard.press("u")
     expect(page.get_by_role("heading", name="Audit")).to_be_visible()
@@ -131,6 +133,11 @@ def test_an_approval_is_given_with_a_reason_and_stands_in_the_audit(page: Page, 
     assert {row["via"] for row in told if row["by"] == "admin-ann"} == {"web"}
 
 
+def _listens(page: Page) -> None:
+    """Wait until a new page hears its keys: then its script shows the button that lists them."""
+    expect(page.locator("#keys")).to_be_visible()
+
+
 def test_everything_can_be_done_by_keyboard(page: Page, shop: ServedShop) -> None:
     shop.place(("by-keys", ""))
     shop.until(lambda: shop.listed("key=by-keys&waiting-for-person=1"))
@@ -141,6 +148,7 @@ def test_everything_can_be_done_by_keyboard(page: Page, shop: ServedShop) -> Non
     page.keyboard.press("g")
     page.keyboard.press("s")
     expect(page.get_by_role("heading", name="Sagas")).to_be_visible()
+    _listens(page)
     page.keyboard.press("/")
     expect(page.get_by_label("Type")).to_be_focused()
     for _ in range(2):
@@ -149,6 +157,7 @@ def test_everything_can_be_done_by_keyboard(page: Page, shop: ServedShop) -> Non
     page.keyboard.type("by-keys")
     page.keyboard.press("Enter")
     expect(page.locator(".cli code")).to_have_text("saga list --key by-keys")
+    _listens(page)
     page.keyboard.press("j")
     expect(page.get_by_role("link", name="fulfilment/by-keys")).to_be_focused()
     outline = page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle")
@@ -160,6 +169,7 @@ def test_everything_can_be_done_by_keyboard(page: Page, shop: ServedShop) -> Non
     page.keyboard.type("no such customer")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_contain_text("COMPENSATED")
+    _listens(page)
     page.keyboard.press("?")
     expect(page.get_by_role("heading", name="Keys", exact=True)).to_be_visible()
     page.keyboard.press("Escape")
