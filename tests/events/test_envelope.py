@@ -23,6 +23,7 @@ from choreo.events.envelope import (
     write_headers,
 )
 from choreo.events.errors import DecodeError, LimitExceeded
+from choreo.events.handled import HEADER
 from choreo.events.ids import derived_id
 
 FULL = Envelope(
@@ -200,4 +201,4 @@ def test_a_record_knows_its_size_and_a_delivery_its_place() -> None:
 def test_the_contract_page_lists_exactly_the_reserved_headers() -> None:
     page = (Path(__file__).parents[2] / "docs" / "wire.md").read_text(encoding="utf-8")
     table = page.partition("## Headers")[2].partition("\n## ")[0]
-    assert set(re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)) == RESERVED
+    assert set(re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)) == RESERVED | {HEADER}

@@ -195,6 +195,7 @@ async def test_a_store_that_is_not_there_yet_is_told_and_found_later(tmp_path_fa
 async def test_only_so_many_wait_at_once(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door_module, "MOST_WAITING", 1)
     await caller.stage.publish(Placed(order_id="1"))
+    await caller.stage.until(lambda found: "order/1" in found)
     waiting = asyncio.create_task(caller.get("/sagas/order/1?wait=20"))
     await asyncio.sleep(0.2)
     answer = await caller.get("/sagas/order/1?wait=20")
