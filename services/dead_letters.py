@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from ..events.clock import to_rfc3339
 from ..events.codec import SECRET_FIELDS, Codec, to_record
@@ -19,6 +21,7 @@ REPLAY = "replay-id"
 """Header of a dead letter that a person sent again: the inbox lets a failed event with it run once more."""
 
 _MOST_MESSAGE = 300
+_MOST_FRAMES = 3
 _LONGEST_KEY = 10_000  # a longer one, twice in the news and escaped, might not fit a record
 
 
@@ -58,6 +61,13 @@ class Failure:
         lines = (text if self.event is None else scrub(text, self.event)).splitlines()
         return lines[0][:_MOST_MESSAGE] if lines else ""
 
+    @property
+    def stack(self) -> str:
+        """Where it was raised: file, line and function, the innermost first; places in code only, never a value."""
+        frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(self.error.__traceback__)]
+        told = [f"{PurePath(code.co_filename).name}:{line} {code.co_name}" for code, line in frames[-_MOST_FRAMES:]]
+        return " < ".join(reversed(told))[:_MOST_MESSAGE]
+
 
 def dead_letter(delivery: Delivery, failure: Failure, secrets: Iterable[str] = ()) -> Record:
     """Build the record for the dead-letter topic: key, value and headers as they came, and `dlq-*` headers.
@@ -81,6 +91,8 @@ def dead_letter(delivery: Delivery, failure: Failure, secrets: Iterable[str] = (
         "time": to_rfc3339(failure.now),
     }
     kept = tuple((name, value) for name, value in delivery.headers if not name.startswith(PREFIX) and name != REPLAY)
+    if failure.attempts and (stack := failure.stack):
+        reasons["stack"] = stack
     if hidden := dict.fromkeys([*_told_secrets(delivery), *secrets]):
         kept = (*(each for each in kept if each[0] != SECRET_FIELDS), (SECRET_FIELDS, ",".join(hidden).encode()))
     headers = (*kept, *((PREFIX + name, text.encode()) for name, text in reasons.items()))

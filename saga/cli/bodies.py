@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ...events.errors import ConfigurationError, DecodeError
 
 if TYPE_CHECKING:
+    from ...events.schema_changes import Change
     from ...events.settings import Settings
     from ...events.transport import Transport
     from ...services.letters import Letter
@@ -41,6 +42,33 @@ async def read_body(
     async with Payloads(settings, transport, reveal=reveal) as payloads:
         secrets = told_secrets(letter.delivery.headers)
         return await payloads.read(value, _content_type(letter), letter.type, letter.event_id, secrets)
+
+
+async def changed_since(settings: Settings, transport: Transport, letter: Letter) -> list[Change]:
+    """Say what is different between the schema that a letter was written with and the newest one of its event.
+
+    Args:
+        settings: where the schema registry is.
+        transport: an open broker.
+        letter: whose; one that is not Avro, or of a type that the registry does not know, has nothing to compare.
+    """
+    from ...events.codec import subject_of
+    from ...events.registry import open_registry
+    from ...events.schema_changes import changes
+
+    value = letter.delivery.value or b""
+    if value[:1] != b"\0" or len(value) < _HEAD or not letter.type:
+        return []
+    registry = open_registry(settings, transport)
+    try:
+        newest = await registry.latest(subject_of(letter.target, letter.type))
+        if newest is None:
+            return []
+        return changes(await registry.fetch(int.from_bytes(value[1:_HEAD], "big")), newest.schema)
+    except DecodeError:
+        return []  # the body says so already
+    finally:
+        await registry.close()
 
 
 class Body(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -71,16 +72,26 @@ async def show(
     reveal: Flag = False,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> None:
-    """Show one dead letter: who gave up and why, its headers, and its body decoded.
+    """Show one dead letter: who gave up, why and where, its headers, its body decoded, and how its schema has changed.
 
     Args:
         id: of the letter, or the beginning of it.
         reveal: show secrets in the clear; what is encrypted needs its key (CHOREO_KEYS).
     """
+    from .bodies import changed_since
+    from .schema import change_line
+
     async with broker(shell) as transport:
         filed = pick(await read(transport, ()), id)
         body, problem = await body_of(shell, transport, filed.letter, reveal)
-    shown = {**told(filed), "headers": headers_of(filed.letter), "body": body, "body_error": problem}
+        differences = await changed_since(shell.settings, transport, filed.letter)
+    shown = {
+        **told(filed),
+        "headers": headers_of(filed.letter),
+        "schema_changes": [asdict(each) for each in differences],
+        "body": body,
+        "body_error": problem,
+    }
     if shell.machine:
         shell.json(shown)
         return
@@ -90,12 +101,14 @@ async def show(
         f"  event    {letter.type or '-'} {letter.event_id}  key {letter.key or '-'}",
         f"  from     {letter.target} by {letter.service}{'.' + letter.handler if letter.handler else ''}",
         f"  because  {letter.error}: {letter.message} (attempts {letter.attempts}, sent again {letter.replays} times)",
+        *([f"  at       {stack}"] if (stack := headers_of(letter).get("dlq-stack")) else []),
         f"  saga     {letter.saga or '-'}{' step ' + letter.step if letter.step else ''}",
     ]
     if filed.settled is not None:
         lines.append(
             f"  settled  {filed.settled.state} by {filed.settled.by} at {filed.settled.at}: {filed.settled.reason}"
         )
+    lines += [f"  schema   since then: {change_line(each)}" for each in differences]
     lines += [f"  header   {name}: {value}" for name, value in headers_of(letter).items()]
     lines += [
         "",

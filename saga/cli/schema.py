@@ -170,7 +170,7 @@ async def diff(
             }
         )
         return
-    shell.lines(_line(each) for each in differences)
+    shell.lines(change_line(each) for each in differences)
     if shell.output == "id":
         return
     for level, told in problems.items():
@@ -327,7 +327,8 @@ async def _version(registry: SchemaRegistry, subject: str, version: int, place: 
     )
 
 
-def _line(change: Change) -> str:
+def change_line(change: Change) -> str:
+    """Tell a change of a schema in one line."""
     field = change.field or "(the record)"
     if change.change == "changed":
         return f"~ {field}  {change.before} → {change.after}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,8 +16,10 @@ import structlog
 from sqlalchemy import Connection
 
 from choreo import Event, Permanent, Publisher, Retry, Saga, Service, step
+from choreo.events.codec import subject_of
 from choreo.events.database import Database
 from choreo.events.envelope import Record, read_envelope
+from choreo.events.registry import open_registry
 from choreo.events.settings import Settings, load_settings
 from choreo.events.transports import connect
 from choreo.saga import jobs
@@ -129,6 +132,24 @@ async def desk(
         yield Desk(load_settings(), Console(capsys, tmp_path, beside=True), stack)
 
 
+async def test_a_letter_tells_where_it_was_raised_and_what_its_schema_has_become(desk: Desk) -> None:
+    await desk.run(Till().service)
+    await desk.publish(Billed(bill_id="1", amount=5))
+    [letter] = await desk.letters(1)
+    schema = Billed.spec().schema
+    assert schema is not None
+    newer = {**schema, "fields": [*schema["fields"], {"name": "due", "type": ["null", "string"], "default": None}]}
+    async with connect(desk.settings.broker_url, desk.settings) as transport:
+        registry = open_registry(desk.settings, transport)
+        await registry.register(subject_of("bills", "Billed"), newer)
+        await registry.close()
+    shown = (await desk.saga("dlq", "show", letter["id"])).out
+    assert re.search(r"^  at       test_dlq\.py:\d+ pay < ", shown, re.MULTILINE)
+    assert "  schema   since then: + due  null or string" in shown
+    told = validate((await desk.saga("dlq", "show", letter["id"], "-o", "json")).json)
+    assert [(each["change"], each["field"]) for each in told["schema_changes"]] == [("added", "due")]
+
+
 async def test_a_letter_is_read_mended_at_its_service_and_sent_again(desk: Desk) -> None:
     till = Till()
     await desk.run(till.service, sagas=(Billing,))
@@ -138,6 +159,8 @@ async def test_a_letter_is_read_mended_at_its_service_and_sent_again(desk: Desk)
     assert (letter["error_class"], letter["message"], letter["state"]) == ("Permanent", "less than 100", "open")
     shown = await desk.saga("dlq", "show", letter["id"], "-o", "json")
     assert validate(shown.json)["body"] == {"bill_id": "1", "amount": 5}
+    assert re.fullmatch(r"test_dlq\.py:\d+ pay < .+", shown.json["headers"]["dlq-stack"]), "where it was raised"
+    assert shown.json["schema_changes"] == []
     till.least = 1
     done = await desk.saga("dlq", "retry", letter["id"], "--reason", "mended", "-o", "json")
     assert done.code == exits.OK, done.err
