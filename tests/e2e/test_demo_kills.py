@@ -113,7 +113,8 @@ def programs(tmp_path: Path, kafka_bootstrap: str) -> Iterator[tuple[Settings, d
     }
     env = environment(**given, demo_orders=MIX.orders, demo_seed=MIX.seed, demo_pace=MIX.pace)
     commands = compose_commands()
-    del commands["fraud"]  # the shop does not need it; tests/e2e/test_fraud.py runs it
+    for name in ("fraud", "web"):  # the shop does not need them; tests/e2e/test_fraud.py and tests/web run them
+        del commands[name]
     made = saga(*commands.pop("topics")[1:], env=env)
     assert made.returncode == 0, made.stderr
     all_ = {name: Program(command, env=env, folder=tmp_path, name=name) for name, command in commands.items()}
