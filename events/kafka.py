@@ -188,6 +188,14 @@ class KafkaTransport:
         if producer is not None:
             await farewell(producer.stop())
 
+    async def brokers(self) -> int:
+        """Count the brokers of the cluster.
+
+        Raises:
+            BrokerUnreachable: none of them answers.
+        """
+        return len((await self.ask(self._admin_client().describe_cluster))["brokers"])
+
     # -- topics -------------------------------------------------------------------------------------------------------
 
     async def topics(self) -> dict[str, TopicInfo]:

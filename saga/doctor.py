@@ -60,6 +60,22 @@ class Kept(NamedTuple):
     backup_age: int | None
 
 
+class Schemas(NamedTuple):
+    """What the doctor saw of the schemas.
+
+    Args:
+        registry: its URL; "" where the broker keeps them.
+        subjects: how many there are.
+        trouble: why it cannot be asked; None: it can.
+        broken: subjects of ours of which the newest schema breaks the rule, with the first objection.
+    """
+
+    registry: str
+    subjects: int
+    trouble: str | None = None
+    broken: Sequence[tuple[str, str]] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """What the doctor saw.
@@ -80,8 +96,8 @@ class Seen:
         around: what was seen on the broker.
         letters: open dead letters by topic; None where the broker was not asked.
         traces: what became of a probe span; None where no endpoint is set.
-        registry: the schema registry's URL, how many subjects it has, and why it cannot be asked (None: it can); None
-            where none is set, and the broker keeps the schemas.
+        schemas: what was seen of them; None where the broker keeps them and could not be asked.
+        brokers: how many a Kafka cluster has; None of another broker, or where that was not asked.
         security: how a Kafka is spoken to, SASL_SSL and so on; "" of another broker.
         kept: what the store is; None where it cannot be used.
         standings: what coordinators say of themselves.
@@ -103,7 +119,8 @@ class Seen:
     around: Surroundings
     letters: Mapping[str, int] | None
     traces: Probed | None
-    registry: tuple[str, int, str | None] | None = None
+    schemas: Schemas | None = None
+    brokers: int | None = None
     security: str = ""
     kept: Kept | None = None
     standings: Sequence[Standing] = ()
@@ -172,7 +189,8 @@ def _broker(seen: Seen) -> list[Finding]:
     if seen.around.trouble is not None:
         return [Finding("broker", "failure", seen.around.trouble, "start it, or name another with --broker")]
     how = f" over {seen.security}" if seen.security else ""
-    return [Finding("broker", "ok", f"it answers{how}; {len(seen.around.topics):,} topics")]
+    who = f"; {seen.brokers:,} {_plural(seen.brokers, 'broker', 'brokers')}" if seen.brokers else ""
+    return [Finding("broker", "ok", f"it answers{how}{who}, {len(seen.around.topics):,} topics")]
 
 
 def _topics(seen: Seen) -> list[Finding]:
@@ -200,6 +218,13 @@ def missing_topics(seen: Seen) -> list[str]:
     return sorted(_needed(seen) - seen.around.topics.keys()) if seen.around.trouble is None else []
 
 
+def needed_topics(definitions: Sequence[Definition], around: Surroundings) -> set[str]:
+    """Name the topics that sagas and services name."""
+    services = around.services.values()
+    consumed = {taken.topic for each in services for one in each.handlers for taken in one.consumes}
+    return consumed | {topic for definition in definitions for topic in definition.topics.values()}
+
+
 def usual_partitions(seen: Seen) -> int | None:
     """Give how many partitions most of the topics have that are needed and there; None where there are none."""
     counts = Counter(seen.around.topics[topic].partitions for topic in _needed(seen) & seen.around.topics.keys())
@@ -207,9 +232,7 @@ def usual_partitions(seen: Seen) -> int | None:
 
 
 def _needed(seen: Seen) -> set[str]:
-    services = seen.around.services.values()
-    consumed = {taken.topic for each in services for one in each.handlers for taken in one.consumes}
-    return consumed | {topic for definition in seen.definitions for topic in definition.topics.values()}
+    return needed_topics(seen.definitions, seen.around)
 
 
 def _groups(seen: Seen) -> list[Finding]:
@@ -307,14 +330,26 @@ def _definitions(seen: Seen) -> list[Finding]:
 
 
 def _schemas(seen: Seen) -> list[Finding]:
-    if seen.registry is None:
-        if seen.around.trouble is not None:
-            return [Finding("schemas", "unknown", "the broker, which keeps them, could not be asked")]
-        return [Finding("schemas", "ok", "the broker keeps them")]
-    url, subjects, trouble = seen.registry
-    if trouble is not None:
-        return [Finding("schemas", "failure", trouble, "events wait until the registry answers: see CHOREO_REGISTRY")]
-    return [Finding("schemas", "ok", f"{url} answers; {subjects:,} subjects")]
+    schemas = seen.schemas
+    if schemas is None:
+        return [Finding("schemas", "unknown", "the broker, which keeps them, could not be asked")]
+    if schemas.trouble is not None:
+        fix = "events wait until the registry answers: see CHOREO_REGISTRY"
+        return [Finding("schemas", "failure", schemas.trouble, fix)]
+    where = f"{schemas.registry} answers" if schemas.registry else "the broker keeps them"
+    told = f"{where}; {schemas.subjects:,} {_plural(schemas.subjects, 'subject', 'subjects')}"
+    if not schemas.broken:
+        return [Finding("schemas", "ok", f"{told}, all that sagas and services use are compatible")]
+    broken = [
+        Finding(
+            "schemas",
+            "warning",
+            f"the newest schema of {subject} breaks its readers: {why}",
+            f"saga schema diff {subject}",
+        )
+        for subject, why in schemas.broken
+    ]
+    return [Finding("schemas", "ok", told), *broken]
 
 
 def _letters(seen: Seen) -> list[Finding]:

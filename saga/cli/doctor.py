@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from ...events.registry import SchemaRegistry
     from ...events.settings import Settings
     from ...tracing.probe import Probed
-    from ..doctor import Finding, Kept, Seen
+    from ..doctor import Finding, Kept, Schemas, Seen
     from ..surroundings import Surroundings
 
 _AREAS = (
@@ -128,7 +129,7 @@ def _draw(shell: Shell, found: Sequence[Finding]) -> None:
 async def _look(shell: Shell, wanted: Collection[str]) -> Seen:
     from ...events.clock import system_clock
     from ...events.database import redacted
-    from ..doctor import Seen
+    from ..doctor import Seen, needed_topics
     from ..queries import Brakes
 
     settings = shell.settings
@@ -162,7 +163,8 @@ async def _look(shell: Shell, wanted: Collection[str]) -> Seen:
         around=around,
         letters=letters,
         traces=await _traces(shell) if "traces" in wanted else None,
-        registry=await _registry(shell),
+        schemas=await _schemas(shell, needed_topics(told["definitions"], around), around.trouble is None),
+        brokers=await _brokers(settings) if around.trouble is None else None,
         security=settings.kafka_security if settings.broker_url.startswith("kafka:") else "",
         **told,
     )
@@ -272,20 +274,50 @@ async def _broker(shell: Shell, topics: Sequence[str]) -> tuple[Surroundings, Ma
     return around, Counter(each.letter.delivery.topic for each in filed if each.settled is None)
 
 
-async def _registry(shell: Shell) -> tuple[str, int, str | None] | None:
-    from ...events.confluent import open_server
-
-    url = shell.settings.registry
-    if not url:
+async def _brokers(settings: Settings) -> int | None:
+    if not settings.broker_url.startswith("kafka:"):
         return None
+    from ...events.kafka import KafkaTransport
+
     try:
-        server = open_server(shell.settings)
-        try:
-            return url, len(await server.subjects()), None
-        finally:
-            await server.close()
+        async with KafkaTransport(settings.broker_url, settings) as kafka:
+            return await kafka.brokers()
+    except ChoreoError:
+        return None  # who may not ask for the cluster may still use it
+
+
+async def _schemas(shell: Shell, topics: Collection[str], reached: bool) -> Schemas | None:
+    """Ask the registry, and hold the newest schema of each subject that is used here against those before it."""
+    from ...events.registry import open_registry
+    from ...events.transports import connect
+    from ..doctor import Schemas
+
+    settings = shell.settings
+    try:
+        async with AsyncExitStack() as stack:
+            transport: Any = None
+            if not settings.registry:
+                if not reached:
+                    return None
+                transport = await stack.enter_async_context(connect(settings.broker_url, settings))
+            registry = open_registry(settings, transport)
+            stack.push_async_callback(registry.close)
+            subjects = await registry.subjects()
+            ours = [each for each in subjects if any(each.startswith(f"{topic}-") for topic in topics)]
+            return Schemas(settings.registry, len(subjects), None, await _broken(settings, registry, ours))
     except ChoreoError as error:
-        return "", 0, error.message
+        return Schemas(settings.registry, 0, error.message)
+
+
+async def _broken(settings: Settings, registry: SchemaRegistry, subjects: Sequence[str]) -> Sequence[tuple[str, str]]:
+    from ...events.registry import objections
+
+    found = []
+    for subject in subjects:
+        *before, newest = await registry.history(subject)
+        if before and (told := objections(settings.compatibility, newest.schema, before)):
+            found.append((subject, told[0]))
+    return found
 
 
 async def _traces(shell: Shell) -> Probed | None:

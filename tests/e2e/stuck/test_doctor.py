@@ -14,8 +14,10 @@ from xml.etree import ElementTree
 import pytest
 
 from choreo.events import outbox
+from choreo.events.codec import subject_of
 from choreo.events.database import Database
 from choreo.events.envelope import TopicPartition
+from choreo.events.registry import open_registry
 from choreo.events.settings import load_settings
 from choreo.events.transport import GroupInfo, TopicInfo, TopicSpec
 from choreo.events.transports import connect
@@ -24,7 +26,7 @@ from choreo.saga.cli import doctor as cli_doctor
 from choreo.saga.cli import exits
 from choreo.saga.cli.verdicts import github, junit
 from choreo.saga.definition import Definition, StepPlan
-from choreo.saga.doctor import Finding, Seen, examine
+from choreo.saga.doctor import Finding, Schemas, Seen, examine
 from choreo.saga.presence import Standing
 from choreo.saga.queries import Brakes
 from choreo.saga.store import save_definition
@@ -155,7 +157,7 @@ def test_findings_name_what_mends_them() -> None:
         around=Surroundings(coordinators="choreo"),
         letters={"orders.dlq": 3},
         traces=Probed("http://localhost:4318", "refused"),
-        registry=("http://localhost:8081", 0, "it does not answer"),
+        schemas=Schemas("http://localhost:8081", 0, "it does not answer"),
     )
     found = examine(seen)
     told = " / ".join(f"{each.sentence} -> {each.fix}" for each in found)
@@ -188,7 +190,9 @@ async def test_it_tells_who_reads_what_how_quickly_it_decides_and_since_when_a_s
     told = await _doctor(desk, "coordinator", lambda told: "p99" in told)
     assert "1 in group" in told
     over = await _doctor(desk, "broker", lambda told: "it answers" in told)
-    assert ("over PLAINTEXT" in over) == desk.settings.broker_url.startswith("kafka:")
+    assert ("over PLAINTEXT; 1 broker, " in over) == desk.settings.broker_url.startswith("kafka:")
+    schemas = await _doctor(desk, "schemas", lambda told: "all that sagas and services use are compatible" in told)
+    assert re.match(r"the broker keeps them; [1-9]\d* subjects, all", schemas)
     owned = re.search(r"(\d+) of (\d+) partitions owned", told)
     assert owned is not None
     assert owned[1] == owned[2]
@@ -202,6 +206,22 @@ async def test_it_tells_who_reads_what_how_quickly_it_decides_and_since_when_a_s
     await coordinator.stop()
     told = await _doctor(desk, "coordinator", lambda told: "0 in group" in told)
     assert "reads" not in told, "who has stopped says nothing any more"
+
+
+async def test_a_schema_that_breaks_its_readers_is_named(desk: Desk) -> None:
+    await desk.run(stock())
+    await desk.publish(Ordered(order_id="4711"))
+    schema = Ordered.spec().schema
+    assert schema is not None
+    lenient = desk.settings.model_copy(update={"compatibility": "NONE"})
+    async with connect(desk.settings.broker_url, desk.settings) as transport:
+        registry = open_registry(lenient, transport)
+        more = [*schema["fields"], {"name": "total", "type": "long"}]
+        await registry.register(subject_of("orders", "Ordered"), {**schema, "fields": more})
+        await registry.close()
+    told = await _doctor(desk, "schemas", lambda told: "breaks its readers" in told)
+    assert "the newest schema of orders-Ordered breaks its readers: " in told
+    assert "total" in told
 
 
 async def _doctor(desk: Desk, area: str, until: Callable[[str], bool]) -> str:
