@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import count
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, text, tuple_
+from sqlalchemy import Connection, delete, func, insert, or_, select, text
 
 from ..events.clock import SECOND
 from ..events.database import lock_schema
@@ -145,11 +145,12 @@ def left_behind(
 
 def paused(connection: Connection, versions: Collection[Version], most: int) -> list[tuple[str, str, int]]:
     """Name sagas of these versions that wait for their code: type, key and run."""
-    if not versions:
-        return []
-    query = select(saga.c.type, saga.c.key, saga.c.run).where(_PAUSED)
-    query = query.where(tuple_(saga.c.type, saga.c.version).in_(sorted(versions))).limit(most)
-    return [(type_, key, run) for type_, key, run in connection.execute(query)]
+    found: list[tuple[str, str, int]] = []
+    for type_, version in sorted(versions):  # one by one: of a list SQLite would look at every saga of the type
+        query = select(saga.c.type, saga.c.key, saga.c.run).where(_PAUSED)
+        query = query.where(saga.c.type == type_, saga.c.version == version).limit(most - len(found))
+        found += [(type_, key, run) for type_, key, run in connection.execute(query)]
+    return found
 
 
 def count_paused(connection: Connection) -> dict[Version, int]:

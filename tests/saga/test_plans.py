@@ -12,7 +12,7 @@ from sqlalchemy.engine import Engine
 
 from choreo import Saga, lock, step
 from choreo.events.ids import new_id
-from choreo.saga import queries
+from choreo.saga import loaded, queries
 from tests.saga.stage import Asking, Declined, Order, Paid, Placed, Refused, Released, Reserved, Stage
 from tests.web.many import fill
 
@@ -103,6 +103,13 @@ async def test_whatever_a_coordinator_asks_goes_along_an_index(stage: Stage) -> 
         "choreo_lock ",
     ):
         assert name in asked, f"nothing was asked of {name}"
+    sqlite = stage.url.startswith("sqlite")
+    explain = "EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN "
+    with _recorded() as paused:
+        await stage.database.read(lambda c: loaded.paused(c, [("order", 1)], 10))
+    for statement, given in [each for each in paused.items() if "Paused" in each[0]]:
+        rows = await stage.database.read(lambda c, s=statement, g=given: c.exec_driver_sql(explain + s, g).all())  # type: ignore[misc]
+        assert "choreo_saga_paused" in str(rows), "not along all sagas of the type"
     noticed = {"SELECT id FROM choreo_saga WHERE epoch = 7": ()}
     assert await stage.database.read(lambda c: _walked(c, noticed)), "a statement without an index would be noticed"
     walked = await stage.database.read(lambda c: _walked(c, statements))
