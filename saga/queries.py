@@ -118,7 +118,10 @@ class Found(NamedTuple):
 
 
 class Early(NamedTuple):
-    """An event that waits for its saga, what would start that, and the field of that event that holds the key."""
+    """An event that waits for its saga, what would start that, and the field of that event that holds the key.
+
+    `since` says from when on the saga's events concern it, microseconds; 0: from the beginning.
+    """
 
     saga_type: str
     event_type: str
@@ -127,6 +130,7 @@ class Early(NamedTuple):
     expires_at: int
     key: str
     field: str
+    since: int
 
 
 class Brakes(NamedTuple):
@@ -213,7 +217,8 @@ def resolve(connection: Connection, text: str) -> str:
     base, tilde, run = text.rpartition("~")
     if tilde and run.isdigit() and (found := _by_key(connection, base, int(run))):
         return found
-    raise SagaNotFound(f"there is no saga {text!r}{_near(connection, text)}", saga_id=text)
+    early = f"; events of its key wait for its start: saga why {text}" if early_events(connection, text) else ""
+    raise SagaNotFound(f"there is no saga {text!r}{early or _near(connection, text)}", saga_id=text)
 
 
 def load(connection: Connection, id_: str) -> Found:
@@ -315,13 +320,17 @@ def early_events(connection: Connection, text: str) -> list[Early]:
     keys = {text, unquote(text)} | ({rest, unquote(rest)} if named else set())
     query = select(parked).where(parked.c.key.in_(keys)).order_by(parked.c.at, parked.c.event_id).limit(_MOST_EARLY)
     known = definitions(connection)
+    begins = select(definition.c.type, func.min(definition.c.active_from)).group_by(definition.c.type)
+    since = dict(row.tuple() for row in connection.execute(begins))
     found = []
     for row in connection.execute(query):
         versions = [version for known_type, version in known if known_type == row.type]
         if versions and (not named or row.type == type_):
             newest = known[row.type, max(versions)]
             field_ = newest.key_field(newest.start[0]) or newest.key
-            found.append(Early(row.type, row.event_type, newest.start, row.at, row.expires_at, row.key, field_))
+            found.append(
+                Early(row.type, row.event_type, newest.start, row.at, row.expires_at, row.key, field_, since[row.type])
+            )
     return found
 
 

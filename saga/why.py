@@ -78,11 +78,12 @@ def explain_absent(name: str, early: Sequence[Early], around: Surroundings, now:
         Reason(
             "EarlyEventParked",
             f"{each.event_type} of its key came {_ago(each.at, now)} ago and is parked for {each.saga_type}, which "
-            f"{' or '.join(each.start)} starts; it expires in {_left(each.expires_at, now)}",
+            f"{' or '.join(each.start)} starts{_since(each, now)}; it expires in {_left(each.expires_at, now)}",
             None,
             each.at,
             (
-                f"look whether {' or '.join(each.start)} was published under this key",
+                f"look whether {' or '.join(each.start)} was published under this key"
+                + (f", and after {each.saga_type} was first run" if each.since else ""),
                 f"saga start {each.saga_type} {each.field}={each.key}",
             ),
         )
@@ -96,6 +97,11 @@ def explain_absent(name: str, early: Sequence[Early], around: Surroundings, now:
         Prospect(early[0].expires_at, f"the parked {early[0].event_type} expires and is counted as unmatched"),
     )
     return Explanation(f"{name} has not begun", tuple(reasons), prospects)
+
+
+def _since(early: Early, now: int) -> str:
+    """Say that what is older starts nothing: without it nobody would guess why a published start is not seen."""
+    return f" if it came after {early.saga_type} was first run, {_ago(early.since, now)} ago" if early.since else ""
 
 
 class _Why:

@@ -188,9 +188,15 @@ async def _list_open(shell: Shell, parts: Parts) -> None:
     """List what is still open when nothing is left to do: it waits for somebody, or for a later time."""
     if not parts.sagas:
         return
-    from ..queries import Filter
+    from ..queries import Filter, count_parked
     from .listing import show_list
 
     shell.hint("nothing is left to do; still open:")
     types = sorted({cls.definition().type for cls in parts.sagas})
     await show_list(shell, Filter(types=types, only_open=True), limit=20)
+    async with shell.sagas() as database:
+        parked = await database.read(count_parked)
+    waiting = sum(count for (type_, _), (count, _) in parked.items() if type_ in types)
+    if waiting:
+        told = "events wait" if waiting > 1 else "event waits"
+        shell.hint(f"{waiting:,} {told} for a saga that has not begun: saga ignored, saga why KEY")

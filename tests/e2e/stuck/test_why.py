@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,9 @@ from tests.e2e.stuck.desk import (
     shipping,
     stock,
 )
+from tests.support.cli import environment, saga
 
+QUICKSTART = Path(__file__).parents[3] / "examples" / "quickstart"
 LOCAL = pytest.mark.parametrize("desk", ["local"], indirect=True)
 """On Kafka the same is seen in `test_ten.py`."""
 
@@ -107,6 +110,19 @@ async def test_an_event_that_came_before_its_saga_says_what_it_waits_for(desk: D
     assert (told["id"], told["headline"]) == (None, "delivery/4711 has not begun")
     assert "is parked for delivery, which Ordered starts" in sentence(told, "EarlyEventParked")
     assert any("Ordered was published" in remedy for remedy in told["remedies"])
+
+
+def test_a_start_from_before_the_first_run_is_what_a_person_is_told_of(tmp_path: Path) -> None:
+    """Published first and run then: nothing begins, and nothing is to be guessed."""
+    env = environment(home=tmp_path)
+    assert saga("publish", "shop.py:OrderPlaced", "orders.csv", env=env, cwd=QUICKSTART).returncode == 0
+    ran = saga("run", "shop.py", "--until-idle", env=env, cwd=QUICKSTART)
+    assert "events wait for a saga that has not begun: saga ignored, saga why KEY" in ran.stderr
+    assert "events of its key wait for its start: saga why 4711" in saga("status", "4711", env=env).stderr
+    told = " ".join(saga("why", "4711", env=env).stdout.split())
+    assert "which OrderPlaced starts if it came after fulfilment was first run, " in told
+    assert "look whether OrderPlaced was published under this key, and after fulfilment was first run" in told
+    assert "saga start fulfilment order_id=4711" in told
 
 
 async def test_whoever_is_asked_of_nobody_is_told_that_no_service_answers(desk: Desk) -> None:
