@@ -304,7 +304,7 @@ async def paced(broker: str, home: Path, count: int, rate: int) -> tuple[list[fl
                             await asyncio.sleep(0.1)
                 watch.lap()
                 query = text("SELECT key, ended_at FROM choreo_saga")
-                ended = dict(row.tuple() for row in await database.read(lambda c: c.execute(query).all()))
+                ended = {key: int(at) for key, at in await database.read(lambda c: c.execute(query).all())}
             finally:
                 await database.close()
     assert ended.keys() == began.keys()

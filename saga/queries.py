@@ -321,7 +321,7 @@ def early_events(connection: Connection, text: str) -> list[Early]:
     query = select(parked).where(parked.c.key.in_(keys)).order_by(parked.c.at, parked.c.event_id).limit(_MOST_EARLY)
     known = definitions(connection)
     begins = select(definition.c.type, func.min(definition.c.active_from)).group_by(definition.c.type)
-    since = dict(row.tuple() for row in connection.execute(begins))
+    since = {type_: int(at) for type_, at in connection.execute(begins)}
     found = []
     for row in connection.execute(query):
         versions = [version for known_type, version in known if known_type == row.type]
