@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import pytest
 
-from choreo.events.clock import SECOND
+from choreo.events.clock import SECOND, system_clock
 from choreo.events.envelope import Record
 from choreo.events.memory import MemoryBroker
 from choreo.events.settings import load_settings
@@ -135,7 +135,11 @@ async def test_an_unsampled_saga_that_was_slow_shows_root_and_steps(
 ) -> None:
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
     monkeypatch.setenv("CHOREO_TRACE_SLOW", "1s")
-    await run_tour(stage, Trip(ships=True, pause=1.1), traceparent=UNSAMPLED)
+
+    async def takes_long() -> None:
+        await stage.until(lambda sagas: any(system_clock() - saga.opened_at > SECOND for saga in sagas.values()))
+
+    await run_tour(stage, Trip(ships=True, screens=takes_long), traceparent=UNSAMPLED)
     wanted = trace_id(stage.settings.namespace, "tour/4711")
     assert [line.split(" [")[0] for line in backend.outline(wanted)] == [
         "saga tour",
@@ -226,8 +230,12 @@ async def test_a_service_with_a_wrong_clock_gives_no_negative_duration(
 
 
 async def test_a_long_saga_has_a_trace_for_each_turn_and_no_orphan_in_any(stage: Stage, backend: Backend) -> None:
-    options = Options(poll=0.01, tick=0.0, rotation=SECOND // 2)
-    await run_tour(stage, Trip(pause=1.3), traceparent=ORIGIN, options=options)
+    options = Options(poll=0.01, tick=0.0, rotation=SECOND // 10)
+
+    async def turns_twice() -> None:
+        await stage.until(lambda sagas: any(len(saga.turned) >= 2 for saga in sagas.values()))
+
+    await run_tour(stage, Trip(screens=turns_twice), traceparent=ORIGIN, options=options)
     epochs = []
     for epoch in range(400):
         if not (found := backend.outline(trace_id(stage.settings.namespace, "tour/4711", epoch))):

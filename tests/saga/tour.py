@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from opentelemetry.sdk.trace.export import SpanExporter
 
@@ -110,12 +109,12 @@ class Trip:
 
     Args:
         ships: the last step succeeds, so nothing is undone.
-        pause: seconds that a screening takes.
+        screens: what a screening does before it answers.
     """
 
-    def __init__(self, *, ships: bool = False, pause: float = 0.0) -> None:
+    def __init__(self, *, ships: bool = False, screens: Callable[[], Awaitable[object]] | None = None) -> None:
         self.ships = ships
-        self.pause = pause
+        self.screens = screens
 
 
 def services(trip: Trip, folder: str) -> list[Service]:
@@ -135,7 +134,8 @@ def services(trip: Trip, folder: str) -> list[Service]:
 
     @screening.on(Held)
     async def screen(held: Held) -> Screened:
-        await asyncio.sleep(trip.pause)
+        if trip.screens is not None:
+            await trip.screens()
         return Screened(order_id=held.order_id)
 
     @payment.on(Screened, retry=QUICK)
