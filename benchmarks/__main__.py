@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,15 +17,12 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from tests.support.kafka import KafkaServer, kafka_jars
+from tests.support.kafka import kafka_jars
 from tests.support.parts import Missing
 
 from . import figures, machine
+from .equipment import HERE, Equipment, Failed, measure
 from .plan import CASES, Case
-
-HERE = Path(__file__).parent
-SECONDS = 420
-"""How long one process may take, filling and checking included."""
 
 
 def main() -> None:
@@ -38,7 +33,11 @@ def main() -> None:
         jars = kafka_jars()
     except Missing as missing:
         sys.exit(f"Apache Kafka is missing: {missing}")
-    cases = [case for case in CASES if arguments.only in (None, case.group)]
+    cases = [
+        case
+        for case in CASES
+        if arguments.only in (None, case.group) and (not arguments.case or case.name in arguments.case)
+    ]
     before = machine.load()
     results: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
@@ -53,36 +52,39 @@ def main() -> None:
         },
     }
     home = Path(tempfile.mkdtemp(prefix="choreo-bench-"))
-    server = KafkaServer(jars)
     try:
-        server.start()
-        rounds = _measure(cases, arguments, server, home)
+        with Equipment(jars) as equipment:
+            rounds, failures = _measure(cases, arguments, equipment, home)
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
-        server.stop()
         shutil.rmtree(home, ignore_errors=True)
     results["run"]["load_after"] = machine.load()
-    results["figures"] = {case.name: figures.summary(case, rounds) for case in cases}
+    results["figures"] = {case.name: figures.summary(case, rounds, failures) for case in cases}
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(Markdown(figures.tables(results)))
     console.print(figures.conditions(results), highlight=False)
-    if arguments.quick or arguments.only is not None:
+    if arguments.quick or arguments.only is not None or arguments.case:
         print("Not recorded: only a full run is.", file=sys.stderr)
-        return
-    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    figures.write_readme(HERE / "README.md", results)
+    else:
+        (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        figures.write_readme(HERE / "README.md", results)
+    if any(case.peer is None and case.name in failures for case in cases):
+        sys.exit("choreo itself could not be measured")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke run of less than a minute; not recorded")
     parser.add_argument("--only", choices=("handlers", "publishing", "coordinator"), help="only these; not recorded")
+    parser.add_argument("--case", action="append", metavar="NAME", help="only this one, of results.json; not recorded")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds (3; quick: 1)")
     parser.add_argument("--messages", type=int, metavar="N", help="events of a handler measurement (60000; 2000)")
     parser.add_argument("--tracked", type=int, metavar="N", help="sagas that the coordinator only tracks (10000; 300)")
     parser.add_argument("--sagas", type=int, metavar="N", help="sagas of a whole run (5000; quick: 200)")
     found = parser.parse_args()
+    for name in set(found.case or ()) - {case.name for case in CASES}:
+        parser.error(f"--case {name}: one of {', '.join(case.name for case in CASES)}")
     usual = {"rounds": (3, 1), "messages": (60_000, 2_000), "tracked": (10_000, 300), "sagas": (5_000, 200)}
     for name, (full, quick) in usual.items():
         given = getattr(found, name)
@@ -93,11 +95,16 @@ def _arguments() -> argparse.Namespace:
 
 
 def _measure(
-    cases: Sequence[Case], arguments: argparse.Namespace, server: KafkaServer, home: Path
-) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-    """Run the rounds, every other one backwards, so that no case always follows the same one."""
+    cases: Sequence[Case], arguments: argparse.Namespace, equipment: Equipment, home: Path
+) -> tuple[figures.Rounds, Mapping[str, str]]:
+    """Run the rounds, every other one backwards, so that no case always follows the same one.
+
+    Returns:
+        what was measured, and why not: a case that fails is not tried again, and the others go on.
+    """
     counts = {"events/s": arguments.messages, "orders/s": arguments.sagas, "sagas/s": arguments.sagas}
-    rounds: dict[str, list[Mapping[str, Any]]] = {case.name: [] for case in cases}
+    rounds: dict[str, list[Mapping[str, Any] | None]] = {case.name: [] for case in cases}
+    failures: dict[str, str] = {}
     console = Console(stderr=True)
     columns = (
         SpinnerColumn(),
@@ -108,45 +115,22 @@ def _measure(
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("warming the broker up", total=len(cases) * arguments.rounds)
-        _child(CASES[1], "warm", server, home, min(arguments.messages, 20_000))
+        measure(CASES[1], "warm", equipment, home, min(arguments.messages, 20_000))
         for number in range(1, arguments.rounds + 1):
             for case in cases if number % 2 else reversed(cases):
                 what = f"round {number}: {case.title.replace('`', '')}"
-                progress.update(task, description=what)
-                count = arguments.tracked if case.run in ("track", "catch-up") else counts[case.unit]
-                found = _child(case, f"{case.name}-{number}", server, home, count)
+                progress.update(task, description=what, advance=1)
+                found = None
+                if case.name not in failures:
+                    count = arguments.tracked if case.run in ("track", "catch-up") else counts[case.unit]
+                    try:
+                        found = measure(case, f"{case.name}-{number}", equipment, home, max(count // case.part, 1))
+                        console.print(f"{what}: {found['per_second']:,.0f} {case.unit}", highlight=False)
+                    except (Failed, Missing) as failure:
+                        failures[case.name] = str(failure).splitlines()[-1]
+                        console.print(f"{what}: {failure}", highlight=False, markup=False)
                 rounds[case.name].append(found)
-                progress.advance(task)
-                console.print(f"{what}: {found['per_second']:,.0f} {case.unit}", highlight=False)
-    return rounds
-
-
-def _child(case: Case, name: str, server: KafkaServer, home: Path, count: int) -> Mapping[str, Any]:
-    folder = home / name
-    folder.mkdir()
-    broker = f"kafka://{server.bootstrap}" if case.kafka else f"local:{folder / 'broker.db'}"
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("CHOREO_", "OTEL_"))}
-    environment = {
-        **kept,
-        "PYTHONPATH": str(HERE.parent),
-        "CHOREO_BENCH_RUN": name,
-        "CHOREO_BENCH_TOPICS": case.topics,
-        "OTEL_SDK_DISABLED": "false" if case.traced else "true",
-    }
-    command = [sys.executable, "-m", "benchmarks.child", case.run, broker, str(folder), str(count)]
-    with subprocess.Popen(
-        command, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            shown, said = process.communicate(timeout=SECONDS)
-        except BaseException:
-            process.kill()
-            raise
-    shutil.rmtree(folder, ignore_errors=True)
-    if process.returncode:
-        sys.exit(f"the measurement {name} failed:\n{said[-4000:]}")
-    found: dict[str, Any] = json.loads(shown.splitlines()[-1])
-    return found
+    return rounds, failures
 
 
 if __name__ == "__main__":

@@ -9,15 +9,18 @@ from typing import Any
 
 from .plan import CASES, Case, Group
 
-Rounds = Mapping[str, Sequence[Mapping[str, Any]]]
-"""What was measured, by case; one entry for each round."""
+Rounds = Mapping[str, Sequence[Mapping[str, Any] | None]]
+"""What was measured, by case; one entry for each round, None for one that failed."""
 
 _BEGIN, _END = "<!-- figures: written by `python -m benchmarks` -->", "<!-- end of figures -->"
 
 
-def summary(case: Case, rounds: Rounds) -> dict[str, Any]:
-    """Sum up one case."""
-    mine = rounds[case.name]
+def summary(case: Case, rounds: Rounds, failures: Mapping[str, str]) -> dict[str, Any]:
+    """Sum up one case, with the reason why it has fewer rounds than others, or none."""
+    mine = [each for each in rounds[case.name] if each is not None]
+    failed = {"failed": failures[case.name]} if case.name in failures else {}
+    if not mine:
+        return {"title": case.title.strip("… ").replace("`", ""), "unit": case.unit, **failed}
     speeds = [each["per_second"] for each in mine]
     found: dict[str, Any] = {
         "title": case.title.strip("… ").replace("`", ""),
@@ -29,11 +32,11 @@ def summary(case: Case, rounds: Rounds) -> dict[str, Any]:
         "cpu_us_each": round(median(each["cpu_us_each"] for each in mine), 1),
         "memory_mb": round(max(each["memory"] for each in mine)),
         "rounds": [{key: value for key, value in each.items() if key != "memory"} for each in mine],
+        **failed,
     }
-    if case.against is not None and case.against in rounds:
-        ratios = [
-            own["per_second"] / other["per_second"] for own, other in zip(mine, rounds[case.against], strict=True)
-        ]
+    pairs = zip(rounds[case.name], rounds.get(case.against or "", ()), strict=False)
+    ratios = [own["per_second"] / other["per_second"] for own, other in pairs if own is not None and other is not None]
+    if ratios:
         found["ratio"] = {
             "to": case.against,
             "min": round(min(ratios), 2),
@@ -69,6 +72,9 @@ def _table(group: Group, figures: Mapping[str, Any]) -> str:
     rows = []
     for case in cases:
         found = figures[case.name]
+        if "median" not in found:
+            rows.append([f"{case.title}: {found['failed']}", *["–"] * (len(head) - 1)])
+            continue
         if compared:
             ratio = found.get("ratio")
             shown = "1" if ratio is None else f"**{ratio['median']:.2f}** ({ratio['min']:.2f}-{ratio['max']:.2f})"

@@ -18,7 +18,7 @@ from typing import Any
 from tests.support.postgres import PostgresServer, postgres_programs
 from tests.support.server import started
 
-from .__main__ import HERE, SECONDS
+from .equipment import HERE, SECONDS
 
 SIZES = ((0, 0), (100_000, 0), (1_000_000, 0), (0, 100_000))
 """Sagas that have ended, and sagas that run, before the measurement begins."""

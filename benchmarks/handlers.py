@@ -1,4 +1,4 @@
-"""The handler benchmarks: a loop written by hand on aiokafka, and the same work as a `Service` handler.
+"""The handler benchmarks: a loop written by hand on aiokafka, the same as a `Service` handler, and on its peers.
 
 All of them read the same records, at most 2,000 (by hand) or what the worker chooses at once, and write with acks=all
 and an idempotent producer. The clock runs from the assignment of the partitions until `count` records are committed and
@@ -9,7 +9,7 @@ for up to half a second. At the end the results on the broker are counted.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from io import BytesIO
@@ -34,7 +34,9 @@ from choreo.services.service import Service
 from choreo.services.worker import Worker
 
 from .orders import RUN, OrderPriced, OrderReceived, order, price
-from .stopwatch import Measured, Stopwatch, Watched
+from .outside import run, stores
+from .stopwatch import Measured, Stopwatch
+from .watched import Watched
 
 PARTITIONS = 4
 SECONDS = 240
@@ -151,13 +153,23 @@ class _Start(ConsumerRebalanceListener):  # type: ignore[misc]
         self._watch.start()
 
 
-async def as_service(broker: str, home: Path, count: int, *, store: bool) -> Measured:
-    """Measure the same work as a handler; with `store`, inbox and outbox are on SQLite with synchronous=FULL."""
-    path = home / "service.db"
-    service = Service(f"{RUN}.pricing", store=f"sqlite:{path}" if store else None)
+async def as_service(broker: str, home: Path, count: int, *, store: str | None, suspends: bool = False) -> Measured:
+    """Measure the same work as a handler.
+
+    Args:
+        broker: the broker's URL.
+        home: a folder of its own.
+        count: events.
+        store: of the inbox and the outbox: "sqlite" (synchronous=FULL), "postgresql" (of CHOREO_BENCH_STORES), or none.
+        suspends: the handler goes through the event loop once, as one that waits for something does.
+    """
+    url = None if store is None else f"sqlite:{home / 'service.db'}" if store == "sqlite" else stores()[0]
+    service = Service(f"{RUN}.pricing", store=url)
 
     @service.on(OrderReceived)
     async def reprice(received: OrderReceived) -> OrderPriced:
+        if suspends:
+            await asyncio.sleep(0)
         return OrderPriced(
             order_id=received.order_id,
             customer=received.customer,
@@ -178,15 +190,32 @@ async def as_service(broker: str, home: Path, count: int, *, store: bool) -> Mea
             counters = worker.counters
         assert counters.handled >= watched.committed >= watched.reached, (counters, watched.committed)
         assert not (counters.dead or counters.duplicates or counters.retries), counters
-        if store:
-            await _verify_store(path, counters.handled)
+        if url is not None:
+            await _verify_store(url, counters.handled)
         await _verify(transport, counters.handled)
         return watch.measured(watched.reached, transactions=counters.transactions)
 
 
-async def _verify_store(path: Path, handled: int) -> None:
+async def as_peer(broker: str, home: Path, count: int, *, program: str, arguments: Sequence[str] = ()) -> Measured:
+    """Measure the same work on another runtime, in its own environment."""
+    async with _filled(broker, home, count) as (transport, _, schema_id):
+        job = {
+            "hosts": broker.removeprefix("kafka://"),
+            "group": f"{RUN}.pricing",
+            "topics": [_RECEIVED.topic, _PRICED.topic],
+            "schemas": [_RECEIVED.schema, _PRICED.schema],
+            "schema_id": schema_id,
+            "count": count,
+            "home": str(home),
+        }
+        measured = await run(program, job, arguments)
+        await _verify(transport, measured.more["handled"])
+        return measured
+
+
+async def _verify_store(url: str, handled: int) -> None:
     """Check what the store holds at the end: a row for each event, and nothing left to be sent."""
-    database = await Database.open(f"sqlite:{path}", must_exist=True)
+    database = await Database.open(url, must_exist=True)
     try:
         inbox, outbox = await database.read(
             lambda connection: [

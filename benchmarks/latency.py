@@ -19,7 +19,7 @@ import structlog
 
 from tests.support.kafka import KafkaServer, kafka_jars
 
-from .__main__ import HERE, SECONDS
+from .equipment import HERE, SECONDS
 
 _WARM = 100
 """Sagas at the beginning that do not count: schemas are learned, and statements compiled."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Group = Literal["handlers", "publishing", "coordinator"]
+Peer = Literal["faststream", "faust", "dbos", "restate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,9 @@ class Case:
         topics: "one" puts all events of the shop on one topic.
         traced: with the spans that such a run makes by default; on the embedded broker those of every saga.
         against: the row that its ratio is taken to, within the same round.
+        postgres: how many empty PostgreSQL databases it takes.
+        peer: whose environment it runs in, where that is not our own.
+        part: of the events or sagas of a run: one in so many, where more would take too long.
     """
 
     name: str
@@ -33,21 +37,26 @@ class Case:
     topics: Literal["one", "four"] = "four"
     traced: bool = True
     against: str | None = None
+    postgres: int = 0
+    peer: Peer | None = None
+    part: int = 1
+
+
+def _handlers(name: str, title: str, *, postgres: int = 0, peer: Peer | None = None, part: int = 1) -> Case:
+    to = None if name == "by-hand-headers" else "by-hand-headers"
+    return Case(name, "handlers", title, name, True, "events/s", against=to, postgres=postgres, peer=peer, part=part)
 
 
 CASES = (
-    Case("by-hand", "handlers", "loop by hand, no headers", "by-hand", True, "events/s", against="by-hand-headers"),
-    Case("by-hand-headers", "handlers", "loop by hand, 8 headers", "by-hand-headers", True, "events/s"),
-    Case("stateless", "handlers", "`Service`, `store=None`", "stateless", True, "events/s", against="by-hand-headers"),
-    Case(
-        "stored",
-        "handlers",
-        "`Service`, inbox and outbox on SQLite",
-        "stored",
-        True,
-        "events/s",
-        against="by-hand-headers",
-    ),
+    _handlers("by-hand", "loop by hand, no headers"),
+    _handlers("by-hand-headers", "loop by hand, 8 headers"),
+    _handlers("stateless", "`Service`, `store=None`"),
+    _handlers("suspending", "… with a handler that suspends"),
+    _handlers("stored", "`Service`, inbox and outbox on SQLite"),
+    _handlers("stored-postgres", "`Service`, inbox and outbox on PostgreSQL", postgres=1),
+    _handlers("faststream", "FastStream, per message", peer="faststream", part=10),
+    _handlers("faststream-batch", "FastStream, batch", peer="faststream"),
+    _handlers("faust", "Faust agent", peer="faust", part=4),
     Case("publish-raw", "publishing", "aiokafka by hand, 6 headers (events/s)", "publish-raw", True, "events/s"),
     Case("publish", "publishing", "`Publisher` (events/s)", "publish", True, "events/s", against="publish-raw"),
     Case("insert", "publishing", "an insert on SQLite (orders/s)", "insert", False, "orders/s"),

@@ -16,7 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from statistics import median
 
-from .__main__ import HERE
+from .equipment import HERE
 
 SAGA = Path(sys.executable).with_name("saga")
 SHOP = HERE.parent / "examples" / "quickstart" / "shop.py"

@@ -34,9 +34,10 @@ class PostgresServer(Server):
 
     Args:
         programs: the folder of `initdb`, `postgres` and `psql`.
+        settings: of the server, beside and above our own.
     """
 
-    def __init__(self, programs: Path) -> None:
+    def __init__(self, programs: Path, **settings: str) -> None:
         super().__init__("PostgreSQL", "choreo-pg-", ends_with="SIGQUIT")
         self._user: str | None = None
         if os.geteuid() == 0:
@@ -46,6 +47,7 @@ class PostgresServer(Server):
             if not _reachable(programs):
                 programs = _copied(programs, self.root)
         self.programs = programs
+        self._settings = {**_SETTINGS, **settings}
         self._counter = itertools.count(1)
 
     def start(self) -> None:
@@ -56,7 +58,7 @@ class PostgresServer(Server):
 
     def resume(self) -> None:
         """Start the server on the data that it has; returns when it answers."""
-        settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
+        settings = [f"--{name}={value}" for name, value in self._settings.items()]
         command = [self.programs / "postgres", "-D", self.root / "data", "-k", self.root, *settings]
         self.launch(command, self._answers, seconds=_START_SECONDS, user=self._user)
 
