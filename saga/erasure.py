@@ -156,6 +156,17 @@ def apply(batch: Batch, asked_id: str, arguments: Mapping[str, Any], who: Who, r
     return "there is nothing, or nothing any more" if found.nothing else f"erased: {found.sentence()}"
 
 
+def in_archive(connection: Connection, type_: str, key: str, now: int) -> int:
+    """Erase what was said in the sagas of a key in an archive, where no coordinator is; give how many there were."""
+    ids = names(connection, type_, key)
+    whole = [id_ for id_ in ids if not _erased(connection, id_)]
+    for id_ in whole:
+        state = connection.execute(select(saga.c.state).where(saga.c.id == id_)).scalar_one()
+        _scrub_saga(connection, scrubbed(Instance.from_json(state), now))
+    connection.execute(delete(sent).where(sent.c.saga_id.in_(ids)))
+    return len(whole)
+
+
 def scrubbed(instance: Instance, now: int) -> Instance:
     """Take every text out of a saga's state that somebody may have said."""
     copy = instance.copy()

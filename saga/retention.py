@@ -42,7 +42,8 @@ SOON = 7 * 86_400 * SECOND
 """How far `plan` looks ahead."""
 
 _answered = command.c.state.in_((APPLIED, REFUSED))
-_ENDS = (Phase.COMPLETED, Phase.COMPENSATED, Phase.CANCELLED)
+ENDS = (Phase.COMPLETED, Phase.COMPENSATED, Phase.CANCELLED)
+"""How a saga ends that waits for nobody; one that FAILED waits for a person."""
 
 
 _PAUSE = 60 * SECOND
@@ -117,7 +118,7 @@ def sweep(connection: Connection, keep: int, now: int, readable: int) -> Swept:
     done = _load(connection)
     swept = Swept(horizons=dict(done["horizons"]))
     until = min(now, readable)
-    for phase in _ENDS:
+    for phase in ENDS:
         _sweep_histories(connection, phase, until - keep, done["histories"], swept)
         _sweep_tombstones(connection, phase, until - TOMBSTONES * keep, swept)
     _sweep_asked(connection, until - keep, swept)
@@ -174,7 +175,7 @@ def _old(connection: Connection, done: Mapping[str, Any], keep: int, now: int) -
         return int(connection.execute(select(func.count()).select_from(table).where(where)).scalar_one())
 
     histories = sagas = 0
-    for phase in _ENDS:
+    for phase in ENDS:
         ended = saga.c.phase == phase.value
         begin = done["histories"].get(phase.value, 0)
         histories += number(and_(ended, saga.c.updated_at > begin, saga.c.updated_at < now - keep))
@@ -198,8 +199,8 @@ def _sweep_histories(connection: Connection, phase: Phase, before: int, done: di
     # A batch ends many sagas at one moment: what shares the last one's moment goes with it.
     last = first[-1].updated_at
     names = [row.id for row in connection.execute(ended.where(saga.c.updated_at <= last))]
-    names = sorted({*names} - _still_needed(connection, names))
-    _forget(connection, names)
+    names = sorted({*names} - still_needed(connection, names))
+    forget(connection, names)
     done[phase.value] = last
     swept.histories += len(names)
     swept.more |= len(first) == STEP
@@ -211,10 +212,10 @@ def _sweep_tombstones(connection: Connection, phase: Phase, before: int, swept: 
     rows = connection.execute(old.order_by(saga.c.updated_at).limit(STEP).with_for_update(skip_locked=True)).all()
     if not rows:
         return
-    needed = _still_needed(connection, [row.id for row in rows])
+    needed = still_needed(connection, [row.id for row in rows])
     rows = [row for row in rows if row.id not in needed]
     names = [row.id for row in rows]
-    _forget(connection, names)
+    forget(connection, names)
     connection.execute(delete(saga).where(saga.c.id.in_(names)))
     for row in rows:
         swept.horizons[row.type] = max(swept.horizons.get(row.type, 0), row.updated_at)
@@ -235,7 +236,7 @@ def _sweep_asked(connection: Connection, before: int, swept: Swept) -> None:
     swept.more |= STEP in (len(ids), len(jobs))
 
 
-def _still_needed(connection: Connection, names: Sequence[str]) -> set[str]:
+def still_needed(connection: Connection, names: Sequence[str]) -> set[str]:
     """Find the children whose parents are open: they may still be undone, and need their events for it (row 21)."""
     parents: dict[str, list[str]] = {}
     for start in range(0, len(names), store.CHUNK):
@@ -248,7 +249,7 @@ def _still_needed(connection: Connection, names: Sequence[str]) -> set[str]:
     ids = sorted(parents)
     for start in range(0, len(ids), store.CHUNK):
         chunk = ids[start : start + store.CHUNK]
-        gone = select(saga.c.id).where(saga.c.id.in_(chunk), saga.c.phase.in_([end.value for end in _ENDS]))
+        gone = select(saga.c.id).where(saga.c.id.in_(chunk), saga.c.phase.in_([end.value for end in ENDS]))
         ended = set(connection.execute(gone).scalars())
         # One that is not here may run in another coordinator's store, where nobody can ask: the child's tombstone goes
         # when its time is over all the same.
@@ -257,7 +258,8 @@ def _still_needed(connection: Connection, names: Sequence[str]) -> set[str]:
     return found
 
 
-def _forget(connection: Connection, names: Sequence[str]) -> None:
+def forget(connection: Connection, names: Sequence[str]) -> None:
+    """Remove histories and commands; the sagas stay as tombstones."""
     for start in range(0, len(names), store.CHUNK):
         chunk = names[start : start + store.CHUNK]
         connection.execute(delete(history).where(history.c.saga_id.in_(chunk)))

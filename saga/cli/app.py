@@ -97,6 +97,7 @@ def _make() -> App:
         (act, "resume", "mending:resume", "Let paused sagas go on; or stopped compensation and held timers."),
         (act, "batch", "batches:batch", "What was asked of many sagas at once: list, show, pause, resume, abort."),
         (keep, "retention", "keeping:retention", "What is kept of ended sagas, for how long, and what goes next."),
+        (keep, "archive", "archive:archive", "Move ended sagas with their history out of the store into an archive."),
         (keep, "erase", "erasing:erase", "Erase for ever what was said in the sagas of a key."),
         (keep, "upgrade", "upgrading:upgrade", "Try a new version on live sagas, and move them to it."),
         (keep, "check", "check:check", "Check sagas and services at rest, and try every run in a small world."),

@@ -29,6 +29,7 @@ async def erase(
     type: Annotated[str, Parameter(show_default=False)] = "",  # noqa: A002 - the option's name
     reason: str,
     service_store: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
+    archive: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     way: WayForMany = USUAL_FOR_MANY,
     shell: Annotated[Shell, Parameter(parse=False)],
 ) -> int:
@@ -46,6 +47,7 @@ async def erase(
         type: of this type only.
         reason: why, for the record; do not name the person in it.
         service_store: also this store of a service, sqlite:PATH or postgresql://...
+        archive: also this archive, as it was named to saga archive.
     """
     from .. import erasure, operators
 
@@ -57,7 +59,7 @@ async def erase(
         services = [row async for row in _services(shell, service_store, ids, key, take=False)]
         letters = await _letters(shell, type_, key, ids)
         told = {"schema": ERASED, "state": "dry-run", **found._asdict(), "services": sum(n for _, n in services)}
-        told |= {"dead_letters": letters}
+        told |= {"dead_letters": letters, "archives": await _archives(archive, type_, key, take=False)}
         if way.dry_run:
             _tell(shell, told, found.sentence() or "nothing", "would go", letters)
             return exits.OK
@@ -73,16 +75,36 @@ async def erase(
         if answer.state == operators.PENDING:
             told["state"] = "queued"
             _tell(shell, told, found.sentence() or "nothing", "will go as soon as a coordinator runs", letters)
-            shell.hint("then say it again for the services' stores")
+            shell.hint("then say it again for the services' stores and archives")
             return exits.TIMED_OUT if way.timeout > 0 else exits.OK
         services = [row async for row in _services(shell, service_store, ids, key, take=True)]
         letters = await _letters(shell, type_, key, ids, take=True)
+        told["archives"] = await _archives(archive, type_, key, take=True)
         told |= {"state": "applied", "services": sum(number for _, number in services), "dead_letters": letters}
         _tell(shell, told, found.sentence() or "nothing", "erased", letters)
         for url, number in services:
             if number:
                 shell.hint(f"{url}: {number:,} answers and parked events erased")
     return exits.OK
+
+
+async def _archives(named: Sequence[str], type_: str, key: str, *, take: bool) -> int:
+    """Count, or erase, the sagas of a key in archives."""
+    from functools import partial
+
+    from .. import erasure
+    from ..archiving import store_of
+    from ..looking import opened
+
+    number = 0
+    for each in named:
+        async with opened(store_of(each)) as database:
+            if take:
+                now = await database.read(database.now)
+                number += await database.write(partial(erasure.in_archive, type_=type_, key=key, now=now))
+            else:
+                number += (await database.read(partial(erasure.count, type_=type_, key=key))).sagas
+    return number
 
 
 def _meant(saga: str, key: str, type_: str) -> tuple[str, str]:
@@ -148,6 +170,7 @@ def _tell(shell: Shell, told: dict[str, Any], what: str, became: str, letters: i
         shell.json(told)
         return
     more = f", and {told['services']:,} rows of services" if told["services"] else ""
+    more += f", and {told['archives']:,} archived sagas" if told["archives"] else ""
     more += f", and {letters:,} dead letters" if letters else ""
     shell.lines([f"{what}{more}: {became}"])
     if letters is None:

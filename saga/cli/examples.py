@@ -53,6 +53,10 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "retry": ("saga retry fulfilment/4711 --from charge --reason 'the bank is back'",),
     "skip": ("saga skip fulfilment/4711 notify --reason 'the customer was called'",),
     "batch": ("saga batch list",),
+    "archive": (
+        "saga archive --older-than 30d --to /archive/2026-11.db --dry-run",
+        "saga history fulfilment/4711 --store sqlite:/archive/2026-11.db",
+    ),
     "erase": ("saga erase --key 4711 --reason 'art. 17, ticket 82' --dry-run",),
     "stop": ("saga stop --all-undo --reason 'the bank refunds twice'",),
     "resume": ("saga resume --reason 'mended'",),
