@@ -48,6 +48,7 @@ def main() -> None:
             "messages": arguments.messages,
             "tracked": arguments.tracked,
             "sagas": arguments.sagas,
+            "paced": arguments.paced,
             "load_before": before,
         },
     }
@@ -76,16 +77,25 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke run of less than a minute; not recorded")
-    parser.add_argument("--only", choices=("handlers", "publishing", "coordinator"), help="only these; not recorded")
+    parser.add_argument(
+        "--only", choices=("handlers", "publishing", "coordinator", "sagas", "latency"), help="only these; not recorded"
+    )
     parser.add_argument("--case", action="append", metavar="NAME", help="only this one, of results.json; not recorded")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds (3; quick: 1)")
     parser.add_argument("--messages", type=int, metavar="N", help="events of a handler measurement (60000; 2000)")
     parser.add_argument("--tracked", type=int, metavar="N", help="sagas that the coordinator only tracks (10000; 300)")
     parser.add_argument("--sagas", type=int, metavar="N", help="sagas of a whole run (5000; quick: 200)")
+    parser.add_argument("--paced", type=int, metavar="N", help="sagas of which 50 begin each second (400; quick: 20)")
     found = parser.parse_args()
     for name in set(found.case or ()) - {case.name for case in CASES}:
         parser.error(f"--case {name}: one of {', '.join(case.name for case in CASES)}")
-    usual = {"rounds": (3, 1), "messages": (60_000, 2_000), "tracked": (10_000, 300), "sagas": (5_000, 200)}
+    usual = {
+        "rounds": (3, 1),
+        "messages": (60_000, 2_000),
+        "tracked": (10_000, 300),
+        "sagas": (5_000, 200),
+        "paced": (400, 20),
+    }
     for name, (full, quick) in usual.items():
         given = getattr(found, name)
         if given is not None and given < 1:
@@ -115,7 +125,10 @@ def _measure(
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("warming the broker up", total=len(cases) * arguments.rounds)
-        measure(CASES[1], "warm", equipment, home, min(arguments.messages, 20_000))
+        try:
+            measure(CASES[1], "warm", equipment, home, min(arguments.messages, 20_000))
+        except Failed as failure:
+            sys.exit(f"the broker could not be warmed up: {failure}")
         for number in range(1, arguments.rounds + 1):
             for case in cases if number % 2 else reversed(cases):
                 what = f"round {number}: {case.title.replace('`', '')}"
@@ -123,11 +136,12 @@ def _measure(
                 found = None
                 if case.name not in failures:
                     count = arguments.tracked if case.run in ("track", "catch-up") else counts[case.unit]
+                    count = arguments.paced if case.group == "latency" else count
                     try:
                         found = measure(case, f"{case.name}-{number}", equipment, home, max(count // case.part, 1))
-                        console.print(f"{what}: {found['per_second']:,.0f} {case.unit}", highlight=False)
+                        console.print(f"{what}: {figures.told(case, found)}", highlight=False)
                     except (Failed, Missing) as failure:
-                        failures[case.name] = str(failure).splitlines()[-1]
+                        failures[case.name] = str(failure).splitlines()[-1].replace("|", "/")[:200]
                         console.print(f"{what}: {failure}", highlight=False, markup=False)
                 rounds[case.name].append(found)
     return rounds, failures

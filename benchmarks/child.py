@@ -15,7 +15,7 @@ from pathlib import Path
 
 import structlog
 
-from . import handlers, publishing, shop
+from . import engines, handlers, publishing, shop
 from .stopwatch import Measured
 
 CASES: dict[str, Callable[[str, Path, int], Awaitable[Measured]]] = {
@@ -36,6 +36,18 @@ CASES: dict[str, Callable[[str, Path, int], Awaitable[Measured]]] = {
     "catch-up": shop.catch_up,
     "track-grown": shop.track_grown,
     "whole": shop.whole,
+    "whole-1": partial(shop.whole, coordinators=1),
+    "whole-2": partial(shop.whole, coordinators=2),
+    "paced": shop.paced,
+    "paced-1": partial(shop.paced, coordinators=1),
+    "paced-2": partial(shop.paced, coordinators=2),
+    "coordinate": shop.coordinate,
+    "dbos-sqlite": partial(engines.dbos, store="sqlite"),
+    "dbos-postgres": partial(engines.dbos, store="postgresql"),
+    "restate": engines.restate,
+    "paced-dbos-sqlite": partial(engines.dbos, store="sqlite", rate=shop.RATE),
+    "paced-dbos-postgres": partial(engines.dbos, store="postgresql", rate=shop.RATE),
+    "paced-restate": partial(engines.restate, rate=shop.RATE),
 }
 
 

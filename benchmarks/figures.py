@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
 from .plan import CASES, Case, Group
 
@@ -30,6 +30,7 @@ def summary(case: Case, rounds: Rounds, failures: Mapping[str, str]) -> dict[str
         "median": round(median(speeds)),
         "max": round(max(speeds)),
         "cpu_us_each": round(median(each["cpu_us_each"] for each in mine), 1),
+        "servers_us_each": round(median(each["servers_us_each"] for each in mine), 1),
         "memory_mb": round(max(each["memory"] for each in mine)),
         "rounds": [{key: value for key, value in each.items() if key != "memory"} for each in mine],
         **failed,
@@ -43,49 +44,60 @@ def summary(case: Case, rounds: Rounds, failures: Mapping[str, str]) -> dict[str
             "median": round(median(ratios), 2),
             "max": round(max(ratios), 2),
         }
-    if case.unit == "sagas/s":
-        found["events_per_second"] = round(median(each["more"]["events"] / each["seconds"] for each in mine))
+    if case.group == "latency":
+        for name in ("p50_ms", "p99_ms"):
+            times = [each["more"][name] for each in mine]
+            found[name] = {"min": round(min(times), 1), "median": round(median(times), 1), "max": round(max(times), 1)}
     return found
+
+
+def told(case: Case, found: Mapping[str, Any]) -> str:
+    """Say what one measurement gave, while the run goes on."""
+    if case.group == "latency":
+        return f"{found['more']['p50_ms']:.0f} and {found['more']['p99_ms']:.0f} ms"
+    return f"{found['per_second']:,.0f} {case.unit}"
 
 
 def tables(results: Mapping[str, Any]) -> str:
     """Draw the tables, as Markdown."""
-    parts = [_table(group, results["figures"]) for group in ("handlers", "publishing", "coordinator")]
+    parts = [_table(group, results["figures"]) for group in get_args(Group)]
     return "\n\n".join(part for part in parts if part)
+
+
+_TO = {"handlers": "ratio to the loop with headers", "publishing": "ratio", "sagas": "ratio to Restate"}
+_WHAT = {"handlers": "events per second", "sagas": "sagas per second", "latency": "milliseconds of one saga"}
 
 
 def _table(group: Group, figures: Mapping[str, Any]) -> str:
     cases = [case for case in CASES if case.group == group and case.name in figures]
     if not cases:
         return ""
-    compared = group != "coordinator"
-    last = {"handlers": "ratio to the loop with headers", "publishing": "ratio", "coordinator": "events/s"}[group]
-    head = [
-        "events per second" if group == "handlers" else "",
-        "min",
-        "median",
-        "max",
-        last,
-        "CPU µs each",
-        "memory MB",
-    ]
+    speeds = ["50 %", "99 %"] if group == "latency" else ["min", "median", "max"]
+    ratio = [_TO[group]] if group in _TO else []
+    servers = ["of servers"] if group in ("sagas", "latency") else []
+    head = [_WHAT.get(group, ""), *speeds, *ratio, "CPU µs each", *servers, "memory MB"]
     rows = []
     for case in cases:
         found = figures[case.name]
+        title = f"{case.title} ({case.unit})" if group == "coordinator" else case.title
         if "median" not in found:
-            rows.append([f"{case.title}: {found['failed']}", *["–"] * (len(head) - 1)])
+            rows.append([f"{title}: {found['failed']}", *["–"] * (len(head) - 1)])
             continue
-        if compared:
-            ratio = found.get("ratio")
-            shown = "1" if ratio is None else f"**{ratio['median']:.2f}** ({ratio['min']:.2f}-{ratio['max']:.2f})"
+        if group == "latency":
+            cells = [_between(found[name], 0) for name in ("p50_ms", "p99_ms")]
         else:
-            shown = f"{found.get('events_per_second', found['median']):,}"
-        speeds = [f"{found[key]:,}" for key in ("min", "median", "max")]
-        title = case.title if compared else f"{case.title} ({case.unit})"
-        cpu = f"{found['cpu_us_each']:,.0f}"
-        rows.append([title, speeds[0], f"**{speeds[1]}**", speeds[2], shown, cpu, f"{found['memory_mb']}"])
+            cells = [f"{found['min']:,}", f"**{found['median']:,}**", f"{found['max']:,}"]
+        if ratio:
+            cells.append(_between(found["ratio"], 2) if "ratio" in found else "1" if case.against is None else "–")
+        cells += [f"{found['cpu_us_each']:,.0f}", *(f"{found['servers_us_each']:,.0f}" for _ in servers)]
+        rows.append([title, *cells, f"{found['memory_mb']}"])
     rule = ["---", *["--:"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
+
+
+def _between(figure: Mapping[str, float], digits: int) -> str:
+    low, middle, high = (f"{figure[name]:.{digits}f}" for name in ("min", "median", "max"))
+    return f"**{middle}** ({low}-{high})"
 
 
 def conditions(results: Mapping[str, Any]) -> str:
@@ -96,7 +108,8 @@ def conditions(results: Mapping[str, Any]) -> str:
         f"{machine['memory_gb']} GB, {machine['system']}, Python {machine['python']}, Apache Kafka {machine['kafka']} "
         f"on Java {machine['java']} beside it, SQLite {machine['sqlite']}; a durable write of 4 KiB takes "
         f"{machine['fsync_ms']} ms. {run['rounds']} rounds of {run['messages']:,} events, {run['tracked']:,} tracked "
-        f"sagas and {run['sagas']:,} whole ones. Load average before: {run['load_before']}, after: {run['load_after']}."
+        f"sagas, {run['sagas']:,} whole ones and {run['paced']:,} at 50 per second. "
+        f"Load average before: {run['load_before']}, after: {run['load_after']}."
     )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-Group = Literal["handlers", "publishing", "coordinator"]
+Group = Literal["handlers", "publishing", "coordinator", "sagas", "latency"]
 Peer = Literal["faststream", "faust", "dbos", "restate"]
 
 
@@ -47,6 +47,32 @@ def _handlers(name: str, title: str, *, postgres: int = 0, peer: Peer | None = N
     return Case(name, "handlers", title, name, True, "events/s", against=to, postgres=postgres, peer=peer, part=part)
 
 
+def _sagas(
+    name: str, title: str, run: str, *, kafka: bool = True, postgres: int = 0, traced: bool = True
+) -> tuple[Case, Case]:
+    one = Case(
+        f"whole-{name}",
+        "sagas",
+        title,
+        f"whole{run}",
+        kafka,
+        "sagas/s",
+        traced=traced,
+        against="restate",
+        postgres=postgres,
+    )
+    return one, replace(one, name=f"paced-{name}", group="latency", run=f"paced{run}")
+
+
+def _peers(name: str, title: str, peer: Peer, *, postgres: int = 0, part: int = 1) -> tuple[Case, Case]:
+    to = None if name == "restate" else "restate"
+    one = Case(name, "sagas", title, name, False, "sagas/s", against=to, postgres=postgres, peer=peer, part=part)
+    slow = replace(
+        one, name=f"paced-{name}", group="latency", title=title.rpartition(",")[0], run=f"paced-{name}", part=1
+    )
+    return one, slow
+
+
 CASES = (
     _handlers("by-hand", "loop by hand, no headers"),
     _handlers("by-hand-headers", "loop by hand, 8 headers"),
@@ -73,15 +99,12 @@ CASES = (
     Case("track-kafka", "coordinator", "coordinator alone, Kafka", "track", True, "events/s", "one"),
     Case("catch-up-local", "coordinator", "… four topics after an outage, embedded", "catch-up", False, "events/s"),
     Case("catch-up-kafka", "coordinator", "… four topics after an outage, Kafka", "catch-up", True, "events/s"),
-    Case("whole-local", "coordinator", "services and coordinator, embedded broker", "whole", False, "sagas/s"),
-    Case(
-        "whole-local-untraced",
-        "coordinator",
-        "… with tracing switched off",
-        "whole",
-        False,
-        "sagas/s",
-        traced=False,
-    ),
-    Case("whole-kafka", "coordinator", "services and coordinator, Kafka", "whole", True, "sagas/s"),
+    *_sagas("local", "choreo, embedded broker", "", kafka=False),
+    *_sagas("local-untraced", "… with tracing switched off", "", kafka=False, traced=False),
+    *_sagas("kafka", "choreo, Kafka and SQLite", ""),
+    *_sagas("kafka-postgres", "choreo, Kafka and PostgreSQL, 1 coordinator", "-1", postgres=4),
+    *_sagas("kafka-postgres-2", "… 2 coordinators", "-2", postgres=4),
+    *_peers("dbos-sqlite", "DBOS Transact, SQLite, 10 callers", "dbos", part=8),
+    *_peers("dbos-postgres", "DBOS Transact, PostgreSQL, 4 callers", "dbos", postgres=1, part=8),
+    *_peers("restate", "Restate, 400 callers", "restate"),
 )

@@ -3,19 +3,22 @@
 `track` is the coordinator alone: it reads what all services said from one full topic, where the events of an order
 stand in their order. `catch_up` is the same from four topics, as after an outage: there effects may be read before
 their causes, and no undo is answered yet. `whole` is coordinator and services in one process, as `saga run` has them,
-from the first order to the end of the last undo. Every store is SQLite with synchronous=FULL, and so is the embedded
-broker.
+from the first order to the end of the last undo; `paced` is the same, fifty a second. Every store is SQLite with
+synchronous=FULL, and so is the embedded broker; or, with coordinators as processes of their own, PostgreSQL.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import quantiles
 
 from sqlalchemy import text
 
@@ -41,6 +44,7 @@ from choreo.services.service import Service
 
 from . import old
 from .orders import RUN
+from .outside import Helper, helper, stores
 from .stopwatch import Measured, Stopwatch
 
 SECONDS = 240
@@ -48,6 +52,10 @@ SECONDS = 240
 REFUSED = 10
 """One order in so many is refused by the carrier."""
 _OPTIONS = Options(undo_rate=1_000_000)  # the brake on mass refunds is not what is measured
+RATE = 50
+"""How many sagas begin each second where it is measured how long one takes."""
+_WARM = 100
+"""Sagas at the beginning that do not count then: schemas are learned, and statements compiled."""
 _WINDOW = 500
 _ONE_TOPIC = os.environ.get("CHOREO_BENCH_TOPICS") == "one"
 
@@ -140,11 +148,12 @@ EVENTS = (
 _ANSWERS = (PaymentRefunded.spec().type, StockReleased.spec().type)
 
 
-def services(home: Path) -> tuple[Service, ...]:
+def services(home: Path, databases: Sequence[str] = ()) -> tuple[Service, ...]:
     """Make the three services; their steps do nothing, so that everything around them is what is measured."""
-    stock = Service(f"{RUN}.stock", store=f"sqlite:{home / 'stock.db'}")
-    payments = Service(f"{RUN}.payments", store=f"sqlite:{home / 'payments.db'}")
-    shipping = Service(f"{RUN}.shipping", store=f"sqlite:{home / 'shipping.db'}")
+    urls = databases or [f"sqlite:{home / name}.db" for name in ("stock", "payments", "shipping")]
+    stock = Service(f"{RUN}.stock", store=urls[0])
+    payments = Service(f"{RUN}.payments", store=urls[1])
+    shipping = Service(f"{RUN}.shipping", store=urls[2])
 
     @stock.on(OrderPlaced)
     async def reserve(order: OrderPlaced) -> StockReserved:
@@ -240,75 +249,111 @@ async def _grow(database: Database, finished: int, running: int) -> None:
             await database.write(lambda c, name=name: c.execute(text(f"ANALYZE {name}")))  # type: ignore[misc]
 
 
-async def whole(broker: str, home: Path, count: int) -> Measured:
+async def whole(broker: str, home: Path, count: int, *, coordinators: int = 0) -> Measured:
     """Measure everything together: sagas per second from the first order to the end of the last undo."""
-    settings = load_settings(broker=broker, home=home, group=f"{RUN}.coordinator")
-    parts = Parts(services=services(home), sagas=(Order,))
-    watch = Stopwatch()
-    async with connect(broker, settings) as transport:
-        await transport.create_topics(parts.topics())
-        async with Process(parts, transport, settings, options=_OPTIONS) as process:
-            await process.until_idle()
-            database = await Database.open(settings.store_url)
-            try:
-                publisher = Publisher(transport, source="shop", settings=settings)
-                async with publisher:
-                    await publisher.prepare([OrderPlaced])
-                    watch.start()
-                    for start in range(0, count, _WINDOW):
-                        numbers = range(start, min(start + _WINDOW, count))
-                        await publisher.publish(*[_placed(number) for number in numbers])
-                    async with asyncio.timeout(SECONDS):
-                        while sum((await _phases(database, ended=True)).values()) < count:
-                            await asyncio.sleep(0.02)
-                watch.lap()
-                await process.until_idle()
-                phases = await _phases(database)
-            finally:
-                await database.close()
-            assert process.coordinator is not None
-            handled = {worker.service.name: worker.counters.handled for worker in process.workers}
-            dead = sum(worker.counters.dead for worker in process.workers)
-            events = process.coordinator.events
+    async with _open(broker, home, coordinators) as shop:
+        shop.watch.start()
+        for start in range(0, count, _WINDOW):
+            numbers = range(start, min(start + _WINDOW, count))
+            await shop.publisher.publish(*[_placed(number) for number in numbers])
+        await shop.until_ended(count, 0.02)
+        shop.watch.lap()
+        measured = shop.watch.measured(count)
+        await shop.process.until_idle()
+        phases = await _phases(shop.database)
+        handled = {worker.service.name: worker.counters.handled for worker in shop.process.workers}
+        dead = sum(worker.counters.dead for worker in shop.process.workers)
+        events = await shop.coordinated()
         _check(phases, count)
         assert not dead, f"{dead} dead letters"
         assert sum(handled.values()) == 3 * count + 2 * _refusals(count), handled
-        assert events == _events(count), f"{events} events"
-    return watch.measured(count, events=events, phases=phases)
+        assert sum(events) == _events(count), f"{events} events"
+    return replace(measured, more={"events": sum(events), "of_each": events, "phases": phases})
 
 
-async def paced(broker: str, home: Path, count: int, rate: int) -> tuple[list[float], Measured]:
-    """Measure single sagas while `rate` begin each second: milliseconds from the event's time to the saga's end."""
-    settings = load_settings(broker=broker, home=home, group=f"{RUN}.coordinator")
-    parts = Parts(services=services(home), sagas=(Order,))
-    watch = Stopwatch()
+async def paced(broker: str, home: Path, count: int, *, coordinators: int = 0, rate: int = RATE) -> Measured:
+    """Measure single sagas while `rate` begin each second: from just before the event is published to its end."""
     began: dict[str, int] = {}
-    async with connect(broker, settings) as transport:
-        await transport.create_topics(parts.topics())
-        async with Process(parts, transport, settings, options=_OPTIONS) as process:
-            await process.until_idle()
-            database = await Database.open(settings.store_url)
-            try:
-                async with Publisher(transport, source="shop", settings=settings) as publisher:
-                    await publisher.prepare([OrderPlaced])
-                    watch.start()
-                    loop = asyncio.get_running_loop()
-                    first = loop.time()
-                    for number in range(count):
-                        await asyncio.sleep(max(0.0, first + number / rate - loop.time()))
-                        placed = _placed(number)
-                        began[placed.order_id] = system_clock()
-                        await publisher.publish(placed)
-                    async with asyncio.timeout(SECONDS):
-                        while sum((await _phases(database, ended=True)).values()) < count:
-                            await asyncio.sleep(0.1)
-                watch.lap()
-                query = text("SELECT key, ended_at FROM choreo_saga")
-                ended = {key: int(at) for key, at in await database.read(lambda c: c.execute(query).all())}
-            finally:
-                await database.close()
+    async with _open(broker, home, coordinators) as shop:
+        shop.watch.start()
+        loop = asyncio.get_running_loop()
+        first = loop.time()
+        for number in range(_WARM + count):
+            await asyncio.sleep(max(0.0, first + number / rate - loop.time()))
+            placed = _placed(number)
+            began[placed.order_id] = system_clock()
+            await shop.publisher.publish(placed)
+        await shop.until_ended(_WARM + count, 0.1)
+        shop.watch.lap()
+        measured = shop.watch.measured(_WARM + count)
+        query = text("SELECT key, ended_at FROM choreo_saga")
+        ended = {key: int(at) for key, at in await shop.database.read(lambda c: c.execute(query).all())}
     assert ended.keys() == began.keys()
-    return [(ended[key] - at) / 1_000 for key, at in began.items()], watch.measured(count)
+    hundredths = quantiles([(ended[key] - at) / 1_000 for key, at in began.items()][_WARM:], n=100, method="inclusive")
+    return replace(measured, more={"p50_ms": hundredths[49], "p99_ms": hundredths[98]})
+
+
+async def coordinate(broker: str, home: Path, _: int) -> Measured:
+    """Run a coordinator as a process of its own: it says when it is ready, and runs until its input closes."""
+    settings = _settings(broker, home, True)
+    watch = Stopwatch()
+    async with (
+        connect(broker, settings) as transport,
+        Process(Parts(sagas=(Order,)), transport, settings, options=_OPTIONS) as process,
+    ):
+        assert process.coordinator is not None
+        watch.start()
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+        watch.lap()
+        events = process.coordinator.events
+    return watch.measured(max(events, 1), events=events)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shop:
+    process: Process
+    publisher: Publisher
+    database: Database
+    watch: Stopwatch
+    helpers: Sequence[Helper]
+
+    async def until_ended(self, count: int, look: float) -> None:
+        """Wait until so many sagas have ended, and look so often, seconds."""
+        async with asyncio.timeout(SECONDS):
+            while sum((await _phases(self.database, ended=True)).values()) < count:
+                await asyncio.sleep(look)
+
+    async def coordinated(self) -> list[int]:
+        """Give the events of each coordinator; those that are processes of their own end with it."""
+        if self.process.coordinator is not None:
+            return [self.process.coordinator.events]
+        return [int((await helper.finish())["more"]["events"]) for helper in self.helpers]
+
+
+@asynccontextmanager
+async def _open(broker: str, home: Path, coordinators: int) -> AsyncIterator[_Shop]:
+    """Run the services in this process, with the coordinator; or with so many of them as processes, on PostgreSQL."""
+    settings = _settings(broker, home, coordinators > 0)
+    parts = Parts(services=services(home, stores()[1:] if coordinators else ()), sagas=(Order,))
+    here = replace(parts, sagas=()) if coordinators else parts
+    async with AsyncExitStack() as stack:
+        transport = await stack.enter_async_context(connect(broker, settings))
+        await transport.create_topics(parts.topics())
+        command = ("coordinate", broker, str(home), "0")
+        helpers = [await stack.enter_async_context(helper(command)) for _ in range(coordinators)]
+        process = await stack.enter_async_context(Process(here, transport, settings, options=_OPTIONS))
+        await process.until_idle()
+        database = await Database.open(settings.store_url)
+        stack.push_async_callback(database.close)
+        publisher = await stack.enter_async_context(Publisher(transport, source="shop", settings=settings))
+        await publisher.prepare([OrderPlaced])
+        yield _Shop(process, publisher, database, Stopwatch([each.pid for each in helpers]), helpers)
+
+
+def _settings(broker: str, home: Path, postgres: bool) -> Settings:
+    store = stores()[0] if postgres else None
+    return load_settings(broker=broker, home=home, group=f"{RUN}.coordinator", store=store)
 
 
 def _refused(order_id: str) -> bool:
