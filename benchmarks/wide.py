@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,13 +33,21 @@ from tests.support.server import started
 
 from . import machine
 from .wide_group import SECONDS, Backlog, Member, given, make_topics, processor_time, shared, until
-from .wide_orders import Placed, busiest, keys, refusals
+from .wide_orders import Placed, keys, keys_of, refusals
 
 HERE = Path(__file__).parent
 PARTITIONS = 8
 SESSION = 6.0
 """Seconds after which a coordinator that was killed is missed; `CHOREO_SESSION` is 30 by default."""
-CASES = (("uniform", 1), ("uniform", 2), ("uniform", 4), ("zipf", 2), ("hot", 2))
+CASES = (("uniform", 1), ("uniform", 2), ("uniform", 4), ("zipf", 2), ("hot", 2), ("again", 1))
+_AGAIN = 10
+"""Of what one key has again and again, a tenth is enough to see."""
+_SPREADS = {
+    "uniform": "over all partitions",
+    "zipf": "partition n has 1/n",
+    "hot": "all in one partition",
+    "again": "one key, a tenth as many",
+}
 _BEGIN, _END = "<!-- wide: written by `python -m benchmarks.wide` -->", "<!-- end of wide -->"
 _EVERY = 0.03
 """Seconds between two events of a partition while rebalances are measured."""
@@ -118,7 +126,8 @@ async def _drain(servers: Servers, prefix: str, spread: str, number: int) -> dic
     folder.mkdir()
     url = servers.postgres.create_database()
     settings = given(servers.kafka.bootstrap, url, prefix, SESSION)
-    chosen = keys(servers.sagas, spread)
+    sagas = servers.sagas // (_AGAIN if spread == "again" else 1)
+    chosen = keys(sagas, spread, PARTITIONS)
     backlog = Backlog(settings, PARTITIONS)
     async with connect(settings.broker_url, settings) as transport, AsyncExitStack() as stack:
         await make_topics(transport, PARTITIONS)
@@ -139,7 +148,7 @@ async def _drain(servers: Servers, prefix: str, spread: str, number: int) -> dic
         others = [now - then for now, then in zip(_others(servers), others, strict=True)]
         for member in members:
             await member.leave()
-    await _check(url, servers.sagas)
+    await _check(url, sagas)
     servers.postgres.drop_database(url)
     events = backlog.events
     assert sum(each["events"] for each in after) == events, "every event was read once"
@@ -154,7 +163,6 @@ async def _drain(servers: Servers, prefix: str, spread: str, number: int) -> dic
         "shares": sorted(each["events"] / events for each in after),
         "batches": sum(each["batches"] for each in after),
         "memory": max(each["memory"] for each in after),
-        "busiest_key": busiest(chosen),
     }
 
 
@@ -209,6 +217,7 @@ async def _pauses(servers: Servers, rebalances: int) -> dict[str, list[float]]:
                 await until(shared(PARTITIONS), members)
                 await asyncio.sleep(_CALM)
                 windows.append((kind, began, time.time()))
+                await asyncio.sleep(_CALM)  # what comes next begins no gap in this window
 
             for nth in range(rebalances):
                 await window("nothing", None)
@@ -218,17 +227,15 @@ async def _pauses(servers: Servers, rebalances: int) -> dict[str, list[float]]:
                 await window("killed", members.pop(nth % 2).kill())
                 members.append(await _joined(Member(settings, folder), stack))
                 await until(shared(PARTITIONS), members)
-                await asyncio.sleep(_CALM)
+                await asyncio.sleep(2 * _CALM)
                 print(f"rebalances: round {nth + 1}", file=sys.stderr, flush=True)
             done.set()
             published = await load
             async with asyncio.timeout(SECONDS):
                 database = await Database.open(url)
                 stack.push_async_callback(database.close)
-                while (rows := await _rows(database, "SELECT saga_id, at FROM choreo_history")) is None or len(
-                    rows
-                ) < published:
-                    await asyncio.sleep(0.1)
+                while len(rows := await _rows(database, "SELECT saga_id, at FROM choreo_history")) < published:
+                    await asyncio.sleep(0.5)
             assert len(rows) == published, "nothing lost, nothing doubled"
         for member in members:
             await member.leave()
@@ -252,7 +259,7 @@ async def _joined(member: Member, stack: AsyncExitStack) -> Member:
 
 async def _load(publisher: Publisher, done: asyncio.Event) -> int:
     """Publish one order of each partition every few milliseconds; give their number."""
-    supplies = [_keys_of(partition) for partition in range(PARTITIONS)]
+    supplies = [keys_of(partition, PARTITIONS) for partition in range(PARTITIONS)]
     loop = asyncio.get_running_loop()
     due, count = loop.time(), 0
     while not done.is_set():
@@ -262,15 +269,6 @@ async def _load(publisher: Publisher, done: asyncio.Event) -> int:
         due = max(due + _EVERY, loop.time() - 1)
         await asyncio.sleep(max(0.0, due - loop.time()))
     return count
-
-
-def _keys_of(partition: int) -> Iterator[str]:
-    number = 0
-    while True:
-        key = f"order-{number:08d}"
-        if partition_for(key.encode(), PARTITIONS) == partition:
-            yield key
-        number += 1
 
 
 def _longest(decided: Any, begin: float, end: float) -> float:
@@ -305,7 +303,7 @@ def _table(results: dict[str, Any]) -> str:
     for spread, number in CASES:
         rounds: Sequence[dict[str, Any]] = results["throughput"][f"{spread}-{number}"]
         speeds = [each["per_second"] for each in rounds]
-        cells = [spread, str(number), f"{min(speeds):,.0f}", f"**{median(speeds):,.0f}**", f"{max(speeds):,.0f}"]
+        cells = [_SPREADS[spread], str(number), f"{min(speeds):,.0f}", f"**{median(speeds):,.0f}**", f"{max(speeds):,.0f}"]
         cells += [f"{median(each[name] for each in rounds):.0f}" for name in ("cpu_us", "postgres_us", "kafka_us")]
         cells += [f"{median(each['shares'][-1] for each in rounds):.0%}"]
         cells += [f"{max(each['memory'] for each in rounds):.0f}"]

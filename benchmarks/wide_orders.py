@@ -6,12 +6,14 @@ topics are merged. A key may be ordered again and again: that is how keys are ho
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 from choreo.events.event import Event
 from choreo.events.ids import derived_id
+from choreo.events.partitioner import partition_for
 from choreo.saga.saga import Saga
 from choreo.saga.step import step
 
@@ -92,21 +94,30 @@ class Order(Saga, start=Placed, key="order_id", rerun=True, deadline="2h", activ
 EVENTS = (Placed, Reserved, Released, Captured, Refunded, Shipped, Refused)
 
 
-def keys(count: int, spread: str, *, seed: int = 7) -> list[str]:
+def keys(count: int, spread: str, partitions: int, *, seed: int = 7) -> list[str]:
     """Choose the key of each order.
 
     Args:
         count: of orders.
-        spread: "uniform", a key for each; "zipf", the n-th of 1,000 keys comes with a share of 1/n; "hot", one key.
+        spread: "uniform", over all partitions; "zipf", the n-th partition has a share of 1/n; "hot", one has all;
+            "again", all orders have one key.
+        partitions: of the topic.
         seed: of the choice.
     """
-    if spread == "uniform":
-        return [f"order-{number:08d}" for number in range(count)]
-    if spread == "hot":
-        return ["order-hot"] * count
-    ranks = range(1, 1_001)
-    chosen = random.Random(seed).choices(ranks, weights=[1 / rank for rank in ranks], k=count)
-    return [f"order-{rank:04d}" for rank in chosen]
+    if spread == "again":
+        return ["order-again"] * count
+    ranks = range(1, partitions + 1)
+    weights = {"uniform": [1.0] * partitions, "zipf": [1 / rank for rank in ranks]}.get(spread, [1.0])
+    supplies = [keys_of(partition, partitions) for partition in range(len(weights))]
+    return [next(supply) for supply in random.Random(seed).choices(supplies, weights, k=count)]
+
+
+def keys_of(partition: int, partitions: int) -> Iterator[str]:
+    """Give keys that stand in one partition."""
+    for number in itertools.count():
+        key = f"order-{number:08d}"
+        if partition_for(key.encode(), partitions) == partition:
+            yield key
 
 
 def refusals(count: int) -> int:
@@ -132,11 +143,6 @@ def said(chosen: Sequence[str]) -> Iterator[tuple[Event, str | None, str]]:
             under_way.append((key, story))
         elif waiting[key]:
             ready.append(key)
-
-
-def busiest(chosen: Sequence[str]) -> float:
-    """Give the share of the orders that have the most frequent key."""
-    return max(Counter(chosen).values()) / len(chosen)
 
 
 def _story(key: str, number: int) -> Iterator[tuple[Event, str | None, str]]:

@@ -59,7 +59,7 @@ class KafkaTransport:
         url: `kafka://host:port[,host:port]`.
         settings: security.
         patience: seconds that a request may take, acknowledgements included.
-        session: seconds after which a member without heartbeats is dropped.
+        session: seconds after which a member without heartbeats is dropped, and a topic's new partitions are noticed.
 
     Raises:
         ConfigurationError: the address or a security setting is wrong.
@@ -175,6 +175,7 @@ class KafkaTransport:
             enable_idempotence=True,
             max_batch_size=_BATCH_BYTES,
             request_timeout_ms=round(self._patience * 1000),
+            metadata_max_age_ms=round(self._session * 1000),
         )
         try:
             await self._start(producer.start())
@@ -349,6 +350,7 @@ class KafkaTransport:
             enable_auto_commit=False,
             auto_offset_reset="none",
             isolation_level=isolation,
+            metadata_max_age_ms=round(self._session * 1000),  # until then nobody reads a partition that is new
             fetch_max_wait_ms=100,  # meanwhile the broker answers nothing else here, not even where a topic ends
             partition_assignment_strategy=(RangePartitionAssignor,),
             session_timeout_ms=round(self._session * 1000),

@@ -8,9 +8,9 @@ time has been read, and timers due before it may fire.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from ..events.envelope import TopicPartition
-from ..events.partitioner import partition_for
 from .definition import Definition
 from .instance import Instance
 from .routing import FAILURES
@@ -71,21 +71,32 @@ def read_until(
     return {place: max(saved.get(place, 0), own.get(place, 0)) for place in places}
 
 
+class Places(Protocol):
+    """Where keys stand, and may have stood before a topic had more partitions."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many partitions each topic has."""
+        ...
+
+    def places(self, topic: str, key: str) -> Iterable[int]:
+        """Give the partitions of a topic that may hold records of a key."""
+        ...
+
+
 def answered_until(
-    definition: Definition, instance: Instance, until: Mapping[TopicPartition, int], partitions: Mapping[str, int]
+    definition: Definition, instance: Instance, until: Mapping[TopicPartition, int], partitions: Places
 ) -> int:
     """Tell until when every partition was read that can carry an answer for a saga, microseconds.
 
     Args:
         definition, instance: of the saga.
         until: until when each partition was read.
-        partitions: how many each topic has.
+        partitions: where its key may stand.
     """
-    key = instance.key.encode()
-    least = until[TopicPartition(FAILURES, partition_for(key, partitions[FAILURES]))]
+    least = min(until[TopicPartition(FAILURES, number)] for number in partitions.places(FAILURES, instance.key))
     foreign = {definition.topics[type_] for type_ in definition.correlate}
     for topic in definition.consumed_topics:
-        count = partitions.get(topic, 0)
-        numbers: Iterable[int] = range(count) if topic in foreign else (partition_for(key, count),)
+        numbers = range(partitions.counts.get(topic, 0)) if topic in foreign else partitions.places(topic, instance.key)
         least = min([least, *(until.get(TopicPartition(topic, number), 0) for number in numbers)])
     return least

@@ -53,6 +53,7 @@ from .names import parse_saga_id
 from .options import Options
 from .ordering import in_order
 from .outcomes import COMMANDS_TOPIC, OUTCOMES, SagaEnded, ensure_topics
+from .partitions import Partitions
 from .positions import Positions
 from .presence import Presence
 from .queues import next_in_line
@@ -124,7 +125,7 @@ class Coordinator:
             database, transport, self._relay, self._codec, self.group, settings.kept, self._options.stuck, on=told
         )
         self._stopping = asyncio.Event()
-        self._partitions: dict[str, int] = {}
+        self._partitions = Partitions(database, transport)
         self._begins: dict[str, int] = {}
         self._client = loaded.client_name(owner)
         self._presence = Presence(
@@ -181,9 +182,9 @@ class Coordinator:
             rotation=self._options.rotation,
         )
         await ensure_topics(self._transport)
-        self._partitions = {name: info.partitions for name, info in (await self._transport.topics()).items()}
+        await self._partitions.look()
         await require_topics(self._transport, definitions.topics(own))
-        others = {topic for d in self._behind for topic in d.consumed_topics if topic in self._partitions}
+        others = {topic for d in self._behind for topic in d.consumed_topics if topic in self._partitions.counts}
         self._topics = sorted({FAILURES, COMMANDS_TOPIC, *(t for d in own for t in d.consumed_topics), *others})
         self._catalog_until = asyncio.get_running_loop().time() + _CATALOG
         self._route()
@@ -413,6 +414,7 @@ class Coordinator:
         if due.paused:
             await self._transact(loaded.release)
         if due.fires:
+            await self._partitions.look(due.now)  # what came to a partition that is new must have been read as well
             await self._transact(self._fire)
         if due.asked:
             await self._transact(operators.obey)
@@ -458,7 +460,8 @@ class Coordinator:
     def _until(self, connection: Connection) -> dict[TopicPartition, int]:
         """Until when each partition was read, by us or by another coordinator."""
         saved = {place: read for place, (_, read) in store.load_positions(connection, self.group).items()}
-        return read_until(self._topics, self._partitions, saved, self._barrier.until())
+        until = read_until(self._topics, self._partitions.counts, saved, self._barrier.until())
+        return {place: min(read, self._partitions.as_of) for place, read in until.items()}
 
     # ---- small pieces ------------------------------------------------------------------------------------------
 
@@ -497,4 +500,5 @@ class Coordinator:
         members = (await self._transport.group(self.group)).members
         await self._database.write(lambda c: loaded.prune(c, self.group, members, self._database.now(c)))
         await self._emission.learn(self._database)
+        await self._partitions.look()
         self._catalog_until = asyncio.get_running_loop().time() + _CATALOG

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -101,6 +102,15 @@ def test_ruling_1_what_another_coordinator_has_read_counts_too() -> None:
     assert read_until(["topic", "unknown"], {"topic": 3}, saved, own) == {ONE: 6, TWO: 7, THREE: 0}
 
 
+class Standing(NamedTuple):
+    """Topics that always had as many partitions as they have."""
+
+    counts: Mapping[str, int]
+
+    def places(self, topic: str, key: str) -> Iterable[int]:
+        return (partition_for(key.encode(), self.counts[topic]),)
+
+
 def test_ruling_1_every_partition_that_can_carry_an_answer_counts() -> None:
     spread = {"placed": "orders", "a.done": "stock", "a.failed": "stock", "a.undone": "topic"}
     definition = replace(define(plan("a", 0)), topics=spread)
@@ -108,11 +118,12 @@ def test_ruling_1_every_partition_that_can_carry_an_answer_counts() -> None:
     counts = {"orders": 4, "stock": 4, "topic": 4, FAILURES: 4}
     mine = partition_for(b"4711", 4)
     everywhere = {TopicPartition(topic, number): 50 for topic in counts for number in range(4)}
-    assert answered_until(definition, instance, everywhere, counts) == 50
+    where = Standing(counts)
+    assert answered_until(definition, instance, everywhere, where) == 50
     for topic in sorted({*definition.consumed_topics, FAILURES}):
-        assert answered_until(definition, instance, {**everywhere, TopicPartition(topic, mine): 9}, counts) == 9
+        assert answered_until(definition, instance, {**everywhere, TopicPartition(topic, mine): 9}, where) == 9
     other = TopicPartition(FAILURES, (mine + 1) % 4)
-    assert answered_until(definition, instance, {**everywhere, other: 9}, counts) == 50, "no answer of it lies there"
+    assert answered_until(definition, instance, {**everywhere, other: 9}, where) == 50, "no answer of it lies there"
 
 
 # ---- the rate --------------------------------------------------------------------------------------------------------
