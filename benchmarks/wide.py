@@ -288,7 +288,7 @@ def _conditions(results: dict[str, Any], sagas: int) -> str:
     events = next(iter(results["throughput"].values()))[0]["events"]
     return (
         f"Measured {results['date']} with `{results['command']}` on {here['cores']} cores ({here['processor']}), which "
-        f"the coordinators share with Apache Kafka {here['kafka']} and PostgreSQL 18 (`fsync=on`, a durable write takes "
+        f"the coordinators share with Apache Kafka {here['kafka']} and PostgreSQL 18 (`fsync=on`, a durable write: "
         f"{here['fsync_ms']} ms): {rounds} rounds of {sagas:,} sagas, {events:,} events on one topic of {PARTITIONS} "
         f"partitions. Load average before: {results['load_before']}, after: {results['load_after']}."
     )
@@ -303,7 +303,13 @@ def _table(results: dict[str, Any]) -> str:
     for spread, number in CASES:
         rounds: Sequence[dict[str, Any]] = results["throughput"][f"{spread}-{number}"]
         speeds = [each["per_second"] for each in rounds]
-        cells = [_SPREADS[spread], str(number), f"{min(speeds):,.0f}", f"**{median(speeds):,.0f}**", f"{max(speeds):,.0f}"]
+        cells = [
+            _SPREADS[spread],
+            str(number),
+            f"{min(speeds):,.0f}",
+            f"**{median(speeds):,.0f}**",
+            f"{max(speeds):,.0f}",
+        ]
         cells += [f"{median(each[name] for each in rounds):.0f}" for name in ("cpu_us", "postgres_us", "kafka_us")]
         cells += [f"{median(each['shares'][-1] for each in rounds):.0%}"]
         cells += [f"{max(each['memory'] for each in rounds):.0f}"]
@@ -318,7 +324,10 @@ def _pause_table(results: dict[str, Any]) -> str:
         "leaves": "one leaves",
         "killed": f"one is killed (session {SESSION:g} s)",
     }
-    lines = ["| longest gap of any partition, seconds | rounds | min | median | max |", "| --- | --: | --: | --: | --: |"]
+    lines = [
+        "| longest gap of any partition, seconds | rounds | min | median | max |",
+        "| --- | --: | --: | --: | --: |",
+    ]
     for kind, name in names.items():
         gaps = results["pauses"][kind]
         cells = [str(len(gaps)), f"{min(gaps):.2f}", f"**{median(gaps):.2f}**", f"{max(gaps):.2f}"]

@@ -32,9 +32,7 @@ async def _run() -> None:
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(asked), sys.stdin)
     async with connect(settings.broker_url, settings) as transport:
         database = await Database.open(settings.store_url)
-        coordinator = Coordinator(
-            [Order], transport=transport, database=database, settings=settings, options=_OPTIONS
-        )
+        coordinator = Coordinator([Order], transport=transport, database=database, settings=settings, options=_OPTIONS)
         await coordinator.start()
         collect_seldom()
         try:

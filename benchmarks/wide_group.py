@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -40,6 +39,7 @@ class Member:
     """
 
     def __init__(self, settings: Settings, folder: Path) -> None:
+        self._folder, self._said = folder, folder / "coordinators.log"
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("CHOREO_", "OTEL_"))}
         self._environment = {
             **kept,
@@ -54,15 +54,17 @@ class Member:
 
     async def start(self) -> None:
         """Start the process; it joins by itself."""
-        self._said = tempfile.TemporaryFile()
-        self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "benchmarks.wide_coordinator"),
-            env=self._environment,
-            cwd=self._environment["CHOREO_HOME"],
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=self._said,
-        )
+        with self._said.open("ab") as said:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "benchmarks.wide_coordinator",
+                env=self._environment,
+                cwd=self._folder,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=said,
+            )
 
     async def look(self) -> Mapping[str, Any]:
         """Ask how it stands."""
@@ -71,8 +73,7 @@ class Member:
         self.process.stdin.write(b"\n")
         line = await self.process.stdout.readline()
         if not line:
-            self._said.seek(0)
-            raise SystemExit(f"a coordinator has ended:\n{self._said.read().decode()[-4000:]}")
+            raise SystemExit(f"a coordinator has ended:\n{self._said.read_text()[-4000:]}")
         found: Mapping[str, Any] = json.loads(line)
         return found
 
@@ -87,7 +88,6 @@ class Member:
         if self.process.returncode is None:
             self.process.kill()
         await self.process.wait()
-        self._said.close()
 
 
 async def until(condition: Callable[[Sequence[Mapping[str, Any]]], bool], members: Sequence[Member]) -> None:
@@ -99,9 +99,9 @@ async def until(condition: Callable[[Sequence[Mapping[str, Any]]], bool], member
 
 def shared(partitions: int) -> Callable[[Sequence[Mapping[str, Any]]], bool]:
     """Make a condition: each coordinator has a share of the partitions, and each partition a coordinator."""
-    return lambda told: all(each["partitions"] for each in told) and sum(
-        each["partitions"] for each in told
-    ) == partitions
+    return lambda told: (
+        all(each["partitions"] for each in told) and sum(each["partitions"] for each in told) == partitions
+    )
 
 
 def given(bootstrap: str, store: str, prefix: str, session: float) -> Settings:

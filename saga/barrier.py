@@ -58,6 +58,7 @@ def read_until(
     partitions: Mapping[str, int],
     saved: Mapping[TopicPartition, int],
     own: Mapping[TopicPartition, int],
+    as_of: int,
 ) -> dict[TopicPartition, int]:
     """Tell until when each partition of these topics was read, by us or by another coordinator, microseconds.
 
@@ -66,9 +67,10 @@ def read_until(
         partitions: how many each topic has.
         saved: what all coordinators have saved.
         own: what we have read since.
+        as_of: until when there were no more partitions than these.
     """
     places = (TopicPartition(topic, number) for topic in topics for number in range(partitions.get(topic, 0)))
-    return {place: max(saved.get(place, 0), own.get(place, 0)) for place in places}
+    return {place: min(as_of, max(saved.get(place, 0), own.get(place, 0))) for place in places}
 
 
 class Places(Protocol):

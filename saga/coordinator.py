@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 import structlog
 from sqlalchemy import Connection
@@ -39,7 +38,6 @@ from ..tracing.spans import Tracing
 from . import alerts, definitions, early, ends, loaded, operators, store, ticks, timers
 from .alerting import Alerting
 from .alerts import AlertRaised
-from .barrier import answered_until, read_until
 from .batch import Batch
 from .commands import Sender
 from .correlation import asked_of, consumed_classes
@@ -47,7 +45,6 @@ from .due import look, quiet
 from .durations import Durations
 from .emission import Emission
 from .feed import Feed
-from .instance import Instance
 from .knowledge import Knowledge, UnknownDefinition
 from .names import parse_saga_id
 from .options import Options
@@ -441,7 +438,7 @@ class Coordinator:
             batch.alerts.append(alerts.breaker(self.group, timers.released_until(connection), over, now))
             timers.hold(connection, now, over)
             held = True
-        answered = partial(self._answered, until=until)
+        answered = self._partitions.answered(self._knowledge.definition, until)
         stopped = timers.stopped(connection)
         due = timers.due(connection, now, answered, held=held, stopped=stopped, unloaded=unloaded)
         turns = [parse_saga_id(each.saga_id) for each in next_in_line(connection, self._knowledge.locking)]
@@ -454,14 +451,10 @@ class Coordinator:
         for row in early.expired(connection, min(now, readable)):
             batch.count_expired(row)
 
-    def _answered(self, instance: Instance, until: Mapping[TopicPartition, int]) -> int:
-        return answered_until(self._knowledge.definition(instance), instance, until, self._partitions)
-
     def _until(self, connection: Connection) -> dict[TopicPartition, int]:
         """Until when each partition was read, by us or by another coordinator."""
         saved = {place: read for place, (_, read) in store.load_positions(connection, self.group).items()}
-        until = read_until(self._topics, self._partitions.counts, saved, self._barrier.until())
-        return {place: min(read, self._partitions.as_of) for place, read in until.items()}
+        return self._partitions.until(self._topics, saved, self._barrier.until())
 
     # ---- small pieces ------------------------------------------------------------------------------------------
 

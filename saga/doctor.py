@@ -102,6 +102,7 @@ class Seen:
         kept: what the store is; None where it cannot be used.
         standings: what coordinators say of themselves.
         last_seen: the time, in words, at which a consumer group was last seen with a live member, by its name.
+        fewest: how many partitions each topic had when it had the fewest.
     """
 
     settings: str
@@ -125,6 +126,7 @@ class Seen:
     kept: Kept | None = None
     standings: Sequence[Standing] = ()
     last_seen: Mapping[str, str] = field(default_factory=dict)
+    fewest: Mapping[str, int] = field(default_factory=dict)
 
 
 def examine(seen: Seen) -> list[Finding]:
@@ -210,7 +212,21 @@ def _topics(seen: Seen) -> list[Finding]:
             sentence = f"{definition.type} reads topics of unequal partition counts: {told}"
             fix = "give them one count: then one coordinator tends to meet all events of a saga"
             found.append(Finding("topics", "warning", sentence, fix))
-    return found or [Finding("topics", "ok", f"all {len(_needed(seen)):,} that are needed are there")]
+    found = found or [Finding("topics", "ok", f"all {len(_needed(seen)):,} that are needed are there")]
+    return found + _grown(seen)
+
+
+def _grown(seen: Seen) -> list[Finding]:
+    """Tell which topics have more partitions than they once had."""
+    named = ", ".join(
+        f"{topic} from {fewest} to {there.partitions}"
+        for topic, fewest in sorted(seen.fewest.items())
+        if (there := seen.around.topics.get(topic)) is not None and there.partitions > fewest
+    )
+    if not named:
+        return []
+    told = f"have grown: {named}; what came of a key meanwhile may be out of order, limits wait for both its places"
+    return [Finding("topics", "ok", told)]
 
 
 def missing_topics(seen: Seen) -> list[str]:

@@ -1,22 +1,26 @@
 """How many partitions the topics have and have had: where they grow, keys move, and answers may lie in either place.
 
 Kafka gives a topic more partitions while it is written to. From then on a key's records go to another partition, sooner
-or later for each producer, while earlier ones may still be unread in the old one. So the read barrier of ruling R1 looks
-at every partition in which a key has ever stood; the fewest that a topic had is kept in the store.
+or later for each producer, while earlier ones may still be unread in the old one. So the read barrier of ruling R1
+looks at every partition in which a key has ever stood; the fewest that a topic had is kept in the store.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 from sqlalchemy import Connection
 
 from ..events.database import Database
+from ..events.envelope import TopicPartition
 from ..events.partitioner import partition_for
 from ..events.transport import Transport
 from . import store
+from .barrier import answered_until, read_until
+from .definition import Definition
+from .instance import Instance
 
 log = structlog.get_logger("choreo.coordinator")
 
@@ -56,6 +60,18 @@ class Partitions:
         count = self.counts[topic]
         text = key.encode()
         return {partition_for(text, each) for each in range(min(self._fewest.get(topic, count), count), count + 1)}
+
+    def until(
+        self, topics: Iterable[str], saved: Mapping[TopicPartition, int], own: Mapping[TopicPartition, int]
+    ) -> dict[TopicPartition, int]:
+        """Tell until when each partition of these topics was read; see `read_until`."""
+        return read_until(topics, self.counts, saved, own, self.as_of)
+
+    def answered(
+        self, definition: Callable[[Instance], Definition], until: Mapping[TopicPartition, int]
+    ) -> Callable[[Instance], int]:
+        """Make the function that tells until when a saga's answers were read; see `answered_until`."""
+        return lambda instance: answered_until(definition(instance), instance, until, self)
 
     async def _learn(self, counts: Mapping[str, int], now: int) -> None:
         for topic, count in counts.items():

@@ -193,7 +193,7 @@ def _read(connection: Connection, now: int, group: str) -> dict[str, Any]:
     from sqlalchemy import func, select
 
     from ...events.outbox import outbox
-    from .. import presence, queries
+    from .. import partitions, presence, queries
     from ..operators import PENDING
     from ..tables import command
 
@@ -212,6 +212,7 @@ def _read(connection: Connection, now: int, group: str) -> dict[str, Any]:
         "kept": _kept(connection, now),
         "standings": presence.standings(connection, group, now),
         "last_seen": {name: _since(at, now) for name, at in presence.last_seen(connection).items()},
+        "fewest": partitions.fewest(connection),
     }
 
 

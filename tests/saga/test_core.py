@@ -99,7 +99,10 @@ def test_ruling_1_a_partition_is_never_read_less_far_than_before() -> None:
 
 def test_ruling_1_what_another_coordinator_has_read_counts_too() -> None:
     saved, own = {ONE: 5, TWO: 7}, {ONE: 6, TWO: 2}
-    assert read_until(["topic", "unknown"], {"topic": 3}, saved, own) == {ONE: 6, TWO: 7, THREE: 0}
+    assert read_until(["topic", "unknown"], {"topic": 3}, saved, own, 9) == {ONE: 6, TWO: 7, THREE: 0}
+    assert read_until(["topic"], {"topic": 3}, saved, own, 6) == {ONE: 6, TWO: 6, THREE: 0}, (
+        "then there may be a fourth"
+    )
 
 
 class Standing(NamedTuple):

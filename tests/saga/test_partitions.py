@@ -1,4 +1,4 @@
-"""A topic is given more partitions while sagas run: keys move, and an answer in a new partition has not been read yet."""
+"""A topic is given more partitions while sagas run: keys move, and an answer may lie where nobody has read yet."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from tests.support.cli import Program, environment
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
 
-KILLS = 5
+KILLS = 4
 BEFORE, AFTER = 4, 7
 GROWING = ("shop.orders", "shop.stock", "shop.payments", "shop.stock.commands", "shop.payments.commands")
 SHOP = Path(wide_shop.__file__)
@@ -91,9 +91,7 @@ async def test_coordinators_that_are_killed_while_topics_grow_lose_nothing_and_d
             if kill == 1:
                 await _grow(kafka_bootstrap, settings)
             victim.start()
-        await _until(
-            lambda: _newest(broker), lambda found: all(place >= AFTER - 1 for place in found.values())
-        )  # there is something in the new partitions
+        await _until(lambda: _in_new_partitions(broker), lambda count: count >= 20)
         done.set()
         orders = await load
         await _until(lambda: _ended(database), lambda ended: ended >= orders)
@@ -107,20 +105,20 @@ async def test_coordinators_that_are_killed_while_topics_grow_lose_nothing_and_d
 
         effects = [Counter(await _effects(url)) for url in stores]
         refused = [each for each in numbers if declined(each)]
-        assert effects[0] == Counter([("reserved", each) for each in numbers] + [("released", each) for each in refused])
+        assert effects[0] == Counter(
+            [("reserved", each) for each in numbers] + [("released", each) for each in refused]
+        )
         assert effects[1] == Counter(("declined" if declined(each) else "charged", each) for each in numbers)
         assert _by_id(await broker.snapshot("shop.stock.commands")) == Counter(refused), "one undo for each, one id"
         assert _by_id(await broker.snapshot("shop.payments.commands")) == Counter(numbers), "one command for each"
-    for program in coordinators:
-        assert await asyncio.to_thread(program.stop) == 0, program.output[-2_000:]
 
 
 async def _publish(publisher: Publisher, done: asyncio.Event) -> int:
     """Place orders until it is told to stop; give their number."""
     number = 0
     while not done.is_set():
-        await publisher.publish(*(Placed(order_id=str(each)) for each in range(number, number + 5)))
-        number += 5
+        await publisher.publish(*(Placed(order_id=str(each)) for each in range(number, number + 2)))
+        number += 2
         await asyncio.sleep(0.05)
     return number
 
@@ -134,10 +132,10 @@ async def _grow(bootstrap: str, settings: Settings) -> None:
         await admin.close()
 
 
-async def _newest(broker: Transport) -> dict[str, int]:
-    """The last partition of each topic in which there is something."""
+async def _in_new_partitions(broker: Transport) -> int:
+    """Count the records that stand in partitions which were not there at first."""
     ends = await broker.end_offsets(GROWING)
-    return {topic: max((p.partition for p, end in ends.items() if p.topic == topic and end), default=0) for topic in GROWING}
+    return sum(end for place, end in ends.items() if place.partition >= BEFORE)
 
 
 async def _decided(database: Database) -> int:

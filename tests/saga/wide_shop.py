@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Integer, MetaData, Table, Text, insert
 
-from choreo import Event, Saga, Service, step
+from choreo import Event, Retry, Saga, Service, step
 from choreo.services.context import Transaction
 
 books = MetaData()
@@ -49,7 +49,9 @@ class Bought(Saga, start=Placed, key="order_id"):
     """Reserve, charge; every third order is declined, and its stock released."""
 
     reserve = step(done=Reserved, undo=Release, undone=Released, within="10m")
-    charge = step(after=reserve, send=Charge, done=Charged, failed=Declined, undo=None, within="10m")
+    charge = step(
+        after=reserve, send=Charge, done=Charged, failed=Declined, undo=None, within="10m", retry=Retry(attempts=1)
+    )
 
 
 def declined(order_id: str) -> bool:
