@@ -261,9 +261,11 @@ class Alerting:
                     records.append(_record(one, self._codec))
             if example is None:
                 continue
-            rest = update(alert).where(alert.c.told_at.is_(None), *_like(each.alike)).values(told_at=now)
-            marked = connection.execute(rest.returning(alert.c.id, alert.c.saga, alert.c.at)).all()
-            if marked:
+            rest = update(alert).where(alert.c.told_at.is_(None)).values(told_at=now)
+            rest = rest.returning(alert.c.id, alert.c.saga, alert.c.at)
+            # Else another coordinator has told them meanwhile, and what has come since may be no burst.
+            if marked := list(connection.execute(rest.where(alert.c.id == example.alert.id)).all()):
+                marked += connection.execute(rest.where(*_like(each.alike))).all()
                 one_of_all, count, sagas = burst(example.alert, [Member(*row) for row in marked])
                 why = f"{one_of_all.summary}\n{example.why}"
                 remedies = tuple(dict.fromkeys((*one_of_all.remedies, *example.remedies)))

@@ -185,40 +185,40 @@ class Stage:
 
     async def until(self, holds: Callable[[dict[str, Instance]], bool]) -> dict[str, Instance]:
         """Wait until the sagas are as wanted."""
-        for _ in range(1_000):
+        for _ in range(6_000):
             found = await self.instances()
             if holds(found):
                 return found
             await asyncio.sleep(0.01)
         told = [f"{name} {each.phase}: {[s.state.value for s in each.steps.values()]}" for name, each in found.items()]
-        raise AssertionError(f"not so after ten seconds: {told}")
+        raise AssertionError(f"not so after a minute: {told}")
 
     async def ask(self, kind: str, **arguments: Any) -> operators.Answer:
         """Ask what a person would ask, and wait for the answer."""
         id_ = await self.database.write(lambda connection: operators.ask(connection, kind, by="ann", **arguments))
-        for _ in range(1_000):
+        for _ in range(6_000):
             told = await self.database.read(lambda connection: operators.answer(connection, id_))
             if told.state != operators.PENDING:
                 return told
             await asyncio.sleep(0.01)
-        raise AssertionError(f"{kind} was not answered in ten seconds")
+        raise AssertionError(f"{kind} was not answered in a minute")
 
     async def eventually_sent(self, topic: str, number: int) -> list[Delivery]:
         """Wait until a topic holds so many records."""
-        for _ in range(1_000):
+        for _ in range(6_000):
             found = await self.sent(topic)
             if len(found) >= number:
                 return found
             await asyncio.sleep(0.01)
-        raise AssertionError(f"{topic} holds {len(found)} records, not {number}, after ten seconds")
+        raise AssertionError(f"{topic} holds {len(found)} records, not {number}, after a minute")
 
     async def settled(self) -> dict[str, Instance]:
         """Wait until the coordinator has read everything and published everything, timers apart."""
-        for _ in range(1_000):
+        for _ in range(6_000):
             if await self.coordinators[-1].caught_up():
                 return await self.instances()
             await asyncio.sleep(0.01)
-        raise AssertionError("the coordinator did not catch up in ten seconds")
+        raise AssertionError("the coordinator did not catch up in a minute")
 
     async def differing(self) -> dict[str, difference.Difference]:
         """Fold every saga's history again, and tell those that come out otherwise."""

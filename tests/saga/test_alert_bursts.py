@@ -81,7 +81,7 @@ async def _sent(stage: Stage) -> list[dict[str, Any]]:
 
 async def _told(stage: Stage, occurrences: int) -> list[dict[str, Any]]:
     """Wait until so many occurrences were told, and for no more; give the alerts."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while sum(each["count"] for each in await _sent(stage)) < occurrences:
             await asyncio.sleep(0.02)
     await asyncio.sleep(0.3)
@@ -111,6 +111,31 @@ async def test_a_mass_failure_is_a_few_alerts_and_one_with_the_number_of_the_oth
     await stage.stop()
     await stage.start()
     assert len(await _told(stage, 402)) == FEW + 3, "a restart tells nothing again"
+
+
+async def test_what_comes_while_another_coordinator_tells_a_burst_is_no_second_burst(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.options = ON
+    slow, quick = [(await stage.start())._alerting for _ in range(2)]
+    for each in (slow, quick):
+        await each.close()  # the test says who tells when
+    ago = await stage.database.read(stage.database.now) - 2 * GATHER
+    await stage.database.write(lambda c: alerting.note(c, [_failed(n, ago) for n in range(30)]))
+    survey = slow._survey
+
+    async def meanwhile() -> Any:
+        monkeypatch.undo()
+        assert await quick.tell() == FEW + 1
+        await stage.database.write(lambda c: alerting.note(c, [_failed(2_000, ago)]))
+        return await survey()
+
+    monkeypatch.setattr(slow, "_survey", meanwhile)
+    await slow.tell()
+    await slow.tell()
+    told = await _told(stage, 31)
+    assert sorted(each["count"] for each in told) == [1] * (FEW + 1) + [30 - FEW]
+    assert "order/02000" in {each["saga"] for each in told}, "it is told as what it is"
 
 
 async def test_the_others_are_gathered_for_a_minute(sqlite_stage: Stage) -> None:

@@ -50,12 +50,12 @@ async def family(stage: Stage) -> Stage:
 
 async def answers_to_parents(stage: Stage, number: int) -> list[Delivery]:
     """Wait for what children tell their parents, without what every saga tells everybody at its end."""
-    for _ in range(1_000):
+    for _ in range(6_000):
         found = [each for each in await stage.sent("choreo.outcomes") if header(each, "ce_type") != "SagaEnded"]
         if len(found) >= number:
             return found
         await asyncio.sleep(0.01)
-    raise AssertionError(f"{len(found)} answers, not {number}, after ten seconds")
+    raise AssertionError(f"{len(found)} answers, not {number}, after a minute")
 
 
 def states(found: dict[str, Any]) -> dict[str, str]:

@@ -199,7 +199,7 @@ async def test_a_batch_goes_on_after_a_crash_and_asks_for_nobody_twice(desk: Des
     first = await desk.stage.database.read(lambda c: jobs.progress(c, "b-3"))
     assert (first.asked, first.pending) == (1, 1)
     await desk.stage.start()
-    for _ in range(100):
+    for _ in range(3_000):
         desk.stage.now += SECOND
         if (await desk.stage.database.read(lambda c: jobs.progress(c, "b-3"))).job.state == "done":
             break

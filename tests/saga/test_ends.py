@@ -16,7 +16,7 @@ from tests.saga.stage import Again, Declined, Order, Paid, Placed, Refused, Rele
 
 async def ends(stage: Stage, number: int) -> list[Delivery]:
     """Wait for so many ends, and for no more."""
-    for _ in range(1_000):
+    for _ in range(6_000):
         found = [each for each in await stage.sent("choreo.outcomes") if header(each, "ce_type") == "SagaEnded"]
         if len(found) >= number:
             break

@@ -141,7 +141,7 @@ async def test_the_timers_of_an_unloaded_version_stand_still_and_hold_nobody_els
     assert (await stage.instances())["order/4711"].steps["reserve"].state == "WAITING"
     stage.now += 3_600 * SECOND
     await stage.until(lambda all_: all_["order/old"].phase.ended)
-    for _ in range(500):
+    for _ in range(6_000):
         if await coordinator.idle():
             break
         await asyncio.sleep(0.01)

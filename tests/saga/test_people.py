@@ -25,7 +25,7 @@ async def test_two_commands_for_one_saga_at_once_are_applied_one_after_the_other
     def answers(connection: Connection) -> list[operators.Answer]:
         return [operators.answer(connection, id_) for id_ in ids]
 
-    for _ in range(500):
+    for _ in range(6_000):
         told = await stage.database.read(answers)
         if all(each.state != operators.PENDING for each in told):
             break

@@ -101,7 +101,7 @@ async def test_a_broker_that_is_away_for_a_moment_loses_no_batch(stage: Stage, m
         message="",
     )
     await stage.publish(report)
-    for _ in range(500):
+    for _ in range(6_000):
         if ("HandlerFailed", "NoStep") in await stage.ignored():
             break
         await asyncio.sleep(0.01)

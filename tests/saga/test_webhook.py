@@ -51,11 +51,11 @@ class Receiver:
             writer.close()
 
     async def eventually(self, number: int) -> list[tuple[dict[str, str], bytes]]:
-        for _ in range(1_000):
+        for _ in range(6_000):
             if len(self.requests) >= number:
                 return self.requests
             await asyncio.sleep(0.01)
-        raise AssertionError(f"{len(self.requests)} requests, not {number}, after ten seconds")
+        raise AssertionError(f"{len(self.requests)} requests, not {number}, after a minute")
 
 
 @pytest.fixture
@@ -87,11 +87,11 @@ def verified(headers: dict[str, str], body: bytes) -> dict[str, Any]:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    for _ in range(1_000):
+    for _ in range(6_000):
         if holds():
             return
         await asyncio.sleep(0.01)
-    raise AssertionError("not so after ten seconds")
+    raise AssertionError("not so after a minute")
 
 
 async def test_an_end_is_posted_as_a_signed_cloudevent(sqlite_stage: Stage, receiver: Receiver) -> None:
@@ -133,7 +133,7 @@ async def test_what_is_never_taken_becomes_a_dead_letter_and_holds_up_nobody(
     async with posting(stage, receiver.url):
         await stage.publish(Placed(order_id="1"), Refused(order_id="1"))
         await receiver.eventually(tries)
-        for _ in range(1_000):
+        for _ in range(6_000):
             if letters := await read_letters(stage.broker):
                 break
             await asyncio.sleep(0.01)
@@ -151,7 +151,7 @@ async def test_a_receiver_that_is_away_is_told_without_its_url(sqlite_stage: Sta
     await stage.start()
     async with posting(stage, unused_url):
         await stage.publish(Placed(order_id="1"), Refused(order_id="1"))
-        for _ in range(1_000):
+        for _ in range(6_000):
             if letters := await read_letters(stage.broker):
                 break
             await asyncio.sleep(0.01)

@@ -44,7 +44,7 @@ async def test_row_13_a_zombie_coordinator_changes_nothing_and_sends_nothing_twi
             found = await stage.until(lambda all_: all_["order/1"].phase == "COMPENSATED")
         await stage.settled()
         thaw.set()
-        for _ in range(500):
+        for _ in range(6_000):
             if ("Declined", "duplicate") in await stage.ignored():
                 break
             await asyncio.sleep(0.01)
