@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from tests.support import parts
 from tests.support.apicurio import ApicurioServer, apicurio_home
@@ -20,6 +21,10 @@ from tests.support.kafka import KafkaServer, kafka_jars
 from tests.support.mariadb import MariaDBServer, mariadb_programs
 from tests.support.postgres import PostgresServer, postgres_programs
 from tests.support.server import running
+
+# A case that takes longer than Hypothesis' 200 ms is a busy machine, and says nothing of what is tested.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

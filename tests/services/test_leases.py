@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import pytest
+from sqlalchemy import Select, select
 
 from choreo.events.clock import SECOND
+from choreo.events.database import Database
 from choreo.services import housekeeping
+from choreo.services import worker as worker_module
+from choreo.services.inbox import inbox, parked
 from choreo.services.retry import Retry
 from choreo.services.service import Service
 from tests.services.shop import (
+    NOW,
     Charge,
     Charged,
     OrderPlaced,
@@ -23,11 +30,46 @@ from tests.services.shop import (
 )
 
 ONCE = Retry(attempts=1, first="1ms", most="2ms")
+LEASE = 6 * SECOND
+
+Read = Callable[[Select[tuple[int]]], Awaitable[list[int]]]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "_TICK", 0.01)
+
+
+@asynccontextmanager
+async def looking_into(store: str) -> AsyncIterator[Read]:
+    """Read one column of a store that a worker has open."""
+    database = await Database.open(store)
+
+    async def read(query: Select[tuple[int]]) -> list[int]:
+        return await database.read(lambda connection: list(connection.execute(query).scalars()))
+
+    try:
+        yield read
+    finally:
+        await database.close()
+
+
+async def three_times_as_long(now: list[int], read: Read, ends: Select[tuple[int]]) -> None:
+    """Let three leases go by on the workers' clock, which never passes an end that was not renewed in time."""
+    for _ in range(9):
+        now[0] += LEASE // 3 + 1
+
+        async def renewed() -> bool:
+            found = await read(ends)
+            return bool(found) and min(found) == now[0] + LEASE
+
+        await until(renewed)
 
 
 async def test_row_14_an_undo_waits_for_its_step_however_long_that_runs(rig: Rig, store: str) -> None:
-    service = Service("payment", store=store, claim="600ms")
+    service = Service("payment", store=store, claim="6s")
     begun, may, done = asyncio.Event(), asyncio.Event(), []
+    now = [NOW]
 
     @service.on(Charge, retry=ONCE)
     async def charge(command: Charge) -> Charged:
@@ -41,11 +83,13 @@ async def test_row_14_an_undo_waits_for_its_step_however_long_that_runs(rig: Rig
         done.append("refunded")
         return Refunded(order_id=command.order_id)
 
-    async with rig.running(service):
+    async with rig.running(service, clock=lambda: now[0]) as worker, looking_into(store) as read:
         (sent,) = await rig.publish(Charge(order_id="1"), **command("charge"))
         await begun.wait()
         await rig.publish(Refund(order_id="1"), **command("charge", undoes=[sent]))
-        await asyncio.sleep(1.8)  # three claims long
+        await until(lambda: len(worker._dispatcher.jobs) == 2)
+        await three_times_as_long(now, read, select(inbox.c.until).where(inbox.c.state == "claimed"))
+        await asyncio.sleep(0.3)  # the undo looks again and again
         assert done == []
         may.set()
     assert done == ["charged", "refunded"]
@@ -55,9 +99,10 @@ async def test_row_14_an_undo_waits_for_its_step_however_long_that_runs(rig: Rig
 async def test_row_11_a_parked_event_that_is_being_tried_is_tried_by_nobody_else(
     rig: Rig, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(housekeeping, "_PARKED_LEASE", SECOND * 6 // 10)
+    monkeypatch.setattr(housekeeping, "_PARKED_LEASE", LEASE)
     tries: list[str] = []
     may = asyncio.Event()
+    now = [NOW]
 
     def replica(name: str) -> Service:
         service = Service("inventory", store=store_url)
@@ -72,10 +117,20 @@ async def test_row_11_a_parked_event_that_is_being_tried_is_tried_by_nobody_else
 
         return service
 
-    async with rig.running(replica("one")), rig.running(replica("two")):
+    def clock() -> int:
+        return now[0]
+
+    async with (
+        rig.running(replica("one"), clock=clock) as one,
+        rig.running(replica("two"), clock=clock) as two,
+        looking_into(store_url) as read,
+    ):
         await rig.publish(OrderPlaced(order_id="1"))
+        await until(lambda: one.counters.parked + two.counters.parked >= 1)
+        now[0] += SECOND  # its turn has come
         await until(lambda: len(tries) >= 2)
-        await asyncio.sleep(1.8)  # three leases long
+        await three_times_as_long(now, read, select(parked.c.due_at))
+        await asyncio.sleep(0.3)  # both look for what is due
         assert len(tries) == 2
         may.set()
     assert len(await rig.published("inventory")) == 1

@@ -12,7 +12,7 @@ from tests.services.shop import OrderPlaced, Rig, StockReserved, idle, until
 
 
 def _service(store, seen, name="inventory", pause=0.001):
-    service = Service(name, store=store, drain="2s")
+    service = Service(name, store=store, drain="50s")
 
     @service.on(OrderPlaced)
     async def reserve(order: OrderPlaced) -> StockReserved:
@@ -61,7 +61,7 @@ async def test_row_31_what_the_last_owner_has_committed_is_published_before_the_
         await send(records)
 
     monkeypatch.setattr(rig.broker, "send", send_slowly)
-    service = Service("inventory", store=store, drain="5s")
+    service = Service("inventory", store=store, drain="50s")
 
     @service.on(OrderPlaced)
     async def reserve(order: OrderPlaced) -> StockReserved:
@@ -110,7 +110,7 @@ async def test_row_13_a_member_that_is_gone_without_a_word_loses_nothing(store, 
         await rig.prepare()
         may, begun = asyncio.Event(), asyncio.Event()
         runs = []
-        service = Service("inventory", store=store, drain="5s")
+        service = Service("inventory", store=store, drain="50s")
 
         @service.on(OrderPlaced)
         async def reserve(order: OrderPlaced) -> StockReserved:
