@@ -30,6 +30,7 @@ from sqlalchemy.pool import StaticPool
 
 from .clock import Clock, system_clock
 from .errors import ConfigurationError, StoreMismatch, StoreUnreachable
+from .wal import write_ahead
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
@@ -394,6 +395,7 @@ def _probe(path: str) -> None:
     connection = sqlite3.connect(path)
     try:
         connection.execute("PRAGMA schema_version")
+        write_ahead(connection, BUSY / 1_000)
     finally:
         connection.close()
 

@@ -23,6 +23,7 @@ from .groups import Group, View
 from .partitioner import partition_for
 from .sending import topic_missing
 from .transport import TopicSpec
+from .wal import write_ahead
 
 BUSY_SECONDS = 10.0
 """How long to wait for another process that writes."""
@@ -374,9 +375,9 @@ def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))  # SQLite gives its side files the same mode
     connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS)
     try:
-        for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "journal_size_limit=67108864"):
+        write_ahead(connection, BUSY_SECONDS)
+        for pragma in (f"synchronous={synchronous}", "journal_size_limit=67108864", "wal_autocheckpoint=4000"):
             connection.execute(f"PRAGMA {pragma}")
-        connection.execute("PRAGMA wal_autocheckpoint=4000")
     except BaseException:
         connection.close()
         raise

@@ -27,6 +27,31 @@ settings.register_profile("suite", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("suite")
 
 
+PATIENCES = (
+    "alerting._SURVEY",
+    "cli.observing._ASK",
+    "cli.observing._CONNECT",
+    "cli.observing._SURVEY",
+    "cli.suggesting.PATIENCE",
+    "door._ASK",
+    "web.acting._PATIENCE",
+    "web.records._PATIENCE",
+    "web.sources._PATIENCE",
+)
+"""Where people are told after some seconds that a broker or a store does not answer: a busy machine takes longer."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patient() -> Iterator[None]:
+    """Wait longer than a person would for brokers and stores; a test of an impatient one sets its own limit."""
+    with pytest.MonkeyPatch.context() as patch:
+        for place in PATIENCES:
+            patch.setattr(f"choreo.saga.{place}", 60.0)
+        patch.setattr("choreo.services.health.PATIENCE", 60.0)
+        patch.setattr("choreo.services.probes._PATIENCE", 60.0)
+        yield
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
     """Count, in the run's last lines, what did not run for want of a real part."""

@@ -42,17 +42,18 @@ async def observe(settings: Settings, now: int, topics: Iterable[str] = ()) -> O
     return Observed(now, "ok", None, coordinators, producers(around.services), around, now)
 
 
-async def survey(settings: Settings, topics: Iterable[str], *, patience: float = _SURVEY) -> Surroundings:
+async def survey(settings: Settings, topics: Iterable[str], *, patience: float | None = None) -> Surroundings:
     """Ask the broker for everything that may explain why a saga waits; one that is away is told, never raised.
 
     Args:
         settings: where it is.
         topics: those that the saga's definition names.
-        patience: how long it may take, seconds.
+        patience: how long it may take, seconds; default: ten.
     """
     from ...events.transports import connect
     from ..surroundings import Surroundings, look_around
 
+    patience = _SURVEY if patience is None else patience
     url = settings.broker_url
     if url.startswith("memory:"):
         return Surroundings("it lives in another process")

@@ -129,7 +129,7 @@ async def desk(
     monkeypatch.setenv("CHOREO_TOPIC_PREFIX", f"{tmp_path.parent.name}.{tmp_path.name}.")
     async with AsyncExitStack() as stack:
         stack.callback(structlog.reset_defaults)
-        yield Desk(load_settings(), Console(capsys, tmp_path, beside=True), stack)
+        yield Desk(load_settings(), Console(capsys, tmp_path), stack)
 
 
 async def test_a_letter_tells_where_it_was_raised_and_what_its_schema_has_become(desk: Desk) -> None:
@@ -275,7 +275,7 @@ async def test_many_are_chosen_by_filter_and_need_a_yes(desk: Desk) -> None:
     done = await desk.saga("dlq", "retry", "--service", "till", "--reason", "mended", "--rate", "1000", "-y")
     assert done.out == "5 dead letters: sent again\n"
     await desk.letters(0)
-    for _ in range(100):
+    for _ in range(1_200):
         if len(till.seen) == 10:
             break
         await asyncio.sleep(0.05)

@@ -158,7 +158,7 @@ def test_it_is_the_same_tree_whatever_arrives_first_or_twice(
     twice = data.draw(st.lists(st.sampled_from(range(len(spans))), max_size=len(spans)))
     order = data.draw(st.permutations([*range(len(spans)), *twice]))
     fresh = uuid4().bytes
-    with httpx.Client(base_url=jaeger.otlp, trust_env=False) as client:
+    with httpx.Client(base_url=jaeger.otlp, trust_env=False, timeout=60) as client:
         for number in order:
             request = encode_spans([spans[number]])
             request.resource_spans[0].scope_spans[0].spans[0].trace_id = fresh
@@ -344,5 +344,5 @@ def test_what_the_documentation_types_ends_with_the_address_of_the_page(demo: De
     address = demo.output.split()[-1]
     page, _, trace = address.rpartition("/trace/")
     assert page == jaeger.url
-    assert httpx.get(address, trust_env=False).status_code == 200
+    assert httpx.get(address, trust_env=False, timeout=60).status_code == 200
     assert jaeger.outline(trace)[0].startswith("saga fulfilment ")

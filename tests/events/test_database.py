@@ -154,13 +154,17 @@ async def test_fault_37_deadlocked_writes_are_run_again(postgres_url: str) -> No
     await database.write(metadata.create_all)
     await database.write(lambda connection: [_say(connection, number) for number in (1, 2)])
     runs = 0
+    update = text("UPDATE notes SET said = 'x' WHERE id = :id")
+    begun: set[int] = set()
 
     def crossed(connection: Connection, first: int, second: int) -> None:
         nonlocal runs
         runs += 1
-        for number in (first, second):
-            connection.execute(text("UPDATE notes SET said = 'x' WHERE id = :id"), {"id": number})
-            connection.execute(text("SELECT pg_sleep(0.2)"))
+        connection.execute(update, {"id": first})
+        begun.add(first)
+        while len(begun) < 2:  # the other one has its first, too
+            connection.execute(text("SELECT pg_sleep(0.01)"))
+        connection.execute(update, {"id": second})
 
     await asyncio.gather(
         database.write(lambda connection: crossed(connection, 1, 2)),
@@ -190,7 +194,8 @@ async def test_fault_37_who_waits_too_long_for_a_lock_tries_again(postgres_url: 
         runs += 1
         if runs == 2:
             free.set()
-        connection.execute(text("SET LOCAL lock_timeout = '50ms'"))
+        else:
+            connection.execute(text("SET LOCAL lock_timeout = '50ms'"))
         connection.execute(text("UPDATE notes SET said = said || ', then mine' WHERE id = 1"))
 
     holding = asyncio.create_task(hold())

@@ -125,7 +125,7 @@ async def test_a_reader_sees_what_another_process_appends(path: Path) -> None:
 
 
 async def test_the_partitions_of_a_killed_process_move_when_its_session_is_over(path: Path) -> None:
-    async with LocalBroker(path, session=1.5) as broker:
+    async with LocalBroker(path, session=4) as broker:
         consumer = await broker.subscribe("group", ["orders"], client="one")
         await poll_until(consumer, lambda: len(consumer.assignment()) == 4)
         other = start(READER, path)
@@ -170,9 +170,11 @@ async def test_records_come_again_after_a_member_died_without_committing(path: P
 
 
 async def test_a_member_that_drains_for_too_long_is_left_behind(path: Path) -> None:
+    may = asyncio.Event()
+
     class Slow:
         async def on_revoked(self, partitions: frozenset[TopicPartition]) -> None:
-            await asyncio.sleep(3)
+            await may.wait()
 
         async def on_assigned(self, partitions: frozenset[TopicPartition]) -> None:
             pass
@@ -186,6 +188,7 @@ async def test_a_member_that_drains_for_too_long_is_left_behind(path: Path) -> N
         assert slow.assignment() == held  # it still drains, and does not know
         with pytest.raises(CommitRefused):
             await slow.commit(dict.fromkeys(held, 1))
+        may.set()
 
 
 async def test_its_files_are_for_their_owner_only(path: Path) -> None:
@@ -201,7 +204,7 @@ async def test_sends_that_meet_share_one_transaction(path: Path) -> None:
         await broker.send([Record("orders", b"k", b"v")])
         before = _commits(path)
         await asyncio.gather(*(broker.send([Record("orders", b"k", b"v")]) for _ in range(100)))
-        assert _commits(path) - before <= 3
+        assert _commits(path) - before <= 10
         assert len(await broker.snapshot("orders")) == 101
 
 

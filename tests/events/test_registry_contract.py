@@ -214,7 +214,7 @@ HEADERS = {"content-type": "application/vnd.schemaregistry.v1+json"}
 
 
 def post(server: ApicurioServer, path: str, **body: Any) -> Any:
-    answer = httpx.post(f"{server.url}{path}", content=json.dumps(body), headers=HEADERS, trust_env=False)
+    answer = httpx.post(f"{server.url}{path}", content=json.dumps(body), headers=HEADERS, trust_env=False, timeout=60)
     assert answer.status_code == 200, answer.text
     return answer.json()
 

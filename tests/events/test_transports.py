@@ -117,7 +117,7 @@ async def test_a_publisher_in_another_thread_wakes_the_reader() -> None:
         await asyncio.sleep(0.1)
         thread = threading.Thread(target=lambda: asyncio.run(broker.send([Record("orders", b"k", b"v")])))
         thread.start()
-        assert len(await asyncio.wait_for(polling, 30)) == 1
+        assert len(await asyncio.wait_for(polling, 60)) == 1
         thread.join()
 
 

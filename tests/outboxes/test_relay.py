@@ -73,7 +73,7 @@ async def _drain(system: System, broker: Broker, **options: Any) -> OutboxRelay:
         return relay
 
 
-async def _until(holds: Callable[[], Awaitable[bool]], seconds: float = 30.0) -> None:
+async def _until(holds: Callable[[], Awaitable[bool]], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not await holds():
         assert time.monotonic() < end, "it never came so far"
@@ -112,7 +112,7 @@ async def test_a_late_commit_with_a_lower_number_is_not_passed_over(system: Syst
         async with system.database.transaction() as late:
             await outbox.add(late, Ordered(number="early", total=1))
             await system.add(outbox, *(Ordered(number="late", total=total) for total in range(3)))
-            async with asyncio.timeout(20):  # nor does the relay wait for a transaction that is open
+            async with asyncio.timeout(60):  # nor does the relay wait for a transaction that is open
                 assert await relay.step() == 3
             assert await relay.step() == 0
         assert await relay.step() == 1

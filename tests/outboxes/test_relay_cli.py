@@ -164,8 +164,8 @@ async def test_a_relay_is_scraped_and_probed(tmp_path: Path) -> None:
     try:
         relay.start()
         relay.until('"published":2')
-        text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
-        ready = httpx.get(f"http://127.0.0.1:{port}/readyz")
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=60).text
+        ready = httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=60)
         assert relay.stop() == 0
     finally:
         relay.close()

@@ -139,7 +139,7 @@ async def measured(tmp_path: Path, environ: Mapping[str, str] | None = None) -> 
             text = scraping(process.measure, metrics)
             async with (
                 Probes("0", process.health, process.size, text) as probes,
-                httpx.AsyncClient(base_url=f"http://127.0.0.1:{probes.port}") as client,
+                httpx.AsyncClient(base_url=f"http://127.0.0.1:{probes.port}", timeout=60) as client,
                 process,
             ):
                 async with Publisher(broker, source="test", settings=settings) as publisher:

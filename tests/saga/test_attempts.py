@@ -88,7 +88,7 @@ async def test_attempts_tell_how_long_their_handlers_ran_and_name_their_spans(
         await asyncio.sleep(0.02)
         raise Permanent("no bank")
 
-    console = Console(capsys, tmp_path, beside=True)
+    console = Console(capsys, tmp_path)
     monkeypatch.setenv("CHOREO_HOME", str(tmp_path))
     with OtlpSink() as sink:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sink.url)
@@ -118,7 +118,7 @@ async def test_attempts_tell_how_long_their_handlers_ran_and_name_their_spans(
 async def test_what_says_nothing_of_its_work_takes_part_all_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    console = Console(capsys, tmp_path, beside=True)
+    console = Console(capsys, tmp_path)
     monkeypatch.setenv("CHOREO_HOME", str(tmp_path))
     async with Stage(f"sqlite:{tmp_path / 'saga.db'}", live=True) as stage:
         await stage.start()

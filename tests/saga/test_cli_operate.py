@@ -204,7 +204,7 @@ async def test_wait_by_the_event_that_began_it_means_that_run_and_no_other(desk:
     assert (await desk.saga("wait", "order/9")).code == exits.OK
     await desk.stage.publish(Placed(order_id="9"))  # a second run of a finished key is refused
     entries: list[dict[str, object]] = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while len(begun := [str(each["event_id"]) for each in entries if each["type"] == "Placed"]) < 2:
             await asyncio.sleep(0.1)
             entries = (await desk.saga("status", "order/9", "--history", "-o", "json")).json["history"]

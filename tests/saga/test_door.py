@@ -43,13 +43,13 @@ class Caller:
         }
         return await self.client.post("/events", content=json.dumps({"order_id": order, **data}), headers=headers)
 
-    async def outcome(self, accepted: httpx.Response, wait: float = 20) -> httpx.Response:
+    async def outcome(self, accepted: httpx.Response, wait: float = 60) -> httpx.Response:
         """Wait for the end of the run that was accepted."""
         assert accepted.status_code == 202, accepted.text
         return await self.get(f"{accepted.headers['location']}&wait={wait}")
 
     async def get(self, path: str) -> httpx.Response:
-        return await self.client.get(path, timeout=30)
+        return await self.client.get(path, timeout=90)
 
 
 @asynccontextmanager
@@ -122,7 +122,7 @@ async def test_a_wait_that_is_over_tells_that_the_saga_is_open(caller: Caller) -
 async def test_what_has_not_begun_is_waited_for_and_then_not_found(caller: Caller) -> None:
     answer = await caller.get("/sagas/order/1?wait=0.3")
     assert (answer.status_code, answer.json()["type"]) == (404, "urn:choreo:problem:not-begun")
-    waiting = asyncio.create_task(caller.get("/sagas/order/1?wait=20"))
+    waiting = asyncio.create_task(caller.get("/sagas/order/1?wait=60"))
     await asyncio.sleep(0.2)
     await caller.stage.publish(Placed(order_id="1"), Refused(order_id="1"))
     assert (await waiting).json()["phase"] == "COMPENSATED"
@@ -133,7 +133,7 @@ async def test_whoever_waits_is_told_that_a_person_is_needed(stage: Stage) -> No
     await stage.start()
     async with calling(stage) as caller:
         await stage.publish(Placed(order_id="1"))
-        answer = await caller.get("/sagas/asked/1?wait=30")
+        answer = await caller.get("/sagas/asked/1?wait=60")
         assert answer.json()["phase"] == "RUNNING"
         assert [each["type"] for each in answer.json()["conditions"]] == ["WaitingForPerson"]
 
@@ -196,9 +196,10 @@ async def test_only_so_many_wait_at_once(caller: Caller, monkeypatch: pytest.Mon
     monkeypatch.setattr(door_module, "MOST_WAITING", 1)
     await caller.stage.publish(Placed(order_id="1"))
     await caller.stage.until(lambda found: "order/1" in found)
-    waiting = asyncio.create_task(caller.get("/sagas/order/1?wait=20"))
-    await asyncio.sleep(0.2)
-    answer = await caller.get("/sagas/order/1?wait=20")
+    waiting = asyncio.create_task(caller.get("/sagas/order/1?wait=60"))
+    while not caller.door._waiting:
+        await asyncio.sleep(0.01)
+    answer = await caller.get("/sagas/order/1?wait=60")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert (await caller.get("/sagas/order/1")).status_code == 200
     caller.door.end_waiting()
@@ -313,5 +314,5 @@ async def test_an_event_that_is_a_step_of_the_saga_is_found_too(caller: Caller) 
     id_ = f"e-{uuid4()}"
     await caller.stage.publish(Placed(order_id="1"))
     await caller.stage.publish(Reserved(order_id="1"), id=id_)
-    answer = await caller.get(f"/sagas/order/1?event={id_}&wait=1")
+    answer = await caller.get(f"/sagas/order/1?event={id_}&wait=60")
     assert (answer.status_code, answer.json()["id"]) == (200, "order/1")

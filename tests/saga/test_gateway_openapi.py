@@ -74,7 +74,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
-    assert running.wait(30)
+    assert running.wait(60)
     yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     stop.set()
     thread.join()

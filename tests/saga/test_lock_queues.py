@@ -301,7 +301,7 @@ async def test_row_23_two_coordinators_never_let_two_sagas_in_and_forget_nobody(
             await stage.publish(Placed(order_id=str(number), total=random.randrange(customers)))
             if random.random() < 0.3:
                 await asyncio.sleep(0.02)
-        await asyncio.wait_for(finish(), 40)
+        await asyncio.wait_for(finish(), 90)
         found = await stage.until(lambda found: all(each.phase.ended for each in found.values()))
         over.set()
         await watching

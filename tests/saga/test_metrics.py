@@ -213,7 +213,7 @@ async def test_a_health_port_without_metrics_says_what_is_missing():
     async def nothing() -> list[object]:
         return []
 
-    async with Probes("0", nothing, 0) as probes, httpx.AsyncClient() as client:  # type: ignore[arg-type]
+    async with Probes("0", nothing, 0) as probes, httpx.AsyncClient(timeout=60) as client:  # type: ignore[arg-type]
         answer = await client.get(f"http://127.0.0.1:{probes.port}/metrics")
     assert answer.status_code == 404
     assert "pip install 'choreo[prometheus]'" in answer.json()["error"]

@@ -49,7 +49,7 @@ class Waiting(MemoryBroker):
 async def test_services_of_one_process_start_side_by_side(tmp_path: Path) -> None:
     parts = Parts(services=tuple(_services(4)), sagas=())
     async with (
-        asyncio.timeout(30),
+        asyncio.timeout(60),
         Waiting(4) as broker,
         Process(parts, broker, Settings(home=tmp_path), create_topics=True) as process,
     ):
@@ -58,7 +58,7 @@ async def test_services_of_one_process_start_side_by_side(tmp_path: Path) -> Non
 
 async def test_one_that_cannot_start_is_told_and_the_others_are_stopped(tmp_path: Path) -> None:
     parts = Parts(services=tuple(_services(3)), sagas=())
-    async with MemoryBroker() as broker, asyncio.timeout(30):
+    async with MemoryBroker() as broker, asyncio.timeout(60):
         process = Process(parts, broker, Settings(home=tmp_path))
         with pytest.raises(TopicMissing, match="'orders'"):
             async with process:
@@ -112,7 +112,7 @@ async def test_a_lifespan_that_fails_stops_the_others_of_its_process(tmp_path: P
         raise ConnectionRefusedError("nobody there")
         yield
 
-    async with MemoryBroker() as broker, asyncio.timeout(30):
+    async with MemoryBroker() as broker, asyncio.timeout(60):
         with pytest.raises(ConfigurationError, match="its lifespan 'broken' failed: ConnectionRefusedError: nobody"):
             async with Process(Parts((one, other)), broker, Settings(home=tmp_path), create_topics=True):
                 raise AssertionError("it has begun")

@@ -250,7 +250,7 @@ async def test_what_faust_forgets_to_commit_is_read_again_and_committed_and_it_s
     health = free_ports(1)[0]
     own = Screening(kafka_server.bootstrap, tmp_path)
     try:
-        async with connect(own.settings.broker_url, own.settings) as broker, httpx.AsyncClient() as client:
+        async with connect(own.settings.broker_url, own.settings) as broker, httpx.AsyncClient(timeout=60) as client:
             rig = Rig(broker, own.settings)
             await rig.prepare()
             program = own.worker(hole=True, health=health)

@@ -106,7 +106,7 @@ async def test_the_ends_of_transactions_are_no_lag_of_a_service(kafka: Rig, stor
             await foreign.abort_transaction()
         await idle(worker)
         assert sorted(seen) == sorted([*range(8), 7])
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not await kafka.all_committed("inventory", "orders"):
                 await asyncio.sleep(0.1)
 

@@ -108,7 +108,7 @@ async def test_a_blocking_handler_runs_in_a_thread_of_a_bounded_pool(rig: Rig, s
             inside += 1
             most = max(most, inside)
             names.add(threading.current_thread().name.rpartition("-")[0])
-        assert gate.wait(30)
+        assert gate.wait(60)
         with lock:
             inside -= 1
         return Charged(order_id=command.order_id)
@@ -152,7 +152,7 @@ async def test_the_next_try_of_a_blocking_call_waits_for_the_thread_that_was_giv
         inside, tries = inside + 1, tries + 1
         most = max(most, inside)
         if tries == 1:
-            assert gate.wait(30)
+            assert gate.wait(60)
         inside -= 1
         return StockReserved(order_id=order.order_id)
 

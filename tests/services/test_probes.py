@@ -61,7 +61,7 @@ async def _running(
     process = Process(parts, broker, Settings(home=tmp_path), create_topics=True)
     async with (
         Probes("0", process.health, process.size) as probes,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{probes.port}") as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{probes.port}", timeout=60) as client,
         process,
     ):
         yield process, probes, client
@@ -123,7 +123,7 @@ async def test_a_process_that_begins_or_lost_its_broker_or_store_is_not_ready_bu
         process = Process(parts, broker, Settings(home=tmp_path), create_topics=True)
         async with (
             Probes("0", process.health, process.size) as probes,
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{probes.port}") as client,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{probes.port}", timeout=60) as client,
         ):
             assert await _told(client) == (
                 503,
@@ -194,7 +194,7 @@ async def test_readiness_is_asked_for_once_however_many_want_to_know(monkeypatch
         await asyncio.sleep(0.01)
         return [Health("service", "packing", 1, 0, True, True, ())]
 
-    async with Probes("127.0.0.1:0", look, 1) as probes, httpx.AsyncClient() as client:
+    async with Probes("127.0.0.1:0", look, 1) as probes, httpx.AsyncClient(timeout=60) as client:
         url = f"http://127.0.0.1:{probes.port}/readyz"
         answers = await asyncio.gather(*(client.get(url) for _ in range(20)))
         assert {answer.status_code for answer in answers} == {200}

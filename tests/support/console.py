@@ -36,14 +36,13 @@ class Console:
     Args:
         capsys: pytest's.
         home: the home folder.
-        beside: something else runs and logs in this process: let that go to standard error, apart from what a command
-            prints.
+
+    What else runs and logs in this process goes to standard error, apart from what a command prints.
     """
 
-    def __init__(self, capsys: pytest.CaptureFixture[str], home: Path, *, beside: bool = False) -> None:
+    def __init__(self, capsys: pytest.CaptureFixture[str], home: Path) -> None:
         self._capsys = capsys
         self.home = home
-        self._beside = beside
         self._reset()
 
     def __call__(self, *arguments: object) -> Done:
@@ -59,8 +58,7 @@ class Console:
     def _reset(self) -> None:
         # Loggers hold on to this test's standard error, which is closed after it.
         structlog.reset_defaults()
-        if self._beside:
-            structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+        structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 
 @cache

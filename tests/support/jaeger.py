@@ -78,7 +78,7 @@ class JaegerServer(Server):
         self._program = program
         self._pages = pages
         self._query, self._otlp, self._otlp_grpc, self._query_grpc, self._health = free_ports(5)
-        self._client = httpx.Client(base_url=self.url, trust_env=False)
+        self._client = httpx.Client(base_url=self.url, trust_env=False, timeout=60)
 
     @property
     def url(self) -> str:

@@ -79,7 +79,7 @@ class OtlpSink:
         """Give one trace as lines of text: indentation, name, service, ERROR, orphan, and the kinds of its links."""
         return outline(self.tree(trace_id))
 
-    def wait_for(self, enough: Callable[[list[SpanRow]], bool], timeout: float = 10.0) -> list[SpanRow]:
+    def wait_for(self, enough: Callable[[list[SpanRow]], bool], timeout: float = 60.0) -> list[SpanRow]:
         """Wait until the spans suffice; fail the test otherwise."""
         deadline = time.monotonic() + timeout
         with self._changed:

@@ -145,7 +145,7 @@ class ServedShop:
 
     def listed(self, query: str = "") -> list[dict[str, Any]]:
         """Ask for a list as JSON."""
-        answer = httpx.get(f"{self.url}/sagas.json?limit=500&{query}", headers=bearer("viewer"))
+        answer = httpx.get(f"{self.url}/sagas.json?limit=500&{query}", headers=bearer("viewer"), timeout=60)
         answer.raise_for_status()
         found: list[dict[str, Any]] = answer.json()
         return found
@@ -165,7 +165,7 @@ class ServedShop:
 
     def _answers(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/health").is_success
+            return httpx.get(f"{self.url}/health", timeout=60).is_success
         except httpx.TransportError:
             return False
 

@@ -20,7 +20,7 @@ from tests.support.parts import Missing, missing
 from tests.web.served import HOSTILE, TOKENS, ServedShop, artefacts, bearer
 
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=60_000)
 
 AXE = """
 async () => {
@@ -54,7 +54,7 @@ def signed_in(browser: Browser, shop: ServedShop) -> dict[str, Any]:
 def page(browser: Browser, shop: ServedShop, signed_in: Any) -> Iterator[Page]:
     """A page of an admin; what its console complains about fails the test."""
     context = browser.new_context(base_url=shop.url, storage_state=signed_in)
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(60_000)
     page = context.new_page()
     said: list[str] = []
     page.on("pageerror", lambda error: said.append(str(error)))
@@ -186,10 +186,10 @@ def test_a_change_is_seen_without_a_reload(page: Page, shop: ServedShop) -> None
     page.evaluate("() => { window.never = 'reloaded'; }")
     shop.place(("live-1", "refuse"))
     row = page.get_by_role("row").filter(has_text="fulfilment/live-1")
-    expect(row).to_contain_text("COMPENSATED", timeout=30_000)
+    expect(row).to_contain_text("COMPENSATED", timeout=60_000)
     assert page.evaluate("() => window.never") == "reloaded"
     shop.programs[-1].stop()
-    expect(page.locator("#link")).to_have_text("not connected, looking now and then", timeout=30_000)
+    expect(page.locator("#link")).to_have_text("not connected, looking now and then", timeout=60_000)
 
 
 def test_after_the_server_was_away_a_page_goes_on(browser: Browser, shop: ServedShop, signed_in: Any) -> None:
@@ -202,7 +202,7 @@ def test_after_the_server_was_away_a_page_goes_on(browser: Browser, shop: Served
     page.get_by_role("button", name="Sign in").click()
     expect(page.locator("#link")).to_have_text("live")
     shop.place(("live-2", "refuse"))
-    expect(page.get_by_role("link", name="fulfilment/live-2")).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("link", name="fulfilment/live-2")).to_be_visible(timeout=60_000)
     page.goto("/sagas/fulfilment/4711")
     expect(page.get_by_text("for operators")).to_be_visible()
     assert page.locator("main form").count() == 0, "a viewer is offered nothing to change"

@@ -33,7 +33,7 @@ def _link(pattern: dict[str, Any], tags: dict[str, Any]) -> str:
 def test_jaeger_takes_the_configuration_and_gives_it_to_its_pages() -> None:
     server: JaegerServer
     for server in running("Jaeger", lambda: JaegerServer(cached_jaeger(), LINKS)):
-        page = httpx.get(server.url, trust_env=False).text
+        page = httpx.get(server.url, trust_env=False, timeout=60).text
         found = re.search(r"^JAEGER_CONFIG = (.*);$", page, re.MULTILINE)
         assert found is not None, page
         assert json.loads(found[1]) == json.loads(LINKS.read_text())

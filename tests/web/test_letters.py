@@ -171,7 +171,7 @@ async def test_a_payload_is_shown_as_the_command_line_shows_it_of_avro_and_of_js
                 break
             await asyncio.sleep(0.1)
     where = ("--store", till.settings.store_url, "--broker", till.settings.broker_url, "-o", "json")
-    saga = Console(capsys, tmp_path, beside=True)
+    saga = Console(capsys, tmp_path)
     entries = (await asyncio.to_thread(saga, "history", "billing/1", "--payloads", *where)).json
     assert [each["kind"] for each in entries] == ["event", "failure"]
     assert entries[0]["payload"] == {"bill_id": "1", "amount": 5, "card": "**********"}

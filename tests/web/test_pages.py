@@ -26,7 +26,7 @@ Ask = Any
 @pytest.fixture
 def saga(capsys: pytest.CaptureFixture[str], tmp_path: Path, sqlite_stage: Stage) -> Ask:
     """The command line over the stage's store: `await saga("list")` gives its JSON."""
-    console = Console(capsys, tmp_path, beside=True)
+    console = Console(capsys, tmp_path)
 
     async def ask(*words: object) -> Any:
         done = await asyncio.to_thread(console, *words, "--store", sqlite_stage.url, "-o", "json")

@@ -36,4 +36,4 @@ async def desk(
         monkeypatch.setenv(name, value)
     async with AsyncExitStack() as stack:
         stack.callback(structlog.reset_defaults)
-        yield Desk(load_settings(), Console(capsys, tmp_path, beside=True), stack)
+        yield Desk(load_settings(), Console(capsys, tmp_path), stack)

@@ -142,7 +142,7 @@ class Desk:
     async def why(self, name: str, code: str, step: str | None = None) -> dict[str, Any]:
         """Ask until that is among the reasons; give the whole answer."""
         told: dict[str, Any] = {}
-        for _ in range(300):
+        for _ in range(600):
             done = await asyncio.to_thread(self.console, "why", name, "-o", "json")
             if done.code == 0:
                 told = validate(done.json, "saga.why/v1")

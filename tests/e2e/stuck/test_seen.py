@@ -51,7 +51,7 @@ async def test_status_names_the_consumer_that_is_down_until_it_is_back(desk: Des
     assert re.search(r"ConsumerDown +\S+.* service stock is down", shown)
     assert "Stuck" not in shown, "not yet"
     await desk.run(stock())
-    for _ in range(150):
+    for _ in range(300):
         if "service stock is down" not in await desk.type("saga status 4711"):
             return
         await asyncio.sleep(0.2)
