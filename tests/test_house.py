@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LEVELS = {"events": 0, "tracing": 1, "services": 2, "saga": 3}
 MODULES = sorted(path for room in LEVELS for path in (ROOT / room).rglob("*.py"))
-OF_EVENTS_FOR_TRACING = {"envelope", "ids", "clock", "errors", "settings"}
+OF_EVENTS_FOR_TRACING = {"envelope", "ids", "clock", "errors", "settings", "wal"}
 OWNERS = {"aiokafka": ("events/kafka.py", "events/kafka_client.py")}
 
 
