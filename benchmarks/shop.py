@@ -10,6 +10,7 @@ synchronous=FULL, and so is the embedded broker; or, with coordinators as proces
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 import time
@@ -56,6 +57,7 @@ RATE = 50
 """How many sagas begin each second where it is measured how long one takes."""
 _WARM = 100
 """Sagas at the beginning that do not count then: schemas are learned, and statements compiled."""
+GROWTH = "CHOREO_BENCH_GROWTH"
 _WINDOW = 500
 _ONE_TOPIC = os.environ.get("CHOREO_BENCH_TOPICS") == "one"
 
@@ -192,24 +194,38 @@ async def catch_up(broker: str, home: Path, count: int) -> Measured:
     return await _track(broker, home, count, answered=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """What is large before the coordinator alone is measured.
+
+    Args:
+        finished: sagas of earlier days in the store that have ended.
+        running: such that have not.
+        partitions: of each topic.
+        repeats: events of each saga that say again what its first step said, with an id of their own.
+    """
+
+    finished: int = 0
+    running: int = 0
+    partitions: int = 4
+    repeats: int = 0
+
+
 async def track_grown(broker: str, home: Path, count: int) -> Measured:
-    """Measure the coordinator alone, on a store that holds sagas of earlier days (CHOREO_BENCH_FINISHED, ..._OPEN)."""
-    finished, running = (int(os.environ[f"CHOREO_BENCH_{name}"]) for name in ("FINISHED", "OPEN"))
-    return await _track(broker, home, count, answered=True, finished=finished, running=running)
+    """Measure the coordinator alone where something is large (CHOREO_BENCH_GROWTH, JSON of a `Growth`)."""
+    return await _track(broker, home, count, answered=True, growth=Growth(**json.loads(os.environ[GROWTH])))
 
 
-async def _track(
-    broker: str, home: Path, count: int, *, answered: bool, finished: int = 0, running: int = 0
-) -> Measured:
+async def _track(broker: str, home: Path, count: int, *, answered: bool, growth: Growth = Growth()) -> Measured:
     settings = load_settings(broker=broker, home=home, group=f"{RUN}.coordinator")
     parts = Parts(services=services(home), sagas=(Order,))
     watch = Stopwatch()
     async with connect(broker, settings) as transport:
-        await transport.create_topics(parts.topics())
-        total = await _fill(transport, settings, count, answered)
+        await transport.create_topics(parts.topics(partitions=growth.partitions))
+        total = await _fill(transport, settings, count, answered, growth.repeats)
         database = await Database.open(settings.store_url)
         try:
-            await _grow(database, finished, running)
+            await _grow(database, growth.finished, growth.running)
             before = Counter(await _phases(database))
             coordinator = Coordinator(
                 [Order], transport=transport, database=database, settings=settings, options=_OPTIONS
@@ -227,14 +243,14 @@ async def _track(
                 await coordinator.stop()
             assert coordinator.events == total, f"{coordinator.events} of {total} events"
             phases = dict(Counter(await _phases(database)) - before)
-            early = await _early(database)
+            early, longest = await _early(database), await _longest(database)
         finally:
             await database.close()
         _check(phases, count, "COMPENSATED" if answered else "COMPENSATING")
         commands = await transport.end_offsets([RefundPayment.spec().topic, ReleaseStock.spec().topic])
         sent = sum(commands.values())
         assert sent == 2 * _refusals(count) or (not answered and sent >= _refusals(count)), commands
-    return watch.measured(total, sagas=count, batches=coordinator.batches, early=early, phases=phases)
+    return watch.measured(total, sagas=count, batches=coordinator.batches, early=early, longest=longest, phases=phases)
 
 
 async def _grow(database: Database, finished: int, running: int) -> None:
@@ -370,6 +386,7 @@ def _events(count: int) -> int:
 
 def _check(phases: dict[str, int], count: int, refused: str = "COMPENSATED") -> None:
     wanted = {"COMPLETED": count - _refusals(count), refused: _refusals(count)}
+    wanted = {phase: number for phase, number in wanted.items() if number}
     assert phases == wanted, f"{phases}, not {wanted}"
 
 
@@ -389,6 +406,12 @@ async def _early(database: Database) -> int:
     return int(await database.read(lambda connection: connection.execute(query).scalar_one()))
 
 
+async def _longest(database: Database) -> int:
+    """Count the rows of the longest history."""
+    query = text("SELECT max(seq) FROM choreo_history")
+    return int(await database.read(lambda connection: connection.execute(query).scalar_one()))
+
+
 def _placed(number: int) -> OrderPlaced:
     articles = [f"article-{(number + each) % 997:04d}" for each in range(3)]
     return OrderPlaced(
@@ -396,7 +419,7 @@ def _placed(number: int) -> OrderPlaced:
     )
 
 
-async def _fill(transport: Transport, settings: Settings, count: int, answered: bool) -> int:
+async def _fill(transport: Transport, settings: Settings, count: int, answered: bool, repeats: int) -> int:
     """Publish what all services said about these orders, in the order of time; give the number of events."""
     registry = open_registry(settings, transport)
     codec = Codec(registry)
@@ -404,7 +427,7 @@ async def _fill(transport: Transport, settings: Settings, count: int, answered: 
     now = time.time_ns() // 1_000 - 3_600 * SECOND
     total = 0
     chunk: list[Record] = []
-    for at, event, cause, id_ in _said(count):
+    for at, event, cause, id_ in _said(count, repeats):
         spec = event.spec()
         envelope = Envelope(id_, spec.type, spec.topic, now + at, event.key_text(), causation_id=cause)
         if not answered and spec.type in _ANSWERS:
@@ -419,11 +442,11 @@ async def _fill(transport: Transport, settings: Settings, count: int, answered: 
     return total
 
 
-def _said(count: int) -> Iterator[tuple[int, Event, str | None, str]]:
+def _said(count: int, repeats: int) -> Iterator[tuple[int, Event, str | None, str]]:
     """Tell the events of all orders by time: an order each millisecond, each event five seconds after its cause."""
-    stories = [list(_story(number)) for number in range(count)]
+    stories = [list(_story(number, repeats)) for number in range(count)]
     timed = sorted(
-        (number * 1_000 + index * 5_000_000, number, index)
+        (number * 1_000 + (index if index < 2 else max(index - repeats, 1)) * 5_000_000, number, index)
         for number, story in enumerate(stories)
         for index in range(len(story))
     )
@@ -432,11 +455,12 @@ def _said(count: int) -> Iterator[tuple[int, Event, str | None, str]]:
         yield at, stories[number][index], ids[0] if index else None, ids[1]
 
 
-def _story(number: int) -> Iterator[Event]:
+def _story(number: int, repeats: int) -> Iterator[Event]:
     placed = _placed(number)
     order_id = placed.order_id
     yield placed
-    yield StockReserved(order_id=order_id, reservation=f"r-{order_id}", total=placed.total)
+    for _ in range(1 + repeats):
+        yield StockReserved(order_id=order_id, reservation=f"r-{order_id}", total=placed.total)
     yield PaymentCaptured(order_id=order_id, payment=f"p-{order_id}", total=placed.total)
     if not _refused(order_id):
         yield OrderShipped(order_id=order_id, tracking=f"t-{order_id}")
