@@ -19,7 +19,7 @@ demo: $(VENV)/installed ## Watch a shop of five services: orders that succeed, f
 test: lint parts ## Lint, types and every test, with a real Kafka and PostgreSQL (WHAT=tests/saga for one suite)
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(WHAT)
 
-soak: $(VENV)/installed-for-tests ## Explore the demo shop with everything going wrong, and fuzz the decoders (SOAK=60 minutes, SEED=0 to begin at)
+soak: $(VENV)/installed-for-tests ## Explore the demo shop with everything going wrong, fuzz the decoders, check the capacity model (SOAK=60 minutes, SEED=0 to begin at)
 	SOAK="$(SOAK)" SEED="$(SEED)" $(BIN)/python -m tests.soak
 
 lint: $(VENV)/installed-for-tests ## ruff, and mypy --strict over the package
