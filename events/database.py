@@ -28,6 +28,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
 
+from . import sqlite
 from .clock import Clock, system_clock
 from .errors import ConfigurationError, StoreMismatch, StoreUnreachable
 from .wal import write_ahead
@@ -74,22 +75,25 @@ class Database:
         )
 
     @classmethod
-    async def open(cls, url: str, *, clock: Clock = system_clock, must_exist: bool = False) -> Database:
+    async def open(
+        cls, url: str, *, clock: Clock = system_clock, must_exist: bool = False, aside: bool = False
+    ) -> Database:
         """Open a store.
 
         Args:
             url: `sqlite:PATH`, `sqlite::memory:` or `postgresql://user:password@host/database`.
             clock: used for SQLite, which has no clock of its own worth sharing.
             must_exist: refuse to create a SQLite file (for commands that only read).
+            aside: run SQLite's statements in threads, for programs whose long reads must not hold up others.
 
         Raises:
             ConfigurationError: the URL is not one of those, has an unknown option, or the file does not exist.
             StoreUnreachable: nothing answers there.
         """
-        parsed = parse_store_url(url)
+        parsed = with_driver(parse_store_url(url), aside=aside)
         anchor = None
         if parsed.database in (None, "", ":memory:") and parsed.get_backend_name() == "sqlite":
-            parsed, anchor = _memory()
+            parsed, anchor = _memory(parsed.drivername)
             engine = _sqlite_engine(parsed, poolclass=StaticPool)
         elif parsed.get_backend_name() == "sqlite":
             _check_path(Path(str(parsed.database)), must_exist)
@@ -287,6 +291,13 @@ def parse_store_url(url: str) -> URL:
     return parsed.set(drivername="postgresql+asyncpg", query=query)
 
 
+def with_driver(url: URL, *, aside: bool) -> URL:
+    """Choose for SQLite how its statements are run: in threads of their own, or where they are asked for."""
+    if url.get_backend_name() != "sqlite":
+        return url
+    return url.set(drivername="sqlite+aiosqlite" if aside else f"sqlite+{sqlite.DRIVER}")
+
+
 def redacted(url: str) -> str:
     """Mask the passwords of a URL for messages and logs."""
     if url.startswith("sqlite:"):
@@ -313,14 +324,14 @@ def _check_path(path: Path, must_exist: bool) -> None:
         raise StoreUnreachable(f"cannot open the store {path}: {first_line(error)}") from error
 
 
-def _memory() -> tuple[URL, sqlite3.Connection]:
+def _memory(driver: str) -> tuple[URL, sqlite3.Connection]:
     """Make a store in memory: its address, and a connection that holds it.
 
     A task that is cancelled takes its connection with it, and `:memory:` would go with that. The VFS `memdb` gives a
     name to it (https://sqlite.org/inmemorydb.html); it lives for as long as anybody is connected.
     """
     name = f"file:/choreo-{os.getpid()}-{next(_MEMORIES)}?vfs=memdb"
-    url = URL.create("sqlite+aiosqlite", database=name, query={"uri": "true"})
+    url = URL.create(driver, database=name, query={"uri": "true"})
     return url, sqlite3.connect(name, uri=True, check_same_thread=False)
 
 
@@ -349,7 +360,7 @@ def tame(engine: AsyncEngine, *pragmas: str) -> None:
     @event.listens_for(engine.sync_engine, "begin")
     def _begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get(WRITE)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        connection.exec_driver_sql(sqlite.BEGIN_IMMEDIATE if writes else "BEGIN")
 
     event.listen(engine.sync_engine, "invalidate", _roll_back)
 
@@ -386,6 +397,9 @@ def _roll_back(connection: Any, _: object, __: object) -> None:
     The connection is closed next, but SQLite keeps a closed one, and the write lock with it, until its last statement
     is gone (https://sqlite.org/c3ref/close.html), and the traceback of the cancellation may hold that for long.
     """
+    if isinstance(connection, sqlite.SqliteConnection):
+        connection.rollback()
+        return
     with suppress(Exception, asyncio.CancelledError):  # it goes away in any case; a first cancellation is on its way
         connection.run_async(lambda driver: asyncio.shield(driver.rollback()))
 

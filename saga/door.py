@@ -158,7 +158,7 @@ class SagaDoor:
         async with self._opening:
             if self._database is None:
                 try:
-                    self._database = await self._stack.enter_async_context(opened(self._settings.store_url))
+                    self._database = await self._stack.enter_async_context(opened(self._settings.store_url, aside=True))
                 except StoreError as error:
                     raise Problem(
                         503,

@@ -26,18 +26,19 @@ class View(NamedTuple):
 
 
 @asynccontextmanager
-async def opened(url: str) -> AsyncIterator[Database]:
+async def opened(url: str, *, aside: bool = False) -> AsyncIterator[Database]:
     """Open the coordinator's store; one that is not there is not made.
 
     Args:
         url: of the store.
+        aside: long reads must not hold up others (`Database.open`).
 
     Raises:
         StoreUnreachable: there is none, or it does not answer.
         StoreMismatch: it is of another release.
     """
     _must_exist(url)
-    database = await Database.open(url)
+    database = await Database.open(url, aside=aside)
     try:
         if await database.read(lambda connection: schema_version(connection, "saga")) is None:
             raise StoreMismatch(

@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ..clock import Clock, system_clock
-from ..database import Database, parse_store_url, reach, redacted, tame
+from ..database import Database, parse_store_url, reach, redacted, tame, with_driver
 from ..errors import ConfigurationError
 
 _FORMS = "write postgresql://user:password@host/database, mysql://... (MariaDB too) or sqlite:PATH"
@@ -31,7 +31,9 @@ class SystemDatabase(Database):
     """An existing system's database; make it with `SystemDatabase.open`."""
 
     @classmethod
-    async def open(cls, url: str, *, clock: Clock = system_clock, must_exist: bool = True) -> SystemDatabase:
+    async def open(
+        cls, url: str, *, clock: Clock = system_clock, must_exist: bool = True, aside: bool = True
+    ) -> SystemDatabase:
         """Open it.
 
         Args:
@@ -39,6 +41,7 @@ class SystemDatabase(Database):
                 (`+psycopg`) is of no consequence.
             clock: used for SQLite, which has no clock of its own.
             must_exist: refuse to create a SQLite file.
+            aside: run SQLite's statements in threads: the system may have no WAL, so that its writes hold up reads.
 
         Raises:
             ConfigurationError: the URL is none of those, its driver is not installed, or the file does not exist.
@@ -48,7 +51,7 @@ class SystemDatabase(Database):
         if must_exist:
             _check_file(parsed)
         try:
-            engine = _engine(parsed)
+            engine = _engine(with_driver(parsed, aside=aside))
         except (ModuleNotFoundError, NoSuchModuleError):
             extra = _EXTRAS[parsed.get_backend_name()]
             raise ConfigurationError(f"{redacted(url)} needs the extra: pip install 'choreo[{extra}]'") from None

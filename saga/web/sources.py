@@ -99,7 +99,7 @@ class Sources:
         Raises:
             StoreUnreachable, StoreMismatch: it is not there, or of another release.
         """
-        self._database = await self._stack.enter_async_context(opened(self.settings.store_url))
+        self._database = await self._stack.enter_async_context(opened(self.settings.store_url, aside=True))
         return self._database
 
     async def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -370,11 +371,12 @@ async def test_a_store_tells_its_address_as_one_writes_it(store_url: str) -> Non
 _LONG = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 2000000) SELECT max(x) FROM n"
 
 
-@pytest.mark.parametrize("where", ["memory", "file", "system"])
+@pytest.mark.parametrize("where", ["memory", "aside", "system"])
 async def test_a_write_that_is_cancelled_leaves_neither_a_lock_nor_its_rows(where: str, tmp_path: Path) -> None:
     """Cancelled while a statement runs: the store is there afterwards, and the next write need not wait for anybody."""
     url = "sqlite::memory:" if where == "memory" else f"sqlite:{tmp_path / 'store.db'}"
-    database = await (SystemDatabase.open(url, must_exist=False) if where == "system" else Database.open(url))
+    kind = SystemDatabase if where == "system" else Database
+    database = await kind.open(url, must_exist=False, aside=True)
     await database.write(lambda connection: connection.exec_driver_sql("CREATE TABLE kept (x INTEGER)"))
     begun = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -393,6 +395,53 @@ async def test_a_write_that_is_cancelled_leaves_neither_a_lock_nor_its_rows(wher
     found = await database.read(lambda connection: connection.exec_driver_sql("SELECT x FROM kept").scalars().all())
     assert found == [2]
     await database.close()
+
+
+@pytest.mark.parametrize("where", ["memory", "file"])
+async def test_a_write_that_is_cancelled_while_it_commits_is_whole_and_leaves_no_lock(
+    where: str, tmp_path: Path
+) -> None:
+    """Whoever is cancelled cannot know whether it committed; all of it did, or nothing."""
+    database = await Database.open("sqlite::memory:" if where == "memory" else f"sqlite:{tmp_path / 'store.db'}")
+    await database.write(metadata.create_all)
+    loop = asyncio.get_running_loop()
+
+    def work(connection: Connection) -> None:
+        _say(connection, 1)
+        loop.call_soon(writing.cancel)
+        _say(connection, 2)
+
+    writing = asyncio.create_task(database.write(work))
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert await database.read(_count) in (0, 2)
+    await database.write(lambda connection: _say(connection, 3))
+    assert await database.read(_count) in (1, 3)
+    await database.close()
+
+
+async def test_whoever_waits_for_another_program_s_transaction_holds_nobody_up(tmp_path: Path) -> None:
+    database = await Database.open(f"sqlite:{tmp_path / 'store.db'}")
+    await database.write(metadata.create_all)
+    other = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    writing = asyncio.create_task(database.write(lambda connection: _say(connection, 1)))
+    for _ in range(20):
+        await asyncio.sleep(0.001)
+    assert not writing.done(), "the loop went on while it waited"
+    assert await database.read(_count) == 0, "and so did reads"
+    other.execute("COMMIT")
+    await writing
+    assert await database.read(_count) == 1
+    other.close()
+    await database.close()
+
+
+async def test_rows_are_streamed_to_whoever_asks_for_it(database: Database) -> None:
+    await database.write(lambda connection: [_say(connection, number) for number in range(5)])
+    by_id = select(notes.c.id).order_by(notes.c.id)
+    async with database.transaction() as connection, connection.stream(by_id) as rows:
+        assert [row.id async for row in rows] == [0, 1, 2, 3, 4]
 
 
 async def test_two_stores_in_memory_are_two() -> None:

@@ -1,0 +1,183 @@
+"""SQLite without a thread for each statement: a SQLAlchemy dialect whose connections live in the loop's own thread.
+
+aiosqlite hands every call to a thread and back, four times for one SELECT. What that costs is many times what SQLite
+takes for a statement by primary key: six statements in one transaction took 1.7 ms of CPU there. Here a statement runs
+where it is asked for, and only what may last is waited for: the commit, which waits for the disk, runs in a thread, and
+whoever finds the database locked by another program sleeps and asks again.
+
+For programs that read much and must answer others meanwhile, `Database.open(..., aside=True)` has aiosqlite.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, Self
+
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.sqlite.base import SQLiteExecutionContext
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.engine import URL
+from sqlalchemy.pool import AsyncAdaptedQueuePool, Pool
+from sqlalchemy.util import await_only
+
+DRIVER = "choreo"
+"""The driver's name in SQLAlchemy's URLs, `sqlite+choreo:///...`."""
+BEGIN_IMMEDIATE = "BEGIN IMMEDIATE"
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05
+"""Seconds between two questions for the write lock."""
+
+registry.register(f"sqlite.{DRIVER}", __name__, "Sqlite")
+
+
+class SqliteConnection(sqlite3.Connection):
+    """A connection whose commit is waited for in a thread; everything else answers at once."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._committer: ThreadPoolExecutor | None = None
+        self.changes = 0
+        """Rows that had been changed when the transaction began."""
+
+    def cursor(self, factory: Any = None) -> Any:
+        """Make a cursor, by default one that has all rows when its statement returns."""
+        return super().cursor(factory or SqliteCursor)
+
+    def commit(self) -> None:
+        """Commit; what has changed something waits for the disk in a thread."""
+        if self.in_transaction and self.total_changes != self.changes:
+            await_only(self._commit_aside())
+        else:
+            super().commit()
+
+    async def _commit_aside(self) -> None:
+        if self._committer is None:
+            self._committer = ThreadPoolExecutor(1, thread_name_prefix="choreo-commit")
+        done = asyncio.get_running_loop().run_in_executor(self._committer, super().commit)
+        try:
+            await asyncio.shield(done)
+        except asyncio.CancelledError:
+            while not done.done():  # nobody may use the connection before
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait({done})
+            raise
+
+    def close(self) -> None:
+        """Close it."""
+        if self._committer is not None:
+            self._committer.shutdown(wait=False)
+            self._committer = None
+        super().close()
+
+
+class StreamingCursor(sqlite3.Cursor):
+    """A cursor whose rows are read one by one, while its statement is open."""
+
+    def execute(self, operation: str, parameters: Any = ()) -> Self:
+        """Run a statement."""
+        await_only(_at_once())
+        if operation == BEGIN_IMMEDIATE:
+            self.begin_immediate()
+        else:
+            super().execute(operation, parameters)
+        return self
+
+    def executemany(self, operation: str, parameters: Any) -> Self:
+        """Run a statement for each row of parameters."""
+        await_only(_at_once())
+        super().executemany(operation, parameters)
+        return self
+
+    def begin_immediate(self) -> None:
+        """Begin a transaction that writes; while another program has one, sleep, as long as `busy_timeout` says.
+
+        Raises:
+            sqlite3.OperationalError: it is locked for longer, or something else is wrong with it.
+        """
+        run = sqlite3.Cursor(self.connection).execute
+        (patience,) = run("PRAGMA busy_timeout").fetchone()
+        until = time.monotonic() + patience / 1_000
+        pause = _FIRST_PAUSE
+        run("PRAGMA busy_timeout=0")
+        try:
+            while True:
+                try:
+                    run(BEGIN_IMMEDIATE)
+                    break
+                except sqlite3.OperationalError as error:
+                    if not str(error.sqlite_errorname).startswith("SQLITE_BUSY") or time.monotonic() >= until:
+                        raise
+                await_only(asyncio.sleep(pause))
+                pause = min(pause * 2, _LONGEST_PAUSE)
+        finally:
+            run(f"PRAGMA busy_timeout={patience}")
+        if isinstance(self.connection, SqliteConnection):
+            self.connection.changes = self.connection.total_changes
+
+    async def _async_soft_close(self) -> None:
+        """Nothing: SQLAlchemy asks it of every cursor of an async dialect."""
+
+
+class SqliteCursor(StreamingCursor):
+    """A cursor that has fetched all rows when `execute` returns, so that no statement stays open."""
+
+    _rows: deque[Any]
+
+    def execute(self, operation: str, parameters: Any = ()) -> Self:
+        """Run a statement."""
+        super().execute(operation, parameters)
+        self._rows = deque(super().fetchall()) if self.description else deque()
+        return self
+
+    def fetchone(self) -> Any:
+        """Give the next row."""
+        return self._rows.popleft() if self._rows else None
+
+    def fetchmany(self, size: int | None = None) -> list[Any]:
+        """Give the next rows."""
+        count = self.arraysize if size is None else size
+        return [self._rows.popleft() for _ in range(min(count, len(self._rows)))]
+
+    def fetchall(self) -> list[Any]:
+        """Give all rows that are left."""
+        rows = list(self._rows)
+        self._rows.clear()
+        return rows
+
+
+async def _at_once() -> None:
+    """Wait for nothing: SQLAlchemy insists that a statement of an async dialect waits for something."""
+
+
+class _Context(SQLiteExecutionContext):
+    def create_server_side_cursor(self) -> Any:
+        return self._dbapi_connection.cursor(StreamingCursor)
+
+
+class Sqlite(SQLiteDialect_pysqlite):
+    """SQLAlchemy's dialect for SQLite, with connections that answer where they are asked."""
+
+    driver = DRIVER
+    is_async = True
+    supports_statement_cache = True
+    supports_server_side_cursors = True
+    execution_ctx_cls = _Context
+
+    @classmethod
+    def get_pool_class(cls, url: URL) -> type[Pool]:
+        """Give the pool of async engines."""
+        return AsyncAdaptedQueuePool
+
+    def create_connect_args(self, url: URL) -> tuple[Sequence[str], dict[str, Any]]:
+        """Give what the driver is called with."""
+        args, options = super().create_connect_args(url)
+        return args, {**options, "factory": SqliteConnection, "check_same_thread": False}
+
+    def get_driver_connection(self, connection: Any) -> Any:
+        """Give the connection itself: nothing is between it and SQLAlchemy."""
+        return connection
