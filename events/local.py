@@ -1,9 +1,10 @@
 """The embedded broker (`local:PATH`): a durable log in one SQLite file, for several processes on one machine.
 
-An acknowledged send is on the disk (WAL, `synchronous=FULL`). All blocking work is done in `LogFile`, on two threads of
-this connection: one that writes durably, one for everything else. News from the same process arrive at once; those of
-other processes are seen by looking at the file's change counter, often while there is traffic and seldom when there is
-none.
+An acknowledged send is on the disk (WAL, `synchronous=FULL`). Whatever writes is done on two threads of this
+connection: one that waits for the disk, one for what is not worth that. Records and news are read where they are asked
+for: in WAL mode nobody holds up a reader, and two switches of threads cost more than most reads. News from the same
+process arrive at once; those of other processes are seen by looking at the file's change counter, often while there is
+traffic and seldom when there is none.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sqlite3
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from weakref import WeakValueDictionary
@@ -106,14 +108,15 @@ class LocalBroker:
             return self
         self._hub = _HUBS.setdefault(self._path.absolute(), _Hub())
         self._writer = _Thread(self._path, durable=True, session=self._session, rebalance=self._rebalance)
-        self._reader = _Thread(self._path, durable=False, session=self._session, rebalance=self._rebalance)
+        self._member = _Thread(self._path, durable=False, session=self._session, rebalance=self._rebalance)
+        self._reader = _Opened(self._path, durable=False, session=self._session, rebalance=self._rebalance)
         try:
             await self._writer.open()
-            await self._reader.open()
+            await self._member.open()
+            self._reader.open()
         except BaseException:
             self._depth = 0
-            await self._reader.close()
-            await self._writer.close()
+            await self._close()
             raise
         return self
 
@@ -131,9 +134,13 @@ class LocalBroker:
                 self._watcher.cancel()
                 await asyncio.wait([self._watcher])
                 self._watcher = None
-            await self._reader.close()
-            await self._writer.close()
+            await self._close()
             del self._hub  # the process forgets the file's ends with its last connection
+
+    async def _close(self) -> None:
+        self._reader.close()
+        await self._member.close()
+        await self._writer.close()
 
     # -- records ------------------------------------------------------------------------------------------------------
 
@@ -143,7 +150,7 @@ class LocalBroker:
             return
         self._check_open()
         if any(record.topic not in self._counts for record in records):
-            self._counts = await self._reader.call(LogFile.topics)
+            self._counts = self._reader.call(LogFile.topics)
         check_records(records, self._counts)
         await self._joiner.send(records)
 
@@ -157,7 +164,7 @@ class LocalBroker:
         wanted = {place: offset for place, offset in positions.items() if ends.get(place, -1) != offset}
         if not wanted:
             return []
-        found = await self._reader.call(lambda log: log.fetch(wanted, most))
+        found = self._reader.call(lambda log: log.fetch(wanted, most))
         if not found:  # we knew no end, or an old one
             self._hub.learn(wanted)
         return found
@@ -165,15 +172,15 @@ class LocalBroker:
     async def snapshot(self, topic: str) -> list[Delivery]:
         """See `Transport.snapshot`."""
         self._check_open()
-        return await self._reader.call(lambda log: log.snapshot(topic))
+        return self._reader.call(lambda log: log.snapshot(topic))
 
     async def bounds(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
         """Give the first offset in the log and the end of each partition."""
-        return await self._reader.call(lambda log: log.bounds(partitions))
+        return self._reader.call(lambda log: log.bounds(partitions))
 
     async def offsets_at(self, partitions: Sequence[TopicPartition], timestamp: int) -> Offsets:
         """See `Consumer.offsets_at`."""
-        return await self._reader.call(lambda log: log.offsets_at(partitions, timestamp))
+        return self._reader.call(lambda log: log.offsets_at(partitions, timestamp))
 
     async def delete_records(self, before: Mapping[TopicPartition, int]) -> None:
         """See `Transport.delete_records`."""
@@ -184,7 +191,7 @@ class LocalBroker:
     async def topics(self) -> dict[str, TopicInfo]:
         """See `Transport.topics`."""
         self._check_open()
-        self._counts = await self._reader.call(LogFile.topics)
+        self._counts = self._reader.call(LogFile.topics)
         return {name: TopicInfo(name, count) for name, count in self._counts.items()}
 
     async def create_topics(self, topics: Sequence[TopicSpec]) -> list[str]:
@@ -229,30 +236,30 @@ class LocalBroker:
     async def group(self, name: str) -> GroupInfo:
         """See `Transport.group`."""
         self._check_open()
-        group = await self._reader.call(lambda log: log.group(name))
-        return GroupInfo(name, group.clients(), await self._reader.call(lambda log: log.committed(name)))
+        group = await self._member.call(lambda log: log.group(name))
+        return GroupInfo(name, group.clients(), self._reader.call(lambda log: log.committed(name)))
 
     async def join(self, group: str, member: str, client: str, topics: Sequence[str]) -> None:
         """Let a member in."""
-        await self._reader.call(lambda log: log.join(group, member, client, topics))
+        await self._member.call(lambda log: log.join(group, member, client, topics))
         self._hub.moves.ring()
 
     async def look(self, group: str, member: str) -> View | None:
         """Show a member its group."""
-        view, changed = await self._reader.call(lambda log: log.look(group, member))
+        view, changed = await self._member.call(lambda log: log.look(group, member))
         if changed:
             self._hub.moves.ring()
         return view
 
     async def rejoin(self, group: str, member: str) -> None:
         """Note that a member has let go of its partitions."""
-        await self._reader.call(lambda log: log.rejoin(group, member))
+        await self._member.call(lambda log: log.rejoin(group, member))
         self._hub.moves.ring()
 
     async def leave(self, group: str, member: str) -> None:
         """Let a member go."""
         self._consumers = {consumer for consumer in self._consumers if consumer.member != member}
-        await self._reader.call(lambda log: log.leave(group, member))
+        await self._member.call(lambda log: log.leave(group, member))
         self._hub.moves.ring()
 
     def attend(self, group: str) -> float | None:
@@ -261,11 +268,11 @@ class LocalBroker:
 
     async def commit(self, group: str, member: str, offsets: Mapping[TopicPartition, int]) -> None:
         """See `Consumer.commit`."""
-        await self._reader.call(lambda log: log.commit(group, member, offsets))
+        await self._member.call(lambda log: log.commit(group, member, offsets))
 
     async def committed(self, group: str, partitions: Sequence[TopicPartition]) -> Offsets:
         """See `Consumer.committed`."""
-        found = await self._reader.call(lambda log: log.committed(group))
+        found = self._reader.call(lambda log: log.committed(group))
         return {place: found[place] for place in partitions if place in found}
 
     def _check_open(self) -> None:
@@ -277,7 +284,7 @@ class LocalBroker:
         quiet = 0
         while True:
             try:
-                ends, moved = await self._reader.call(LogFile.news)
+                ends, moved = self._reader.call(LogFile.news)
             except BrokerUnreachable:  # whoever polls meets the same error and decides
                 ends, moved = None, False
             if ends is not None:
@@ -289,8 +296,8 @@ class LocalBroker:
             await asyncio.sleep(_BUSY if quiet < _CALM else _IDLE)
 
 
-class _Thread:
-    """One thread with one connection to the file."""
+class _Opened:
+    """One connection to the file, used where it is asked for."""
 
     def __init__(self, path: Path, *, durable: bool, session: float, rebalance: float) -> None:
         self._path = path
@@ -298,49 +305,64 @@ class _Thread:
         self._session = round(session * SECOND)
         self._rebalance = round(rebalance * SECOND)
         self._log: LogFile | None = None
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="choreo-log")
 
-    async def open(self) -> None:
+    def open(self) -> None:
         """Open the file.
 
         Raises:
             ConfigurationError: it is no broker file, or its place cannot be written.
         """
         try:
-            self._log = await self._run(self._open)
+            self._log = LogFile(
+                self._path,
+                durable=self._durable,
+                session=self._session,
+                rebalance=self._rebalance,
+                beat=self._session // 4,
+            )
         except sqlite3.DatabaseError as error:
             raise ConfigurationError(f"cannot open the broker file {self._path}: {error}") from error
         except OSError as error:
             raise ConfigurationError(f"cannot open the broker file {self._path}: {error.strerror}") from error
 
-    def _open(self) -> LogFile:
-        return LogFile(
-            self._path,
-            durable=self._durable,
-            session=self._session,
-            rebalance=self._rebalance,
-            beat=self._session // 4,
-        )
-
-    async def call(self, work: Callable[[LogFile], T]) -> T:
-        """Run blocking work on the thread.
+    def call(self, work: Callable[[LogFile], T]) -> T:
+        """Do some work.
 
         Raises:
             BrokerUnreachable: the file cannot be read or written now (locked, disk full, I/O error).
         """
-        log = self._log
-        if log is None:
+        if self._log is None:
             raise ConfigurationError(f"the broker 'local:{self._path}' is closed")
         try:
-            return await self._run(lambda: work(log))
+            return work(self._log)
         except sqlite3.Error as error:
             raise BrokerUnreachable(f"the broker file {self._path} does not do its work: {error}") from error
 
-    async def close(self) -> None:
-        """Close the file and end the thread."""
+    def close(self) -> None:
+        """Close the file."""
         log, self._log = self._log, None
         if log is not None:
-            await self._run(log.close)
+            log.close()
+
+
+class _Thread:
+    """One connection to the file, used on a thread of its own."""
+
+    def __init__(self, path: Path, *, durable: bool, session: float, rebalance: float) -> None:
+        self._opened = _Opened(path, durable=durable, session=session, rebalance=rebalance)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="choreo-log")
+
+    async def open(self) -> None:
+        """Open the file; see `_Opened.open`."""
+        await self._run(self._opened.open)
+
+    async def call(self, work: Callable[[LogFile], T]) -> T:
+        """Do some work on the thread; see `_Opened.call`."""
+        return await self._run(partial(self._opened.call, work))
+
+    async def close(self) -> None:
+        """Close the file and end the thread."""
+        await self._run(self._opened.close)
         self._executor.shutdown(wait=True)
 
     async def _run(self, work: Callable[[], T]) -> T:
