@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from ...events import loops
 from ...events.errors import ConfigurationError
 from . import exits
 from .shell import Shell
@@ -89,7 +90,7 @@ def publish_outbox(
         raise ConfigurationError(f"--batch {batch}: 1 to 10,000")
     if status:
         return asyncio.run(_status(shell, url, table))
-    return asyncio.run(
+    return loops.run(
         _relay(
             shell,
             url,

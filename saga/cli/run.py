@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from ...events import loops
 from ...events.errors import ConfigurationError
 from . import exits
 from .reloading import when_told
@@ -76,7 +77,7 @@ def run_targets(
 
     address = health or shell.settings.health
     with exported_metrics(parts.name, scraped=bool(address)) as metrics:
-        return asyncio.run(_run(shell, parts, until_idle, create_topics, Options(gap=on_gap), address, metrics))
+        return loops.run(_run(shell, parts, until_idle, create_topics, Options(gap=on_gap), address, metrics))
 
 
 async def _run(

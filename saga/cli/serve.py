@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from ...events import loops
 from ...events.errors import ConfigurationError
 from . import exits
 from .shell import Shell
@@ -109,7 +110,7 @@ def serve(
     name = "choreo-web" if web else "choreo-gateway" if gateway else "choreo-webhook"
     try:
         with exported_metrics(name, scraped=bool(address)) as metrics:
-            return asyncio.run(_serve(shell, events, hooks, view, listening, certificate, key, address, metrics))
+            return loops.run(_serve(shell, events, hooks, view, listening, certificate, key, address, metrics))
     finally:
         if listening is not None:
             listening.close()

@@ -16,6 +16,7 @@ import structlog
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from sqlalchemy import Connection, func, select
 
+from ...events import loops
 from ...events.database import Database
 from ...events.errors import ConfigurationError
 from ...events.publisher import Publisher
@@ -93,7 +94,7 @@ def run_demo(
         _log_to(log)
         shell = shell or Shell()
         try:
-            return asyncio.run(_run(shell, settings, mix))
+            return loops.run(_run(shell, settings, mix))
         except KeyboardInterrupt:
             shell.hint("interrupted; the same command goes on")
             raise
