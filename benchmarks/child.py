@@ -15,7 +15,7 @@ from pathlib import Path
 
 import structlog
 
-from . import engines, handlers, publishing, shop
+from . import baskets, engines, handlers, publishing, shop
 from .stopwatch import Measured
 
 CASES: dict[str, Callable[[str, Path, int], Awaitable[Measured]]] = {
@@ -35,6 +35,7 @@ CASES: dict[str, Callable[[str, Path, int], Awaitable[Measured]]] = {
     "track": shop.track,
     "catch-up": shop.catch_up,
     "track-grown": shop.track_grown,
+    "track-wide": baskets.track,
     "whole": shop.whole,
     "whole-1": partial(shop.whole, coordinators=1),
     "whole-2": partial(shop.whole, coordinators=2),

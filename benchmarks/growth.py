@@ -1,7 +1,7 @@
 """`python -m benchmarks.growth`: how fast one coordinator is where something is large, and what memory it takes.
 
-Large are the store, the number of partitions, or the history of each saga; all of it beside four partitions, an empty
-store, and sagas of four to six events.
+Large are the store, the number of partitions, the history of each saga, or the elements of a step; all of it beside
+four partitions, an empty store, and sagas of four to six events.
 """
 
 from __future__ import annotations
@@ -37,14 +37,19 @@ KINDS: dict[str, tuple[str, dict[str, int]]] = {
     "100 events in each saga": ("history", {"repeats": 96}),
     "1,000 events in each saga": ("history", {"repeats": 996}),
     "10,000 events in each saga": ("history", {"repeats": 9_996}),
+    "10 elements of one step": ("elements", {"elements": 10}),
+    "100 elements of one step": ("elements", {"elements": 100}),
+    "1,000 elements of one step": ("elements", {"elements": 1_000}),
 }
-"""What is measured: which of them belong together, and what is large (`shop.Growth`)."""
+"""What is measured: which of them belong together, and what is large (`shop.Growth`, or elements of `baskets`)."""
 
 
 def main() -> None:
     """Measure each in turn, every other round backwards, and print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=main.__doc__)
-    parser.add_argument("--only", choices=("store", "partitions", "history"), help="only these, beside the empty one")
+    parser.add_argument(
+        "--only", choices=("store", "partitions", "history", "elements"), help="only these, beside the empty one"
+    )
     parser.add_argument("--postgres", action="store_true", help="on PostgreSQL (fsync on) instead of SQLite")
     parser.add_argument("--kafka", action="store_true", help="on Kafka instead of the embedded broker")
     parser.add_argument("--sagas", type=int, default=10_000, metavar="N", help="that are tracked (10000)")
@@ -120,8 +125,18 @@ def _child(
     if postgres is not None:
         environment["CHOREO_STORE"] = postgres.create_database()
     broker = f"kafka://{kafka.bootstrap}" if kafka is not None else f"local:{folder / 'broker.db'}"
-    count = max(sagas * 4 // (4 + large.get("repeats", 0)), 1)  # about as many events in all
-    command = [sys.executable, "-m", "benchmarks.child", "track-grown", broker, str(folder), str(count)]
+    wide = large.get("elements", 0)
+    # About as many events in all; a tenth of them where each costs more, the more elements there are.
+    count = max(sagas * 4 // 10 // (2 + wide) if wide else sagas * 4 // (4 + large.get("repeats", 0)), 1)
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.child",
+        "track-wide" if wide else "track-grown",
+        broker,
+        str(folder),
+        str(count),
+    ]
     try:
         done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=2 * SECONDS)
     finally:
