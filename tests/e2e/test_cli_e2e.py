@@ -216,11 +216,11 @@ def test_a_second_signal_ends_a_hanging_program_at_once(folder: Path, env: Mappi
         _until(log, "stopping")
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(60) == 130
     finally:
         if process.poll() is None:
             process.kill()
-            process.wait(30)
+            process.wait(60)
 
 
 def _until(log: Path, said: str) -> None:

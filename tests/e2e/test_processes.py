@@ -74,7 +74,7 @@ def test_an_order_on_kafka_and_its_status_after_kafka_is_gone(kafka: KafkaServer
 
         began = time.monotonic()
         assert [services.stop(), coordinator.stop()] == [0, 0], services.output + coordinator.output
-        assert time.monotonic() - began < 2 * 10, "each stops within its drain"
+        assert time.monotonic() - began < 2 * 30, "each stops long before it would be killed"
     finally:
         services.close()
         coordinator.close()
@@ -89,7 +89,7 @@ def test_an_order_on_kafka_and_its_status_after_kafka_is_gone(kafka: KafkaServer
     assert "down" in after.stdout + after.stderr
 
 
-def _until(holds: Callable[[], bool], seconds: float = 60) -> None:
+def _until(holds: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end
@@ -184,7 +184,7 @@ async def saga_of(settings: Settings, key: str) -> Any:
         await database.close()
 
 
-async def until(holds: Callable[[], Awaitable[bool]], seconds: float = 45) -> None:
+async def until(holds: Callable[[], Awaitable[bool]], seconds: float = 90) -> None:
     async with asyncio.timeout(seconds):
         while not await holds():
             await asyncio.sleep(0.1)

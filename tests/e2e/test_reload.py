@@ -60,7 +60,7 @@ def program(folder: Path, tmp_path: Path) -> Iterator[Program]:
 
 
 def _until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -146,7 +146,7 @@ async def test_the_next_try_of_a_blocking_call_waits_for_the_thread_that_was_giv
     service = Service("inventory", store=store)
     gate, inside, most, tries = threading.Event(), 0, 0, 0
 
-    @service.on(OrderPlaced, timeout="50ms", retry=Retry(attempts=100, first="1ms", most="1ms"))
+    @service.on(OrderPlaced, timeout="400ms", retry=Retry(attempts=100, first="1ms", most="1ms"))
     def reserve(order: OrderPlaced) -> StockReserved:
         nonlocal inside, most, tries
         inside, tries = inside + 1, tries + 1
@@ -328,8 +328,14 @@ async def test_an_open_breaker_is_told_to_everybody_until_it_closes(rig: Rig, st
 
     async with rig.running(service):
         await rig.publish(*_orders(6))
-        await until(told)
-        [open_] = await told()
+        seen: list[BreakerAnnouncement] = []
+
+        async def opened() -> bool:
+            seen[:] = await told()
+            return bool(seen)
+
+        await until(opened)
+        [open_] = seen
         assert (open_.service, open_.handler, open_.error) == ("shop", "reserve", "ConnectionError")
         assert open_.since <= open_.at <= open_.until
         assert "4711" not in open_.model_dump_json()

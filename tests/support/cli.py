@@ -13,7 +13,7 @@ from pathlib import Path
 from .watchdog import Watchdog
 
 SAGA = Path(sys.executable).with_name("saga")
-_PATIENCE = 60.0
+_PATIENCE = 120.0
 
 
 def environment(**settings: object) -> dict[str, str]:
@@ -24,7 +24,7 @@ def environment(**settings: object) -> dict[str, str]:
 
 
 def saga(
-    *arguments: object, env: Mapping[str, str], cwd: Path | None = None, timeout: float = 120
+    *arguments: object, env: Mapping[str, str], cwd: Path | None = None, timeout: float = 240
 ) -> subprocess.CompletedProcess[str]:
     """Run one command to its end."""
     command = [str(SAGA), *map(str, arguments)]

@@ -56,7 +56,7 @@ from tests.wire.shop import (
 )
 
 pytestmark = pytest.mark.kafka
-PATIENCE = 60.0
+PATIENCE = 180.0
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACED = {
     "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01",
@@ -492,10 +492,10 @@ async def pay(packed: OrderPacked) -> OrderPaid | PaymentDeclined:
     )
 
 
-class Fulfilment(Saga, start=OrderPlaced, key="order_id", deadline="2m"):
-    reserve = step(done=StockReserved, failed=StockRefused, undo=ReleaseStock, undone=StockReleased, within="1m")
-    pack = step(after=reserve, send=PackOrder, done=OrderPacked, undo=UnpackOrder, undone=OrderUnpacked, within="1m")
-    pay = step(after=pack, done=OrderPaid, failed=PaymentDeclined, undo=None, within="1m")
+class Fulfilment(Saga, start=OrderPlaced, key="order_id", deadline="1h"):
+    reserve = step(done=StockReserved, failed=StockRefused, undo=ReleaseStock, undone=StockReleased, within="10m")
+    pack = step(after=reserve, send=PackOrder, done=OrderPacked, undo=UnpackOrder, undone=OrderUnpacked, within="10m")
+    pay = step(after=pack, done=OrderPaid, failed=PaymentDeclined, undo=None, within="10m")
 
 
 async def test_a_saga_runs_forward_back_and_hears_of_failures(table: Table, key: str) -> None:
