@@ -163,7 +163,7 @@ async def test_services_and_coordinator_are_killed_ten_times_on_kafka(
     assert check(await read_books(settings), placed) == []
 
 
-async def _settled(settings: Settings, placed: list[Placed], seconds: float = 150) -> Books:
+async def _settled(settings: Settings, placed: list[Placed], seconds: float = 300) -> Books:
     """Wait until the books prove everything: an effect that happened twice never goes away by waiting."""
     end = time.monotonic() + seconds
     while True:

@@ -289,7 +289,7 @@ async def _coordinate(folder: Path, namespace: str, crash_at: str | None) -> int
         cwd=folder,
     )
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             return await process.wait()
     finally:
         if process.returncode is None:

@@ -217,7 +217,7 @@ async def test_row_31_duplicates_on_rebalances_and_kills_are_dropped_by_the_inbo
     second = screening.worker()
     await kafka.broker.send([*orders[100:], *orders[:50]])
     await _answers(kafka, f"{key}-199", 1)
-    await asyncio.to_thread(second.until, "Worker ready", 150)  # a rebalance may take Faust its whole limit
+    await asyncio.to_thread(second.until, "Worker ready", 240)  # a rebalance may take Faust its whole limit
     screening._workers[0].kill()
     await kafka.broker.send(orders)
     # One more in each partition, behind all copies. That its offset is committed is not asked for: Faust may never do

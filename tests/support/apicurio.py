@@ -27,7 +27,7 @@ _ARTIFACT = f"io.apicurio:apicurio-registry-app:{VERSION}:tar.gz:all"
 _PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:2.8:copy"
 """Newer ones read the artifact's parent too, which is not published."""
 
-_START_SECONDS = 90
+_START_SECONDS = 180
 
 
 def apicurio_home() -> Path:

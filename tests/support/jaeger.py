@@ -28,7 +28,7 @@ VERSION = "v1.76.0"
 
 CONFIG = Path(__file__).parent.parent.parent / "compose" / "jaeger.yaml"
 _MODULE = f"github.com/jaegertracing/jaeger@{VERSION}"
-_START_SECONDS = 30
+_START_SECONDS = 180
 
 
 def jaeger_binary() -> Path:

@@ -20,7 +20,7 @@ from .ports import free_ports
 from .server import Server, run_by_hand
 
 _POM = Path(__file__).with_name("kafka-pom.xml")
-_START_SECONDS = 90
+_START_SECONDS = 180
 _OLDEST_JAVA = 17
 _GET_JAVA = "install a Java runtime, version 17 or newer (Debian: apt-get install default-jre-headless)"
 GET_MAVEN = "install Maven, which fetches the jars once (Debian: apt-get install maven)"

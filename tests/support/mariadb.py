@@ -15,7 +15,7 @@ from .debian import libraries, unpacked
 from .server import Server
 
 PACKAGE = "mariadb-server-core"
-_START_SECONDS = 60
+_START_SECONDS = 180
 _SETTINGS = (
     "--no-defaults",
     "--skip-networking",

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from .parts import Missing
 from .server import Server
 
-_START_SECONDS = 60
+_START_SECONDS = 180
 _SETTINGS = {
     "listen_addresses": "",
     "fsync": "off",  # the tests kill our processes, never this one

@@ -78,7 +78,7 @@ class Server:
             self._watchdog = None
         if self.process is not None:
             self.process.send_signal(getattr(signal, self._ends_with))
-            self.process.wait(30)
+            self.process.wait(60)
             self.process = None
 
     def stop(self) -> None:
