@@ -69,7 +69,8 @@ class Equipment:
             found["CHOREO_BENCH_RESTATE"] = str(restate_server())
         if case.postgres:
             server = self._durable_postgres()
-            found["CHOREO_BENCH_STORES"] = json.dumps([server.create_database() for _ in range(case.postgres)])
+            urls = [server.create_database() for _ in range(case.postgres)]
+            found |= {"CHOREO_STORE": urls[0], "CHOREO_BENCH_STORES": json.dumps(urls)}
             servers.append(server)
         found["CHOREO_BENCH_SERVERS"] = ",".join(str(each.process.pid) for each in servers if each.process is not None)
         return found

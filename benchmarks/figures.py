@@ -64,6 +64,13 @@ def tables(results: Mapping[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+_PEERS = {
+    "faststream": "FastStream",
+    "faust": "Faust",
+    "dbos": "DBOS Transact",
+    "restate": "Restate's SDK",
+    "restate-server": "Restate",
+}
 _TO = {"handlers": "ratio to the loop with headers", "publishing": "ratio", "sagas": "ratio to Restate"}
 _WHAT = {"handlers": "events per second", "sagas": "sagas per second", "latency": "milliseconds of one saga"}
 
@@ -103,10 +110,12 @@ def _between(figure: Mapping[str, float], digits: int) -> str:
 def conditions(results: Mapping[str, Any]) -> str:
     """Say where and how the figures were measured."""
     machine, run = results["machine"], results["run"]
+    peers = ", ".join(f"{_PEERS[peer]} {version}" for peer, version in machine["peers"].items())
     return (
         f"Measured {results['date']} with `{run['command']}` on {machine['cores']} cores ({machine['processor']}), "
         f"{machine['memory_gb']} GB, {machine['system']}, Python {machine['python']}, Apache Kafka {machine['kafka']} "
-        f"on Java {machine['java']} beside it, SQLite {machine['sqlite']}; a durable write of 4 KiB takes "
+        f"on Java {machine['java']} beside it, SQLite {machine['sqlite']}, "
+        f"PostgreSQL {machine['postgresql']}; peers: {peers}; a durable write of 4 KiB takes "
         f"{machine['fsync_ms']} ms. {run['rounds']} rounds of {run['messages']:,} events, {run['tracked']:,} tracked "
         f"sagas, {run['sagas']:,} whole ones and {run['paced']:,} at 50 per second. "
         f"Load average before: {run['load_before']}, after: {run['load_after']}."

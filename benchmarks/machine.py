@@ -10,11 +10,18 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
+
+from tests.support.parts import Missing
+from tests.support.postgres import postgres_programs
+
+from .environments import RESTATE, pinned
+from .plan import Peer
 
 _LIBRARIES = ("aiokafka", "fastavro", "pydantic", "SQLAlchemy", "aiosqlite")
 
 
-def facts(jars: Path) -> dict[str, str | int | float]:
+def facts(jars: Path) -> dict[str, str | int | float | dict[str, str]]:
     """Describe this machine, without naming it."""
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
@@ -26,6 +33,8 @@ def facts(jars: Path) -> dict[str, str | int | float]:
         "java": _java(),
         "sqlite": sqlite3.sqlite_version,
         "fsync_ms": round(_fsync() * 1_000, 2),
+        "postgresql": _postgres(),
+        "peers": {peer: pinned(peer) for peer in get_args(Peer)} | {"restate-server": RESTATE},
         **{name.lower(): version(name) for name in _LIBRARIES},
     }
 
@@ -46,6 +55,16 @@ def _processor() -> str:
 def _java() -> str:
     shown = subprocess.run(["java", "-version"], check=False, capture_output=True, text=True).stderr
     return shown.partition('"')[2].partition('"')[0]
+
+
+def _postgres() -> str:
+    try:
+        told = subprocess.run(
+            [postgres_programs() / "postgres", "--version"], capture_output=True, text=True, check=True
+        )
+    except Missing:
+        return "missing"
+    return told.stdout.split()[2]
 
 
 def _fsync() -> float:

@@ -97,6 +97,7 @@ CASES = (
     ),
     Case("track-local", "coordinator", "coordinator alone, embedded broker", "track", False, "events/s", "one"),
     Case("track-kafka", "coordinator", "coordinator alone, Kafka", "track", True, "events/s", "one"),
+    Case("track-postgres", "coordinator", "… Kafka and PostgreSQL", "track", True, "events/s", "one", postgres=1),
     Case("catch-up-local", "coordinator", "… four topics after an outage, embedded", "catch-up", False, "events/s"),
     Case("catch-up-kafka", "coordinator", "… four topics after an outage, Kafka", "catch-up", True, "events/s"),
     *_sagas("local", "choreo, embedded broker", "", kafka=False),

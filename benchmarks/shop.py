@@ -217,7 +217,7 @@ async def track_grown(broker: str, home: Path, count: int) -> Measured:
 
 
 async def _track(broker: str, home: Path, count: int, *, answered: bool, growth: Growth = Growth()) -> Measured:
-    settings = load_settings(broker=broker, home=home, group=f"{RUN}.coordinator")
+    settings = _settings(broker, home)
     parts = Parts(services=services(home), sagas=(Order,))
     watch = Stopwatch()
     async with connect(broker, settings) as transport:
@@ -311,7 +311,7 @@ async def paced(broker: str, home: Path, count: int, *, coordinators: int = 0, r
 
 async def coordinate(broker: str, home: Path, _: int) -> Measured:
     """Run a coordinator as a process of its own: it says when it is ready, and runs until its input closes."""
-    settings = _settings(broker, home, True)
+    settings = _settings(broker, home)
     watch = Stopwatch()
     async with (
         connect(broker, settings) as transport,
@@ -350,7 +350,7 @@ class _Shop:
 @asynccontextmanager
 async def _open(broker: str, home: Path, coordinators: int) -> AsyncIterator[_Shop]:
     """Run the services in this process, with the coordinator; or with so many of them as processes, on PostgreSQL."""
-    settings = _settings(broker, home, coordinators > 0)
+    settings = _settings(broker, home)
     parts = Parts(services=services(home, stores()[1:] if coordinators else ()), sagas=(Order,))
     here = replace(parts, sagas=()) if coordinators else parts
     async with AsyncExitStack() as stack:
@@ -367,9 +367,9 @@ async def _open(broker: str, home: Path, coordinators: int) -> AsyncIterator[_Sh
         yield _Shop(process, publisher, database, Stopwatch([each.pid for each in helpers]), helpers)
 
 
-def _settings(broker: str, home: Path, postgres: bool) -> Settings:
-    store = stores()[0] if postgres else None
-    return load_settings(broker=broker, home=home, group=f"{RUN}.coordinator", store=store)
+def _settings(broker: str, home: Path) -> Settings:
+    """Give the settings of a coordinator; its store is CHOREO_STORE where that is set, else SQLite in its home."""
+    return load_settings(broker=broker, home=home, group=f"{RUN}.coordinator")
 
 
 def _refused(order_id: str) -> bool:
