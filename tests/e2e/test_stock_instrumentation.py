@@ -97,8 +97,10 @@ async def _contexts(bootstrap: str, prefix: str) -> list[list[bytes]]:
     await consumer.start()
     found = []
     try:
-        while records := await plain(consumer.getmany)(timeout_ms=2_000):
-            for batch in records.values():
+        ends = await consumer.end_offsets(consumer.assignment())
+        assert ends
+        while any([await consumer.position(place) < end for place, end in ends.items()]):
+            for batch in (await plain(consumer.getmany)(timeout_ms=1_000)).values():
                 found += [[value for name, value in record.headers if name == "traceparent"] for record in batch]
     finally:
         await consumer.stop()

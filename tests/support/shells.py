@@ -118,7 +118,7 @@ def ask_zsh(home: Path, script: Path, typed: Sequence[str], env: Mapping[str, st
 
 
 def _lines(command: Sequence[str], env: Mapping[str, str]) -> list[str]:
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, **env}, timeout=60)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, **env}, timeout=180)
     assert done.returncode == 0 or done.stdout, done
     assert not done.stderr, done.stderr
     return [line.strip() for line in done.stdout.splitlines() if line.strip()]
