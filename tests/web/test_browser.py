@@ -62,6 +62,8 @@ def page(browser: Browser, shop: ServedShop, signed_in: Any) -> Iterator[Page]:
     page.on("dialog", lambda dialog: said.append(f"a dialog: {dialog.message}"))
     yield page
     context.close()
+    if shop.programs[-1].code is not None:  # the test has stopped it, and a browser tells that nobody answers
+        said = [each for each in said if not each.startswith("Failed to load resource: net::ERR_")]
     assert said == [], "the console is silent: no script failed, and the policy had nothing to refuse"
 
 
@@ -212,7 +214,7 @@ def test_after_the_server_was_away_a_page_goes_on(browser: Browser, shop: Served
 @pytest.fixture(scope="module")
 def letter(shop: ServedShop) -> str:
     """A dead letter whose payload and error are of somebody who means us ill."""
-    found = httpx.get(f"{shop.url}/dead-letters.json", headers=bearer("viewer"), timeout=30).json()
+    found = httpx.get(f"{shop.url}/dead-letters.json", headers=bearer("viewer"), timeout=60).json()
     return str(next(each["id"] for each in found if each["key"] == "4713"))
 
 
@@ -221,7 +223,7 @@ def batch(shop: ServedShop) -> str:
     """A batch that has refused everything: none of these sagas is paused."""
     told = ("resume", "--type", "fulfilment", "--reason", "<b>the card processor is back</b>", "-y", "-o", "json")
     saga(*told, env=shop.env, cwd=shop.folder)
-    found = httpx.get(f"{shop.url}/batches.json", headers=bearer("viewer"), timeout=30).json()
+    found = httpx.get(f"{shop.url}/batches.json", headers=bearer("viewer"), timeout=60).json()
     return str(found[0]["id"])
 
 
