@@ -70,6 +70,7 @@ class Database:
         self._writer = asyncio.Lock() if turns is None else turns
         self._shared = turns is not None or isinstance(engine.pool, StaticPool)
         self._anchor: sqlite3.Connection | None = None
+        self._listeners: list[Callable[[Connection, bool], None]] = []
         self.dialect: Literal["sqlite", "postgresql"] = (
             "postgresql" if engine.dialect.name == "postgresql" else "sqlite"
         )
@@ -121,6 +122,14 @@ class Database:
         await self._engine.dispose()
         if self._anchor is not None:
             self._anchor.close()
+
+    def on_end(self, told: Callable[[Connection, bool], None]) -> None:
+        """Have a function told of the end of each write transaction.
+
+        Args:
+            told: called with the connection, and whether it is known to be committed.
+        """
+        self._listeners.append(told)
 
     async def read(self, work: Work[T]) -> T:
         """Run `work` in a read transaction, which sees one moment throughout, and give what it returns.
@@ -180,8 +189,15 @@ class Database:
     async def _begin(self) -> AsyncIterator[AsyncConnection]:
         async with self._connect() as connection:
             connection = await connection.execution_options(**{WRITE: True})
-            async with connection.begin():
-                yield connection
+            began, committed = connection.sync_connection, False
+            assert began is not None
+            try:
+                async with connection.begin():
+                    yield connection
+                committed = True
+            finally:
+                for told in self._listeners:
+                    told(began, committed)
 
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[AsyncConnection]:

@@ -36,8 +36,8 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    bindparam,
     delete,
-    event,
     func,
     insert,
     or_,
@@ -136,7 +136,8 @@ class Relay:
         self._pending: deque[OutboxRow] = deque()
         self._held: set[str] = set()
         self._sent: list[str] = []  # acknowledged, their rows not deleted yet
-        self._settling: set[str] = set()  # deleted by transactions that have not ended yet
+        self._settling: dict[Connection, list[str]] = {}  # deleted by transactions that have not ended yet
+        database.on_end(self._ended)
         self._behind: dict[str, _Behind] = {}
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -182,7 +183,7 @@ class Relay:
                     topic=record.topic,
                 )
             rows.append(OutboxRow(f"{now:015x}-{next(self._counter):010x}-{self._owner}", record))
-        connection.execute(insert(outbox), [_to_columns(row, now + _GRACE) for row in rows])
+        connection.execute(_INSERT, [_to_columns(row, now + _GRACE) for row in rows])
         return rows
 
     def settle(self, connection: Connection) -> None:
@@ -194,20 +195,14 @@ class Relay:
         done, self._sent = self._sent, []
         if not done:
             return
-        self._settling.update(done)
-
-        def ended(committed: bool) -> None:
-            if not self._settling.issuperset(done):
-                return  # told already
-            self._settling.difference_update(done)
-            if not committed:
-                self._sent = done + self._sent
-
-        event.listen(connection, "commit", lambda _: ended(True))
-        event.listen(connection, "rollback", lambda _: ended(False))
+        self._settling.setdefault(connection, []).extend(done)
         for start in range(0, len(done), _DELETE_CHUNK):
-            chunk = done[start : start + _DELETE_CHUNK]
-            connection.execute(delete(outbox).where(outbox.c.id.in_(chunk)))
+            connection.execute(_DELETE, {"ids": done[start : start + _DELETE_CHUNK]})
+
+    def _ended(self, connection: Connection, committed: bool) -> None:
+        done = self._settling.pop(connection, None)
+        if done is not None and not committed:
+            self._sent = done + self._sent
 
     def publish(self, rows: Sequence[OutboxRow]) -> None:
         """Send rows that are committed now, in this order, without waiting.
@@ -232,9 +227,12 @@ class Relay:
 
     async def depth(self) -> int:
         """Count the rows that are not acknowledged yet."""
-        acknowledged = {*self._sent, *self._settling}  # their rows may be gone by the time that this is read
+        acknowledged = self._acknowledged_rows()  # their rows may be gone by the time that this is read
         rows = await self._database.read(lambda connection: connection.execute(select(outbox.c.id)).scalars().all())
-        return len(set(rows).difference(acknowledged, self._sent, self._settling))
+        return len(set(rows).difference(acknowledged, self._acknowledged_rows()))
+
+    def _acknowledged_rows(self) -> set[str]:
+        return {*self._sent, *itertools.chain.from_iterable(self._settling.values())}
 
     def _fall_behind(self, topic: str) -> _Behind:
         self._idle.clear()
@@ -407,7 +405,13 @@ def _free(now: int, behind: Sequence[str]) -> Select[Any]:
 
 
 def _any_free(connection: Connection, now: int, behind: Sequence[str]) -> bool:
-    return connection.execute(_free(now, behind).limit(1)).first() is not None
+    some = _free(now, behind).limit(1) if behind else _ANY_FREE
+    return connection.execute(some, {} if behind else {"now": now}).first() is not None
+
+
+_INSERT = insert(outbox)
+_DELETE = delete(outbox).where(outbox.c.id.in_(bindparam("ids", expanding=True)))
+_ANY_FREE = select(outbox.c.id).where(outbox.c.free_at <= bindparam("now")).limit(1)
 
 
 def _to_columns(row: OutboxRow, free_at: int) -> dict[str, object]:

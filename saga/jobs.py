@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from ..events.clock import SECOND
 from ..events.errors import Refused, SagaNotFound
@@ -131,7 +131,10 @@ def create(
 
 def any_due(connection: Connection, now: int) -> bool:
     """Tell whether a job has a part to be done."""
-    return connection.execute(select(job.c.id).where(job.c.next_at <= now).limit(1)).first() is not None
+    return connection.execute(_ANY_DUE, {"now": now}).first() is not None
+
+
+_ANY_DUE = select(job.c.id).where(job.c.next_at <= bindparam("now")).limit(1)
 
 
 def feed(connection: Connection, now: int) -> None:

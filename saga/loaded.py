@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import count
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, text
+from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select, text
 
 from ..events.clock import SECOND
 from ..events.database import lock_schema
@@ -147,9 +147,8 @@ def paused(connection: Connection, versions: Collection[Version], most: int) -> 
     """Name sagas of these versions that wait for their code: type, key and run."""
     found: list[tuple[str, str, int]] = []
     for type_, version in sorted(versions):  # one by one: of a list SQLite would look at every saga of the type
-        query = select(saga.c.type, saga.c.key, saga.c.run).where(_PAUSED)
-        query = query.where(saga.c.type == type_, saga.c.version == version).limit(most - len(found))
-        found += [(type_, key, run) for type_, key, run in connection.execute(query)]
+        wanted = {"the_type": type_, "the_version": version, "most": most - len(found)}
+        found += [(type_, key, run) for type_, key, run in connection.execute(_PAUSED_OF, wanted)]
     return found
 
 
@@ -171,3 +170,8 @@ def release(batch: Batch) -> None:
 
 # As in the index: a bound parameter would keep both databases from using it.
 _PAUSED = text("choreo_saga.conditions LIKE '%Paused%'")
+_PAUSED_OF = (
+    select(saga.c.type, saga.c.key, saga.c.run)
+    .where(_PAUSED, saga.c.type == bindparam("the_type"), saga.c.version == bindparam("the_version"))
+    .limit(bindparam("most"))
+)

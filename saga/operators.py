@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple, get_args
 
 from pydantic import ValidationError
@@ -122,7 +123,12 @@ def answer(connection: Connection, id_: str) -> Answer:
 
 def any_pending(connection: Connection, loaded: Iterable[tuple[str, int]] | None = None) -> bool:
     """Tell whether a command waits, or only one for a coordinator with these versions' code."""
-    return connection.execute(_pending(select(command.c.id), loaded).limit(1)).first() is not None
+    return connection.execute(_any_pending(None if loaded is None else tuple(loaded))).first() is not None
+
+
+@lru_cache(maxsize=64)
+def _any_pending(loaded: tuple[tuple[str, int], ...] | None) -> Select[Any]:
+    return _pending(select(command.c.id), loaded).limit(1)
 
 
 def take(connection: Connection, loaded: Iterable[tuple[str, int]]) -> list[Asked]:

@@ -160,8 +160,10 @@ def next_in_line(connection: Connection, versions: Collection[Version]) -> list[
 
 def any_in_line(connection: Connection, versions: Collection[Version]) -> bool:
     """Tell whether it is somebody's turn."""
+    if not versions:
+        return False
     query = select(lock_queue.c.saga_id).where(*_in_line(versions)).limit(1)
-    return bool(versions) and connection.execute(query).first() is not None
+    return connection.execute(query).first() is not None
 
 
 def _in_line(versions: Collection[Version]) -> tuple[ColumnElement[bool], ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
+from functools import cache
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -66,15 +67,18 @@ def lock_sagas(connection: Connection, keys: Iterable[tuple[str, str]]) -> dict[
     # The keys of one type at a time: a list of pairs would cost SQLite and the compiler seven times as much.
     for type_, pairs in groupby(sorted(set(keys)), key=itemgetter(0)):
         for chunk in chunks([key for _, key in pairs]):
-            query = (
-                select(saga.c.key, saga.c.run, saga.c.state)
-                .where(saga.c.type == type_, saga.c.key.in_(chunk))
-                .order_by(saga.c.id)
-                .with_for_update()
-            )
-            for key, run, state in connection.execute(query):
+            for key, run, state in connection.execute(_LOCK, {"the_type": type_, "keys": chunk}):
                 found.setdefault((type_, key), {})[run] = Instance.from_json(state)
     return found
+
+
+# Statements of every batch are made once: making one takes SQLAlchemy longer than SQLite takes to run it.
+_LOCK = (
+    select(saga.c.key, saga.c.run, saga.c.state)
+    .where(saga.c.type == bindparam("the_type"), saga.c.key.in_(bindparam("keys", expanding=True)))
+    .order_by(saga.c.id)
+    .with_for_update()
+)
 
 
 def seen_events(connection: Connection, pairs: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
@@ -130,17 +134,22 @@ def update_sagas(connection: Connection, changed: Sequence[tuple[int, Instance]]
     rows = [
         {"the_id": instance.id, "the_seq": before, **_changing_columns(instance, now)} for before, instance in changed
     ]
-    same = and_(saga.c.id == bindparam("the_id"), saga.c.seq == bindparam("the_seq"))
-    result = connection.execute(update(saga).where(same), rows)
+    result = connection.execute(_UPDATE, rows)
     # PostgreSQL's driver counts no rows here; there the rows are locked since they were read.
     if result.supports_sane_multi_rowcount() and result.rowcount != len(rows):
         raise LostRace("one of these sagas was changed by another coordinator")
 
 
+_UPDATE = update(saga).where(saga.c.id == bindparam("the_id"), saga.c.seq == bindparam("the_seq"))
+
+
 def insert_history(connection: Connection, rows: Sequence[HistoryRow]) -> None:
     """Append to the history."""
     if rows:
-        connection.execute(insert(history), [_history_columns(row) for row in rows])
+        connection.execute(_INSERT_HISTORY, [_history_columns(row) for row in rows])
+
+
+_INSERT_HISTORY = insert(history)
 
 
 def count_ignored(
@@ -180,13 +189,18 @@ def save_positions(
         }
         for place, offset in sorted(offsets.items())
     ]
-    statement = _upsert(connection, position)(position)
-    larger = func.greatest if connection.dialect.name == "postgresql" else func.max
+    connection.execute(_save_position(connection.dialect.name), rows)
+
+
+@cache
+def _save_position(dialect: str) -> Any:
+    statement: Any = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(position)
+    larger = func.greatest if dialect == "postgresql" else func.max
     new = {
         name: larger(getattr(position.c, name), getattr(statement.excluded, name))
         for name in ("next_offset", "read_until")
     }
-    connection.execute(statement.on_conflict_do_update(index_elements=["group", "topic", "partition"], set_=new), rows)
+    return statement.on_conflict_do_update(index_elements=["group", "topic", "partition"], set_=new)
 
 
 def load_positions(connection: Connection, group: str) -> dict[TopicPartition, tuple[int, int]]:
@@ -234,14 +248,20 @@ def release(connection: Connection, until: int, most: int) -> list[Record]:
 
 def any_held_or_expired(connection: Connection, now: int) -> bool:
     """Tell whether a held command or a parked event is due."""
-    held = select(sent.c.id).where(sent.c.release_at <= now).limit(1)
-    late = select(parked.c.event_id).where(parked.c.expires_at <= now).limit(1)
-    return connection.execute(held).first() is not None or connection.execute(late).first() is not None
+    until = {"now": now}
+    return connection.execute(_HELD, until).first() is not None or connection.execute(_LATE, until).first() is not None
+
+
+_HELD = select(sent.c.id).where(sent.c.release_at <= bindparam("now")).limit(1)
+_LATE = select(parked.c.event_id).where(parked.c.expires_at <= bindparam("now")).limit(1)
 
 
 def switch(connection: Connection, name: str) -> str:
     """Read a switch; "" where it was never set."""
-    return connection.execute(select(control.c.value).where(control.c.name == name)).scalar() or ""
+    return connection.execute(_SWITCH, {"the_name": name}).scalar() or ""
+
+
+_SWITCH = select(control.c.value).where(control.c.name == bindparam("the_name"))
 
 
 def set_switch(connection: Connection, name: str, value: str, now: int, by: str) -> None:
@@ -319,9 +339,14 @@ def among(first: ColumnElement[str], second: ColumnElement[str], pairs: Iterable
 
 def insert_new(connection: Connection, table: Any, rows: list[dict[str, Any]]) -> int:
     """Insert rows that are not there yet; give how many were new."""
-    statement = _upsert(connection, table)(table).on_conflict_do_nothing()
+    return len(connection.execute(_insert_new(connection.dialect.name, table), rows).all())
+
+
+@cache
+def _insert_new(dialect: str, table: Any) -> Any:
+    statement: Any = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(table)
     # Returning a column tells the number on both databases, and SQLAlchemy compiles this once, not for each length.
-    return len(connection.execute(statement.returning(next(iter(table.primary_key))), rows).all())
+    return statement.on_conflict_do_nothing().returning(next(iter(table.primary_key)))
 
 
 def _saga_columns(instance: Instance, now: int) -> dict[str, Any]:

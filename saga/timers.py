@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, func, not_, or_, select, update
+from sqlalchemy import Connection, Select, and_, bindparam, func, not_, or_, select, update
 
 from ..events.clock import SECOND
 from . import store
@@ -87,9 +88,14 @@ def any_due(connection: Connection, now: int, unloaded: Versions = ()) -> bool:
         now: the store's clock.
         unloaded: versions that do not count.
     """
-    query = _unheld(select(saga.c.id), held=held(connection), stopped=stopped(connection))
-    query = _loaded(query, unloaded)
-    return connection.execute(query.where(saga.c.next_due <= now).limit(1)).first() is not None
+    query = _any_due(held(connection), stopped(connection), tuple(unloaded))
+    return connection.execute(query, {"now": now}).first() is not None
+
+
+@lru_cache(maxsize=64)
+def _any_due(held: bool, stopped: bool, unloaded: tuple[tuple[str, int], ...]) -> Select[Any]:
+    query = _loaded(_unheld(select(saga.c.id), held=held, stopped=stopped), unloaded)
+    return query.where(saga.c.next_due <= bindparam("now")).limit(1)
 
 
 def _loaded(query: Select[Any], unloaded: Versions) -> Select[Any]:

@@ -133,12 +133,8 @@ def look_up(connection: Connection, event_ids: Iterable[str], *, lock: bool = Fa
     ids = sorted(set(event_ids))
     found: dict[Key, Row] = {}
     for start in range(0, len(ids), _CHUNK):
-        chosen = select(inbox.c.handler, inbox.c.event_id, inbox.c.state, inbox.c.until, inbox.c.answer).where(
-            inbox.c.event_id.in_(ids[start : start + _CHUNK])
-        )
-        if lock:
-            chosen = chosen.order_by(inbox.c.event_id, inbox.c.handler).with_for_update()
-        for handler, event_id, state, until, answer in connection.execute(chosen):
+        chunk = {"ids": ids[start : start + _CHUNK]}
+        for handler, event_id, state, until, answer in connection.execute(_LOCK if lock else _LOOK, chunk):
             found[handler, event_id] = Row(state, until, answer)
     return found
 
@@ -162,7 +158,7 @@ def write(connection: Connection, entries: Sequence[Entry], known: Iterable[Key]
     new = [_columns(entry, now) for entry in ordered if (entry.handler, entry.event_id) not in existing]
     old = [_columns(entry, now) for entry in ordered if (entry.handler, entry.event_id) in existing]
     if new:
-        connection.execute(insert(inbox), new)
+        connection.execute(_INSERT, new)
     if old:
         connection.execute(_UPDATE, [{f"to_{name}": value for name, value in columns.items()} for columns in old])
 
@@ -201,6 +197,13 @@ _DELETE = delete(inbox).where(
     inbox.c.state == bindparam("the_state"),
     inbox.c.at == bindparam("the_time"),
 )
+
+
+_LOOK = select(inbox.c.handler, inbox.c.event_id, inbox.c.state, inbox.c.until, inbox.c.answer).where(
+    inbox.c.event_id.in_(bindparam("ids", expanding=True))
+)
+_LOCK = _LOOK.order_by(inbox.c.event_id, inbox.c.handler).with_for_update()
+_INSERT = insert(inbox)
 
 
 def renew(connection: Connection, keys: Iterable[Key], until: int) -> None:
