@@ -27,6 +27,7 @@ CASES: dict[str, Callable[[str, Path, int], Awaitable[Measured]]] = {
     "stored-postgres": partial(handlers.as_service, store="postgresql"),
     "faststream": partial(handlers.as_peer, program="faststream", arguments=("message",)),
     "faststream-batch": partial(handlers.as_peer, program="faststream", arguments=("batch",)),
+    "faststream-keyed": partial(handlers.as_peer, program="faststream", arguments=("keyed",)),
     "faust": partial(handlers.as_peer, program="faust"),
     "publish-raw": publishing.raw,
     "publish": publishing.publisher,

@@ -82,6 +82,7 @@ CASES = (
     _handlers("stored-postgres", "`Service`, inbox and outbox on PostgreSQL", postgres=1),
     _handlers("faststream", "FastStream, per message", peer="faststream", part=10),
     _handlers("faststream-batch", "FastStream, batch", peer="faststream"),
+    _handlers("faststream-keyed", "… batch read, each result sent by its key", peer="faststream"),
     _handlers("faust", "Faust agent", peer="faust", part=4),
     Case("publish-raw", "publishing", "aiokafka by hand, 6 headers (events/s)", "publish-raw", True, "events/s"),
     Case("publish", "publishing", "`Publisher` (events/s)", "publish", True, "events/s", against="publish-raw"),

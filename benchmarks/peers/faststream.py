@@ -1,8 +1,9 @@
-"""FastStream: `python -m benchmarks.peers.faststream message|batch`, a subscriber that publishes.
+"""FastStream: `python -m benchmarks.peers.faststream message|batch|keyed`, a subscriber that publishes.
 
 Its handler is called for what comes next when the results of what came before are acknowledged: the call after the last
-one stops the watch. Batches are committed one by one. Single messages are committed in the background, which is what it
-does by default and loses what is in work when it dies: a commit for each would take several times as long.
+one stops the watch. Batches are committed one by one; `batch` sends what comes of each as one, `keyed` each result by
+its key. Single messages are committed in the background, which is what it does by default and loses what is in work
+when it dies: a commit for each would take several times as long.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class _Start(ConsumerRebalanceListener):  # type: ignore[misc]
         self._watch.start()
 
 
-async def _measure(job: Job, *, batch: bool) -> dict[str, object]:
+async def _measure(job: Job, mode: str) -> dict[str, object]:
+    batch = mode != "message"
     watch, finished = Stopwatch(), asyncio.Event()
     broker = KafkaBroker(job.hosts, acks="all", enable_idempotence=True, max_batch_size=_BYTES, logger=None)
     handled = reached = 0
@@ -64,6 +66,15 @@ async def _measure(job: Job, *, batch: bool) -> dict[str, object]:
         async def reprice_all(received: list[Received], message: annotations.KafkaMessage) -> None:
             count(len(received))
             headers = [spell(known) for known in message.batch_headers]
+            if mode == "keyed":
+                sent = [
+                    await broker.publish(
+                        job.encode(price(each)), job.target, key=each.order_id.encode(), headers=own, no_confirm=True
+                    )
+                    for each, own in zip(received, headers, strict=True)
+                ]
+                await asyncio.gather(*sent)
+                return
             await broker.publish_batch(
                 *(KafkaPublishMessage(job.encode(price(each)), key=each.order_id.encode()) for each in received),
                 topic=job.target,
@@ -89,4 +100,4 @@ async def _measure(job: Job, *, batch: bool) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(_measure(read_job(), batch=sys.argv[1] == "batch"))))
+    print(json.dumps(asyncio.run(_measure(read_job(), sys.argv[1]))))
