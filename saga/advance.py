@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import assert_never
 
 from . import holding, pausing, promise
+from .admitting import Admitting, ask_for_room
 from .answers import Answers
 from .children import UNDONE
 from .definition import Definition
-from .elapsing import Elapsing
 from .handler_reports import HandlerReports
 from .inputs import (
+    Admitted,
     Change,
     Decided,
     Elapsed,
@@ -68,6 +69,7 @@ def begin(
     instance.sampled, instance.rotation = sampled, rotation
     instance.deadline_at = None if definition.deadline is None else now + definition.deadline
     ask_for_lock(definition, instance, event, now)
+    ask_for_room(definition, instance, event, now)
     instance.parent = event.parent
     move = _Advance(definition, instance, now)
     move.changes.append(Change(None, Phase.RUNNING, event.type))
@@ -139,6 +141,8 @@ def advance(definition: Definition, instance: Instance, input_: Input, now: int)
             pausing.hold(move, input_)
         case Locked():
             move.locked(input_)
+        case Admitted():
+            move.admitted()
         case Loaded():
             pausing.release(move, input_)
         case Migrated():
@@ -155,7 +159,7 @@ def advance(definition: Definition, instance: Instance, input_: Input, now: int)
     return move.transition()
 
 
-class _Advance(Answers, HandlerReports, Elapsing, Strays, People):
+class _Advance(Answers, HandlerReports, Admitting, Strays, People):
     """Every move; `advance` chooses among them."""
 
     def unbuildable(self, input_: Unbuildable) -> None:

@@ -38,6 +38,7 @@ _AS_IT_SHOULD = frozenset(
         "TimersHeld",
         "UndoStopped",
         "WaitingForLock",
+        "WaitingToStart",
         "Working",
         "BrokerDown",
         "CoordinatorDown",

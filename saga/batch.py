@@ -7,8 +7,8 @@ made. One bad event never fails its batch: `advance` is pure, so an event on whi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from sqlalchemy import Connection
@@ -18,11 +18,12 @@ from ..events.envelope import Record
 from ..events.errors import EventError
 from ..events.ids import derived_id
 from ..services.logged import ids_of
-from . import early, pausing, queues, races, store, timers
+from . import early, pausing, races, store, timers, turns
 from .advance import advance, begin, begin_undone
 from .crafting import Crafting
 from .definition import Definition
 from .inputs import (
+    Admitted,
     Announce,
     Ask,
     Decided,
@@ -52,8 +53,8 @@ from .outputs import read_output
 from .past import history_row
 from .refusals import Refused
 from .routing import MOST_ID, Arrival, Target
-from .turns import Turned, Turns, change_of
-from .work import Moved, Work
+from .turns import Turned, Turns
+from .work import Kept, Moved, Work
 
 if TYPE_CHECKING:
     from .alerts import Alert
@@ -62,16 +63,6 @@ log = structlog.get_logger("choreo.coordinator")
 
 DEFECTS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 """What a defect of ours or of a user's function raises: one event, or one saga's timers, must not stop the others."""
-
-
-class _Kept(NamedTuple):
-    """How one key stood before an input was applied to it."""
-
-    key: tuple[str, str]
-    instances: Mapping[int, Instance]
-    sizes: tuple[int, int, int]
-    parked: list[early.Parked] | None
-    to_park: list[early.Parked] | None
 
 
 @dataclass
@@ -102,11 +93,18 @@ class Batch:
 
     def __post_init__(self) -> None:
         self._crafting = Crafting(self.connection, self.knowledge, self.now)
-        self._turns = Turns(self.connection)
+        self._turns = Turns(self.connection, self.knowledge.limits)
 
     def load(self, arrivals: Sequence[Arrival]) -> None:
         """Lock and load what these arrivals concern: three queries for the whole batch."""
         keys = {(target.type, target.key) for arrival in arrivals for target in arrival.targets}
+        starting = {
+            (target.type, target.key)
+            for arrival in arrivals
+            for target in arrival.targets
+            if arrival.input.__class__ is Observed and self._starts(target.type, arrival.envelope.type)
+        }
+        self._turns.look_for_room({type_ for type_, _ in starting})  # locks types, so before any saga
         self.load_keys(keys)
         pairs = [
             (work.instance.id, arrival.input.id)
@@ -116,12 +114,6 @@ class Batch:
         ]
         if pairs:
             self._seen = store.seen_events(self.connection, pairs)
-        starting = {
-            (target.type, target.key)
-            for arrival in arrivals
-            for target in arrival.targets
-            if arrival.input.__class__ is Observed and self._starts(target.type, arrival.envelope.type)
-        }
         self._turns.look(self._wanted(arrivals))
         fresh = [key for key in starting if key not in self._runs]
         if fresh:
@@ -229,6 +221,8 @@ class Batch:
 
     def _begin(self, target: Target, run: int, event: Observed, arrival: Arrival) -> None:
         definition = self._newest(target.type)
+        if event.parent is None and (queue := self._turns.place(target.type)) is not None:
+            event = replace(event, queue=queue)  # a child is part of its parent, which was let in
         transition = begin(definition, target.key, run, event, self.now)
         instance = transition.instance
         instance.sampled = self.knowledge.sampled(instance.id, event.traceparent)
@@ -287,14 +281,16 @@ class Batch:
             if work is not None:
                 self._apply_alone(work, Elapsed(until))
 
-    def give_turns(self, turns: Iterable[SagaName]) -> None:
-        """Tell loaded sagas that the lock that they wait for is theirs."""
-        for name in turns:
-            work = self.saga(*name)
-            if work is not None and work.instance.waits_for_lock and self.knowledge.loads(work.instance):
+    def give_turns(self, locks: Iterable[SagaName], rooms: Iterable[SagaName] = ()) -> None:
+        """Tell loaded sagas that the lock that they wait for is theirs, and those that wait to start that they may."""
+        for work in filter(None, (self.saga(*name) for name in locks)):
+            if work.instance.waits_for_lock and self.knowledge.loads(work.instance):
                 self._apply_alone(work, Locked(granted=True))
+        for work in filter(None, (self.saga(*name) for name in rooms)):
+            if work.instance.waits_to_start:
+                self._apply_alone(work, Admitted())
 
-    def _apply_alone(self, work: Work, input_: Elapsed | Locked) -> None:
+    def _apply_alone(self, work: Work, input_: Elapsed | Locked | Admitted) -> None:
         """Apply what no event has led to; a defect puts off this saga's timers and stops no other saga."""
         instance = work.instance
         kept = self._keep((instance.type, instance.key))
@@ -305,9 +301,9 @@ class Batch:
             self._take_back(kept)
             timers.put_off(self.connection, instance.id, self.now)
 
-    def _keep(self, key: tuple[str, str]) -> _Kept:
+    def _keep(self, key: tuple[str, str]) -> Kept:
         runs = self._runs.get(key, {})
-        return _Kept(
+        return Kept(
             key,
             {run: work.instance for run, work in runs.items()},
             (len(self.records), len(self.held), len(self._history)),
@@ -315,7 +311,7 @@ class Batch:
             self._to_park.get(key),
         )
 
-    def _take_back(self, kept: _Kept) -> None:
+    def _take_back(self, kept: Kept) -> None:
         """Undo what one input has led to so far, in memory: it is applied as a whole or not at all."""
         runs = self._runs.get(kept.key, {})
         for run in [run for run in runs if run not in kept.instances]:
@@ -434,7 +430,7 @@ class Batch:
             for work in works
             if work.before is not None and work.instance.seq != work.before.seq
         ]
-        queues.write(self.connection, change_of(Turned(work.before, work.instance) for work in works))
+        turns.write(self.connection, [Turned(work.before, work.instance) for work in works])
         store.insert_sagas(self.connection, new, self.now)
         races.check_started(self.connection, {(instance.type, instance.key) for instance in new})
         store.update_sagas(self.connection, sorted(changed, key=lambda each: each[1].id), self.now)

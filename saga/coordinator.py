@@ -36,6 +36,7 @@ from ..events.transport import Transport
 from ..services.health import Health, health_of
 from ..tracing.spans import Tracing
 from . import alerts, definitions, early, ends, loaded, operators, store, ticks, timers
+from .admissions import next_in
 from .alerting import Alerting
 from .alerts import AlertRaised
 from .batch import Batch
@@ -441,10 +442,12 @@ class Coordinator:
         answered = self._partitions.answered(self._knowledge.definition, until)
         stopped = timers.stopped(connection)
         due = timers.due(connection, now, answered, held=held, stopped=stopped, unloaded=unloaded)
+        rooms = [parse_saga_id(each) for each in next_in(connection, self._knowledge.limits)]
         turns = [parse_saga_id(each.saga_id) for each in next_in_line(connection, self._knowledge.locking)]
         # All at once: sagas are locked in the order of their names, whatever is done with them.
-        batch.load_keys([*((instance.type, instance.key) for instance, _ in due), *((t.type, t.key) for t in turns)])
-        batch.give_turns(turns)  # first: who has waited too long may have waited for us
+        names = (*turns, *rooms)
+        batch.load_keys([*((instance.type, instance.key) for instance, _ in due), *((t.type, t.key) for t in names)])
+        batch.give_turns(turns, rooms)  # first: who has waited too long may have waited for us
         batch.elapse(due)
         batch.records.extend(store.release(connection, now, self._options.undo_rate))
         batch.records.extend(ticks.fire(connection, self._knowledge.newest, self._codec, now))

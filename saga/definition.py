@@ -132,6 +132,7 @@ class Definition:
         lock: what it holds while it runs.
         schedule: when instances start by themselves.
         tags: what people search by and want to know, e.g. the team, or where a runbook is.
+        max_open: how many instances may be open at a time, of all versions; None: any number.
     """
 
     type: str
@@ -153,6 +154,7 @@ class Definition:
     lock: LockPlan | None = None
     schedule: SchedulePlan | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    max_open: int | None = None
 
     @cached_property
     def by_name(self) -> Mapping[str, StepPlan]:
@@ -318,9 +320,9 @@ class Definition:
     def hash(self) -> str:
         """A digest of everything that decides; whether and since when it only observes are ways to run the same one.
 
-        Its schedule says when instances start, and its tags who cares, and nothing of what they do.
+        Its schedule says when instances start, `max_open` how many, and its tags who cares: nothing of what they do.
         """
-        same = replace(self, observe_only=False, active_from="registration", schedule=None, tags={})
+        same = replace(self, observe_only=False, active_from="registration", schedule=None, tags={}, max_open=None)
         return blake2b(same.to_json().encode(), digest_size=8).hexdigest()
 
     def to_json(self) -> str:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from . import jobs, loaded, operators, queues, store, ticks, timers
+from . import admissions, jobs, loaded, operators, queues, store, ticks, timers
 from .knowledge import Knowledge
 
 
@@ -15,7 +15,7 @@ class Due(NamedTuple):
 
     Args:
         now: the store's clock, microseconds.
-        fires: timers, held undos, parked events, schedules, or locks that are free for the next one.
+        fires: timers, held undos, parked events, schedules, locks that are free for the next one, or room.
         asked: commands of people.
         paused: sagas that waited for code that is loaded here.
     """
@@ -56,4 +56,5 @@ def _comes_round(connection: Connection, until: int, knowledge: Knowledge) -> bo
         timers.any_due(connection, until, knowledge.unloaded)
         or ticks.any_due(connection, knowledge.newest, until)
         or queues.any_in_line(connection, knowledge.locking)
+        or admissions.any_in_line(connection, knowledge.limits)
     )

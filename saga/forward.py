@@ -24,7 +24,7 @@ class Forward(Backward):
 
     def settle(self) -> None:
         """Make every move that follows by itself: open what is ready, let go of what is unwanted, undo, end."""
-        if self.instance.waits_for_lock or self.instance.paused is not None:
+        if self.instance.waits_for_lock or self.instance.waits_to_start or self.instance.paused is not None:
             return
         while self.instance.phase is Phase.RUNNING and self._go_on():
             pass

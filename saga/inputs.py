@@ -27,6 +27,8 @@ class Observed:
         nothing_undone: on the answer to an undo: the participant had nothing to undo.
         parent: on the start event of a child: the saga that begins it.
         handled: how long its handler was waited for and ran, as the header has it; for people.
+        queue: on the start event of a saga whose type limits its open ones: its place among those that wait, 0 where
+            there is room; None without a limit.
     """
 
     id: str
@@ -43,6 +45,7 @@ class Observed:
     lock: str | None = None
     parent: Parent | None = None
     handled: str | None = None
+    queue: int | None = None
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Observed:
@@ -207,6 +210,11 @@ class Locked:
     ahead: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """There is room for a saga that waits to start: fewer of its type are open than may be."""
+
+
 Input = (
     Observed
     | HandlerGaveUp
@@ -218,6 +226,7 @@ Input = (
     | Loaded
     | Migrated
     | Locked
+    | Admitted
     | UndoAsked
 )
 
@@ -241,6 +250,8 @@ def input_id(input_: Input, seq: int) -> str:
             return f"migrated:{seq}"
         case Locked():
             return f"lock:{seq}"
+        case Admitted():
+            return f"admitted:{seq}"
 
 
 @dataclass(frozen=True, slots=True)

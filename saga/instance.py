@@ -168,6 +168,20 @@ class Hold(NamedTuple):
     reason: str
 
 
+class Admission(NamedTuple):
+    """How a saga stands whose type limits its open ones.
+
+    Args:
+        since: when it asked for room.
+        ahead: its place among those that waited then; 0: there was room at once.
+        admitted_at: when it was let in; None: it waits.
+    """
+
+    since: int
+    ahead: int
+    admitted_at: int | None = None
+
+
 class Doubt(NamedTuple):
     """An event that came in vain, about which a person is asked: which, how it came, a sentence, and since when."""
 
@@ -219,6 +233,7 @@ class Instance:
         paused: that a person has paused it.
         held: what is to be published once they resume it.
         erased: when what was said in it was erased.
+        admission: how it stands with the limit of open sagas of its type; None: there was no limit when it began.
     """
 
     type: str
@@ -254,6 +269,7 @@ class Instance:
     paused: Hold | None = None
     held: list[Waiting] = field(default_factory=list)
     erased: int | None = None
+    admission: Admission | None = None
 
     @property
     def id(self) -> str:
@@ -269,6 +285,11 @@ class Instance:
     def waits_for_lock(self) -> bool:
         """Whether it stands in the queue of its lock, and so opens no step."""
         return self.lock is not None and self.lock.state == "waiting"
+
+    @property
+    def waits_to_start(self) -> bool:
+        """Whether as many sagas of its type are open as may be, so that it opens no step."""
+        return self.admission is not None and self.admission.admitted_at is None
 
     @property
     def lock_due(self) -> int | None:

@@ -50,6 +50,12 @@ class Knowledge:
         """The versions that are loaded here and take a lock."""
         return frozenset(key for key, each in self.declarations.items() if each.definition.lock is not None)
 
+    @cached_property
+    def limits(self) -> Mapping[str, int | None]:
+        """By the types that are loaded here, how many sagas may be open; None where any number may."""
+        new = {type_: each.definition for type_, each in self.newest.items()}
+        return {type_: None if each.observe_only else each.max_open for type_, each in new.items()}
+
     def loads(self, instance: Instance) -> bool:
         """Tell whether the code that an instance runs under is loaded here."""
         return (instance.type, instance.version) in self.declarations

@@ -90,6 +90,8 @@ class Mending(Holding):
             return f"no step can be {what}: the saga is {phase} already"
         if self.instance.waits_for_lock:
             return f"no step can be {what}: the saga waits for its lock, and has not begun"
+        if self.instance.waits_to_start:
+            return f"no step can be {what}: the saga waits to start, as many of its type are open as may be"
         return ""
 
     def _has_failed(self, plan: StepPlan) -> bool:

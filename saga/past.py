@@ -12,6 +12,7 @@ from ..events.codec import SECRET_FIELDS
 from ..events.envelope import AVRO, JSON
 from ..events.errors import StoreMismatch
 from .inputs import (
+    Admitted,
     Decided,
     Elapsed,
     HandlerGaveUp,
@@ -106,6 +107,7 @@ _KINDS: dict[str, type[Any]] = {
     "released": Loaded,
     "migrated": Migrated,
     "lock": Locked,
+    "admitted": Admitted,
     "undo": UndoAsked,
 }
 
@@ -157,6 +159,8 @@ def _told(input_: Input, now: int) -> tuple[str, str, int, str]:
                 "reason": input_.reason,
             }
             return "migrated", f"version {input_.version}", now, json.dumps(moved)
+        case Admitted():
+            return "admitted", "", now, "{}"
         case Locked():
             locked = {"granted": input_.granted, "holder": input_.holder, "ahead": input_.ahead}
             return "lock", "", now, json.dumps(locked)

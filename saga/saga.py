@@ -56,6 +56,7 @@ class Saga:
         cancel: event class, or several, that cancel it: before the pivot it is undone, afterwards that is refused.
         lock: what it holds while it runs, so that no other one does: `lock("customer_id")`.
         schedule: when it starts by the clock: `cron("0 2 * * *", tz="Europe/Berlin")`.
+        max_open: how many may be open at a time, in one store; further ones wait to start, first come first served.
         policies: what to do with events that come in vain, by event class: `{OrderShipped: policy(late="ask")}`.
         tags: what people search by and want to know, e.g. `{"team": "checkout", "runbook": "https://..."}`; they
             change nothing of what it does.
@@ -87,6 +88,7 @@ class Saga:
         schedule: Schedule | None = None,
         policies: Mapping[type[Event], Policy] | None = None,
         tags: Mapping[str, str] | None = None,
+        max_open: int | None = None,
         declaration: Declaration | None = None,
     ) -> None:
         super().__init_subclass__()
@@ -127,7 +129,7 @@ class Saga:
             active_from=from_datetime(active_from) if isinstance(active_from, datetime) else active_from,
             rerun=rerun,
             unmatched=unmatched,
-            terms=Terms(several(cancel), dict(policies or {}), lock, schedule, dict(tags or {})),
+            terms=Terms(several(cancel), dict(policies or {}), lock, schedule, dict(tags or {}), max_open),
         )
 
     def __init__(self, facts: Facts) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0010"
+HEAD = "0011"
 metadata = MetaData()
 
 definition = Table(
@@ -263,6 +263,18 @@ lock_queue = Table(
     Index("choreo_lock_queue_place", "name", "key", "at", "nth"),
 )
 """Who waits for a lock, in order. A saga's row here and in `lock` is only written by who has that saga locked."""
+
+admission = Table(
+    "choreo_admission",
+    metadata,
+    Column("saga_id", Text, primary_key=True),
+    Column("type", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("nth", Integer, nullable=False),
+    Column("admitted", Boolean, nullable=False),
+    Index("choreo_admission_place", "type", "admitted", "at", "nth"),
+)
+"""The open sagas of types that limit how many may be open (`max_open`), and those that wait to start, in order."""
 
 schedule = Table(
     "choreo_schedule",

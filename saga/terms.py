@@ -33,6 +33,7 @@ class Terms:
         lock: what it holds while it runs.
         schedule: when it starts by the clock.
         tags: what people search by.
+        max_open: how many instances may be open at a time.
     """
 
     cancel: tuple[type[Event], ...] = ()
@@ -40,6 +41,7 @@ class Terms:
     lock: LockPlan | None = None
     schedule: Schedule | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    max_open: int | None = None
 
     def of(self, definition: Definition) -> Definition:
         """Give a definition, which has `cancel` already, with the other terms."""
@@ -49,6 +51,7 @@ class Terms:
             lock=None if self.lock is None else replace(self.lock, name=self.lock.name or definition.type),
             schedule=None if self.schedule is None else self.schedule.plan,
             tags=dict(self.tags),
+            max_open=self.max_open,
         )
 
     def check(self, name: str, definition: Definition, start: Sequence[type[Event]]) -> None:
@@ -64,10 +67,23 @@ class Terms:
         """
         self._check_policies(name, definition)
         self._check_tags(name)
+        self._check_max_open(name)
         if self.lock is not None:
             self._check_lock(name, self.lock, start)
         if self.schedule is not None:
             self._check_schedule(name, self.schedule, definition, start)
+
+    def _check_max_open(self, name: str) -> None:
+        most = self.max_open
+        if most is None:
+            return
+        if not isinstance(most, int) or isinstance(most, bool) or most < 1:
+            raise DefinitionError(f"{name}: max_open={most!r}; write how many sagas may be open at a time, at least 1")
+        if self.lock is not None:
+            raise DefinitionError(
+                f"{name}: max_open= and lock= do not go together: a saga that waits to start could hold a lock that an "
+                "open one waits for; leave out one of them"
+            )
 
     def _check_policies(self, name: str, definition: Definition) -> None:
         for cls, policy in self.policies.items():

@@ -1,13 +1,14 @@
-"""The locks of one transaction: who begins with one, who has to wait, and what of it is written at the end."""
+"""The locks and the room of one transaction: who begins, who has to wait, and what of it is written at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from . import queues
+from . import admissions, queues
+from .admissions import Admissions, Limits
 from .inputs import Locked
 from .instance import Instance
 from .lock import LockKey
@@ -27,10 +28,13 @@ class Turns:
 
     Args:
         connection: within the transaction.
+        limits: how many sagas of each type may be open; by default any number.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, limits: Limits | None = None) -> None:
         self._connection = connection
+        admitting = Admissions(connection, limits or {})
+        self.look_for_room, self.place = admitting.look, admitting.place
         self._standings: dict[LockKey, queues.Standing] = {}
 
     def look(self, locks: Iterable[LockKey]) -> None:
@@ -49,6 +53,17 @@ class Turns:
             return Locked(granted=True)
         self._standings[wanted] = queues.Standing(holder, waiting + 1)
         return Locked(granted=False, holder=holder, ahead=waiting)
+
+
+def write(connection: Connection, sagas: Sequence[Turned]) -> None:
+    """Write what a transaction has done to locks, queues and the open sagas of types that limit them.
+
+    Raises:
+        LostRace: another coordinator has taken one of these locks meanwhile.
+    """
+    queues.write(connection, change_of(sagas))
+    if limited := [each for each in sagas if each.after.admission is not None]:
+        admissions.write(connection, limited)
 
 
 def change_of(sagas: Iterable[Turned]) -> queues.Change:

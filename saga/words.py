@@ -64,6 +64,8 @@ class Condition(StrEnum):
     COORDINATOR_LAGGING = "CoordinatorLagging"
     WAITING_FOR_LOCK = "WaitingForLock"
     """Another saga holds its lock; it stands in the queue."""
+    WAITING_TO_START = "WaitingToStart"
+    """As many sagas of its type are open as may be: it begins when one of them ends."""
     WAITING_FOR_PERSON = "WaitingForPerson"
     PAUSED = "Paused"
     """The code of its version is loaded nowhere: it takes in events, and what it would send waits."""

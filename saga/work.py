@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..events.event import Event
 from .definition import Definition
 from .inputs import Output
 from .instance import Instance
+
+if TYPE_CHECKING:
+    from . import early
 
 
 class Moved(NamedTuple):
@@ -50,3 +53,13 @@ class Work:
                 before = end
         if before is None or self.instance.seq != before.seq:
             yield Moved(definition, before, self.instance)
+
+
+class Kept(NamedTuple):
+    """How one key stood before an input was applied to it."""
+
+    key: tuple[str, str]
+    instances: Mapping[int, Instance]
+    sizes: tuple[int, int, int]
+    parked: list[early.Parked] | None
+    to_park: list[early.Parked] | None

@@ -29,7 +29,7 @@ from ...services.announce import announce
 from ...services.inbox import parked as parked_by_service
 from ...services.provided import Overrides, of_service
 from ...services.worker import Worker
-from .. import operators, queries, queues, ticks, timers
+from .. import admissions, operators, queries, queues, ticks, timers
 from ..coordinator import Coordinator
 from ..loading import Parts
 from ..options import Options
@@ -195,8 +195,12 @@ class World:
 
     async def _overdue(self) -> bool:
         now = self._loop.clock()
-        versions = {(each.type, each.version) for each in (cls.definition() for cls in self._parts.sagas)}
+        known = [cls.definition() for cls in self._parts.sagas]
+        versions = {(each.type, each.version) for each in known}
+        limits = {each.type: each.max_open for each in sorted(known, key=lambda each: each.version)}
         if await self._store.read(lambda c: operators.any_pending(c) or queues.any_in_line(c, versions)):
+            return True
+        if await self._store.read(lambda c: admissions.any_in_line(c, limits)):
             return True
         due = await self._due_after(-1)
         return due is not None and due <= now
