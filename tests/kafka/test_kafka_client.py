@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import subprocess
 import sys
@@ -103,6 +104,37 @@ async def test_a_broker_that_dies_and_returns_loses_nothing_and_needs_no_new_con
         values = [int(record.value or b"") for record in found]
         assert list(dict.fromkeys(values)) == list(range(10, 20))
         await consumer.commit({TopicPartition(topic, 0): found[-1].offset + 1})
+
+
+async def test_a_dead_broker_keeps_no_more_in_memory_than_those_who_wait_have_given(own_server: KafkaServer) -> None:
+    """Each caller waits for its own records, so what is held is what they hold; and no producer is left behind."""
+    callers = 20
+    async with KafkaTransport(f"kafka://{own_server.bootstrap}", Settings(), patience=2) as kafka:
+        topic = await fresh_topic(kafka, 1)
+        await kafka.send([Record(topic, b"k", b"first")])
+        own_server.kill()
+        failed, most = [0] * callers, 0
+
+        async def publish(number: int) -> None:
+            while True:
+                try:
+                    return await kafka.send([Record(topic, b"k", b"%d" % number)])
+                except BrokerUnreachable:
+                    failed[number] += 1
+                    await asyncio.sleep(0.05)
+
+        tasks = [asyncio.create_task(publish(number)) for number in range(callers)]
+        async with asyncio.timeout(PATIENCE):
+            while min(failed) < 3:
+                most = max(most, len(kafka._joiner._waiting))
+                await asyncio.sleep(0.05)
+        assert most <= callers
+        gc.collect()
+        assert sum(isinstance(each, AIOKafkaProducer) for each in gc.get_objects()) <= 3
+        await asyncio.to_thread(own_server.start)
+        await asyncio.gather(*tasks)
+        found = {record.value for record in await kafka.snapshot(topic)}
+    assert found == {b"first", *(b"%d" % number for number in range(callers))}
 
 
 READER = """
