@@ -96,7 +96,7 @@ async def test_a_saga_is_replayed_and_many_are_verified(desk: Desk) -> None:
         exits.OK,
         "4 replayed · 4 the same · 0 differ · 1 ended so long ago that their history is gone",
     )
-    assert "history is gone (CHOREO_RETENTION)" in (await desk.saga("replay", "paid")).err
+    assert "the history of order/paid is gone: CHOREO_RETENTION" in (await desk.saga("replay", "paid")).err
     assert (await desk.saga("replay", "--all")).code == exits.USAGE
     assert (await desk.saga("replay")).code == exits.USAGE
 
