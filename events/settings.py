@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .clock import SECOND, duration
@@ -46,6 +47,11 @@ class Settings(BaseSettings):
     namespace: str = Field(default="", description="Keeps two deployments apart in one Jaeger; part of every trace id.")
     topic_prefix: str = Field(default="", description="Put before every topic and group name, one per environment.")
     group: str = Field(default="choreo.coordinator", description="Consumer group of the coordinators.")
+    shard: str = Field(
+        default="",
+        description="Which of several shards this is, 2/4: its coordinators keep the sagas of its keys, in a store and "
+        "a group (CHOREO_GROUP.shard-2-of-4) of their own.",
+    )
     session: float | None = Field(
         default=None,
         gt=0,
@@ -140,6 +146,23 @@ class Settings(BaseSettings):
         default="15m",
         description="How long a saga may wait for something that is wrong until an alert calls it stuck, or `never`.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shards_have_groups_of_their_own(cls, values: dict[str, Any]) -> dict[str, Any]:
+        number, _, of = str(values.get("shard") or "").partition("/")
+        if not of:
+            return values
+        group = values.get("group") or cls.model_fields["group"].default
+        return {**values, "group": f"{group}.shard-{number}-of-{of}"}
+
+    @field_validator("shard")
+    @classmethod
+    def _is_one_of_several(cls, value: str) -> str:
+        found = re.fullmatch(r"([1-9][0-9]{0,2})/([1-9][0-9]{0,2})", value)
+        if value and (found is None or not int(found[1]) <= int(found[2]) or found[2] == "1"):
+            raise ValueError("write one of several shards as 2/4")
+        return value
 
     @field_validator("topic_prefix")
     @classmethod

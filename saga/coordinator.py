@@ -60,7 +60,7 @@ from .refusals import Refused, blames_input, set_aside, trouble, unreadable
 from .retention import Sweeper
 from .routing import FAILURES, UNKNOWN, Arrival, Routes
 from .saga import Saga
-from .tables import HEAD, metadata
+from .shard import Shard, prepare
 from .work import Moved
 
 log = structlog.get_logger("choreo.coordinator")
@@ -117,6 +117,7 @@ class Coordinator:
         self._durations = Durations(database)
         self._positions = Positions(database, settings.group, self._since, self._options.gap, self._options.batch)
         self._barrier = self._positions.barrier
+        self._shard = Shard.read(settings.shard)
         self._rate = Rate(self._options.undo_rate)
         told = self._options.alerts and not all(each.definition.observe_only for each in self._loaded.values())
         self._alerting = Alerting(
@@ -153,7 +154,7 @@ class Coordinator:
         Raises:
             ChoreoError: one clear line: a topic is missing, a definition changed, the store is of another release.
         """
-        await self._database.ensure_schema("saga", metadata, HEAD)
+        await prepare(self._database, self._shard, self._loaded.values())
         members = (await self._transport.group(self.group)).members
         await self._database.write(
             lambda c: loaded.join(c, self.group, self._client, self._loaded, members, self._database.now(c))
@@ -290,7 +291,7 @@ class Coordinator:
         # What nobody knew when this process started may belong to a version that another one has registered since.
         if any(arrival.reason == UNKNOWN for arrival in arrivals) and await self._refresh_definitions():
             arrivals, unrouted = await self._routed_all(ordered)
-        refused += unrouted
+        arrivals, refused = self._shard.own(arrivals, [*refused, *unrouted])
         await self._apply_all(arrivals, refused, {d.place: d.offset + 1 for d in deliveries})
         self.events += len(deliveries)
         self._presence.decided(deliveries[0])

@@ -104,7 +104,7 @@ def _make() -> App:
         (keep, "doctor", "doctor:doctor", "Can this installation work, and what mends it?"),
         (keep, "topics", "topics:topics", "List or create topics."),
         (keep, "schema", "schema:schema", "Schemas: what a registry holds, and whether code agrees with it."),
-        (keep, "store", "upgrade:store", "Stores: bring them to this release, back up the coordinator's."),
+        (keep, "store", "upgrade:store", "Stores: bring them to this release, back up or split the coordinator's."),
         (keep, "mcp", "mcp:mcp", "Let an assistant ask: this command line as an MCP server."),
         (keep, "context", "context:context", "Named sets of settings: list, show, use, add, remove."),
         (keep, "completion", "completing:completion", "Completion for bash, zsh and fish."),

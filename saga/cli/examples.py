@@ -71,7 +71,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "saga schema check shop.py --registry schemas/",
         "saga schema register shop.py --registry https://registry.example:8081",
     ),
-    "store": ("saga store upgrade", "saga store backup /backup/saga-monday.db"),
+    "store": ("saga store upgrade", "saga store backup /backup/saga-monday.db", "saga store shard 2/4 --dry-run"),
     "mcp": ("saga mcp", "saga mcp --allow-changes"),
     "context": (
         "saga context add staging broker=kafka://kafka.staging:9092 topic_prefix=staging.",

@@ -98,9 +98,17 @@ async def find(database: Database, saga: str) -> str:
     Raises:
         SagaNotFound, AmbiguousSaga
     """
+    from ...events.errors import SagaNotFound
     from .. import queries
+    from ..shard import elsewhere
 
-    return await database.read(lambda connection: queries.resolve(connection, saga))
+    try:
+        return await database.read(lambda connection: queries.resolve(connection, saga))
+    except SagaNotFound as error:
+        where = await database.read(lambda connection: elsewhere(connection, saga))
+        if where is None:
+            raise
+        raise SagaNotFound(f"{error.message}; this is {where}", saga_id=saga) from None
 
 
 async def probe(database: Database, settings: Settings, id_: str) -> Observed:

@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 
 from .backup import backup
 from .operate import DryRun
+from .sharding import shard
 from .shell import Shell
 from .tables import draw
 
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
     from ...events.settings import Settings
 
 store = App(
-    name="store", help="Stores: bring them to this release, back up the coordinator's.", help_format="plaintext"
+    name="store",
+    help="Stores: bring them to this release, back up or split the coordinator's.",
+    help_format="plaintext",
 )
 store.command(backup)
+store.command(shard)
 
 
 @store.command
