@@ -40,6 +40,7 @@ FILE = HERE / "footprint.json"
 BATCHES = (20, 100, 1_000)
 TABLES = ("choreo_saga", "choreo_history", "choreo_sent")
 _FAR = 2**62
+_SHARDS = 64
 
 
 async def sample(store: str, home: Path, count: int, batch: int, server: int | None) -> dict[str, Any]:
@@ -48,7 +49,7 @@ async def sample(store: str, home: Path, count: int, batch: int, server: int | N
     parts = Parts(services=shop.services(home), sagas=(shop.Order,))
     async with connect(settings.broker_url, settings) as transport:
         await transport.create_topics(parts.topics())
-        total = await shop._fill(transport, settings, count, answered=True)
+        total = await shop._fill(transport, settings, count, answered=True, repeats=0)
         sizes = [record_bytes(each) for each in await transport.snapshot(shop.OrderPlaced.spec().topic)]
         database = await Database.open(store)
         try:
@@ -164,11 +165,18 @@ def main(arguments: Sequence[str] = ()) -> None:
                     rounds.append({"store": kind, **made})
                     told = f"{kind}, batches of {batch}: {made['per_second']:,.0f} events/s, "
                     print(told + f"{made['cpu_us_each']:.0f} + {made['servers_us_each']:.0f} µs each", file=sys.stderr)
-    FILE.write_text(json.dumps({"fitted": fitted(rounds), "rounds": rounds}, indent=1) + "\n")
-    print(json.dumps(fitted(rounds), indent=1))
+    found = {**fitted(rounds), "skim_us": _skimmed(given.sagas)}
+    FILE.write_text(json.dumps({"fitted": found, "rounds": rounds}, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
 
 
-def fitted(rounds: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+def _skimmed(count: int) -> float:
+    """Measure what an event of another shard costs: nearly all of them are."""
+    found, whole = child(None, count, 1_000, CHOREO_SHARD=f"1/{_SHARDS}"), child(None, count, 1_000)
+    return round(float(found["cpu_us_each"] - whole["cpu_us_each"] / _SHARDS), 1)
+
+
+def fitted(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Draw from the rounds what one event, one transaction and one saga cost, by store."""
     return {kind: fit([each for each in rounds if each["store"] == kind]) for kind in ("sqlite", "postgresql")}
 
@@ -231,20 +239,20 @@ def _line(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
     return slope, y - slope * x
 
 
-def child(server: PostgresServer | None, count: int, batch: int) -> dict[str, Any]:
+def child(server: PostgresServer | None, count: int, batch: int, **more: str) -> dict[str, Any]:
     """Measure in a process and a folder of its own."""
     home = Path(tempfile.mkdtemp(prefix="choreo-bench-"))
     store = f"sqlite:{home / 'saga.db'}" if server is None else server.create_database()
     process = 0 if server is None or server.process is None else server.process.pid
     try:
         given = [store, home, count, batch, process]
-        return in_child(["-m", "benchmarks.footprint", "--child", *(str(each) for each in given)])
+        return in_child(["-m", "benchmarks.footprint", "--child", *(str(each) for each in given)], **more)
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def in_child(arguments: Sequence[str]) -> dict[str, Any]:
-    """Run a measurement in a process of its own; it prints what it found as JSON."""
+def in_child(arguments: Sequence[str], **more: str) -> dict[str, Any]:
+    """Run a measurement in a process of its own, with more in its environment; it prints what it found as JSON."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CHOREO_", "OTEL_"))}
     environment = {
         **kept,
@@ -252,6 +260,7 @@ def in_child(arguments: Sequence[str]) -> dict[str, Any]:
         "CHOREO_BENCH_RUN": "footprint",
         "CHOREO_BENCH_TOPICS": "one",
         "OTEL_SDK_DISABLED": "true",
+        **more,
     }
     done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=500)
     if done.returncode:

@@ -84,7 +84,7 @@ def _due(codec: Codec, rate: int, seconds: float) -> Iterator[tuple[float, Recor
     now = time.time_ns() // 1_000
     said: list[tuple[float, Record]] = []
     for number in range(int(rate * seconds)):
-        for index, event in enumerate(shop._story(number)):
+        for index, event in enumerate(shop._story(number, 0)):
             at = number / rate + index * 0.25
             envelope = Envelope(f"{number}-{index}", event.spec().type, "bench", now + int(at * 1e6), event.key_text())
             if at < seconds:

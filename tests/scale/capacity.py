@@ -7,7 +7,7 @@ Pure: functions of values. `python -m benchmarks.capacity` draws the tables of `
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -31,6 +31,7 @@ class Costs:
         record_bytes: of one record on the broker.
         saga_bytes, tombstone_bytes: in the store, indexes included.
         index_bytes, tombstone_index_bytes: of these, the indexes.
+        skim: of a coordinator for an event of another shard.
         handled: events that services handle of one saga.
         handler: of a service's process for each of them.
     """
@@ -49,6 +50,11 @@ class Costs:
     tombstone_index_bytes: float
     handled: float
     handler: float
+    skim: float = 28.0
+
+    def shared(self, databases: int) -> Costs:
+        """Give the costs with so many shards: for each event of its own a coordinator skims those of all others."""
+        return replace(self, event=self.event + (databases - 1) * self.skim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +192,7 @@ def needs(costs: Costs, machines: Machines, sagas: float, stored: float) -> Need
             break
         databases = max(databases + 1, int(databases * 1.02))
     share = stored / databases
+    costs = costs.shared(databases)
     events = sagas * costs.events
     log = events * costs.log_bytes / 1e6 / (machines.log_mb * databases)
     coordinators = max(databases, ceil(events / (coordinator_events(costs, machines, share, log) * machines.busy)))
@@ -195,7 +202,7 @@ def needs(costs: Costs, machines: Machines, sagas: float, stored: float) -> Need
     return Needs(
         databases,
         coordinators,
-        2 * coordinators if coordinators > 1 else 4,
+        max(4, 2 * ceil(coordinators / databases)),  # each shard reads them all
         (events * costs.event + transactions * costs.transaction) / 1e6,
         (events * costs.server_event + transactions * costs.server_transaction) / 1e6,
         sagas * costs.handled * costs.handler / 1e6,
@@ -241,6 +248,7 @@ def read_costs(footprint: Mapping[str, Any], results: Mapping[str, Any], store: 
         tombstone_index_bytes=fitted["tombstone_index_bytes"],
         handled=3.2,
         handler=handlers.get("cpu_us_each", 100.0),
+        skim=footprint["fitted"]["skim_us"],
     )
 
 

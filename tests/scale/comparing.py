@@ -30,9 +30,8 @@ def compared(costs: Costs, machines: Machines, sagas: float, stored: float, seco
     """Reckon what a load needs, play that, and compare."""
     plan = needs(costs, machines, sagas, stored)
     seconds = seconds or min(30.0, max(3.0, 20_000 / sagas))
-    played = play(
-        costs, machines, sagas, stored, coordinators=plan.coordinators, databases=plan.databases, seconds=seconds
-    )
+    shared, shards = costs.shared(plan.databases), plan.databases
+    played = play(shared, machines, sagas, stored, coordinators=plan.coordinators, databases=shards, seconds=seconds)
     return [
         Compared("events/s", sagas * costs.events, played.events),
         Compared(

@@ -58,7 +58,7 @@ def test_what_is_full_first_is_what_is_reckoned_to_be(
 
 def test_needs_grow_with_the_load_and_shards_come_where_one_database_is_full() -> None:
     needed = [capacity.needs(COSTS, MACHINES, sagas, 1e8) for sagas in capacity.SAGAS]
-    for name in ("coordinators", "databases", "partitions", "log_mb", "broker_mb", "service_cores"):
+    for name in ("coordinators", "databases", "log_mb", "broker_mb", "service_cores"):
         values = [getattr(each, name) for each in needed]
         assert values == sorted(values)
     assert needed[0].databases == needed[1].databases == 1 < needed[-1].databases
