@@ -35,7 +35,7 @@ from ..events.settings import Settings
 from ..events.transport import Transport
 from ..services.health import Health, health_of
 from ..tracing.spans import Tracing
-from . import alerts, definitions, early, ends, loaded, operators, store, ticks, timers
+from . import alerts, definitions, early, ends, loaded, operators, shard, store, ticks, timers
 from .admissions import next_in
 from .alerting import Alerting
 from .alerts import AlertRaised
@@ -60,7 +60,6 @@ from .refusals import Refused, blames_input, set_aside, trouble, unreadable
 from .retention import Sweeper
 from .routing import FAILURES, UNKNOWN, Arrival, Routes
 from .saga import Saga
-from .shard import Shard, prepare
 from .work import Moved
 
 log = structlog.get_logger("choreo.coordinator")
@@ -117,7 +116,7 @@ class Coordinator:
         self._durations = Durations(database)
         self._positions = Positions(database, settings.group, self._since, self._options.gap, self._options.batch)
         self._barrier = self._positions.barrier
-        self._shard = Shard.read(settings.shard)
+        self._shard = shard.Shard.read(settings.shard)
         self._rate = Rate(self._options.undo_rate)
         told = self._options.alerts and not all(each.definition.observe_only for each in self._loaded.values())
         self._alerting = Alerting(
@@ -154,7 +153,7 @@ class Coordinator:
         Raises:
             ChoreoError: one clear line: a topic is missing, a definition changed, the store is of another release.
         """
-        await prepare(self._database, self._shard, self._loaded.values())
+        await shard.prepare(self._database, self._shard, self._loaded.values())
         members = (await self._transport.group(self.group)).members
         await self._database.write(
             lambda c: loaded.join(c, self.group, self._client, self._loaded, members, self._database.now(c))
