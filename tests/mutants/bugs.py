@@ -203,7 +203,7 @@ BUGS = (
     Bug(
         "the outbox is not written",
         "events.outbox",
-        "        connection.execute(insert(outbox), [_to_columns(row, now + _GRACE) for row in rows])\n",
+        "        connection.execute(_INSERT, [_to_columns(row, now + _GRACE) for row in rows])\n",
         "",
         seeds=40,
         faults=("kill", "crash"),
@@ -227,8 +227,8 @@ BUGS = (
     Bug(
         "an inbox insert is dropped",
         "services.inbox",
-        "    if new:\n        connection.execute(insert(inbox), new)\n",
-        "    if new[1:]:\n        connection.execute(insert(inbox), new[1:])\n",
+        "    if new:\n        connection.execute(_INSERT, new)\n",
+        "    if new[1:]:\n        connection.execute(_INSERT, new[1:])\n",
     ),
     Bug(
         "a worker commits past work in flight",
