@@ -17,11 +17,15 @@ from tests.saga.stage import Asking, Declined, Order, Paid, Placed, Refused, Rel
 from tests.web.many import fill
 
 SAGAS = 12_000
-GROWING = "choreo_(?:saga|saga_parked|history|sent|command|audit|alert|lock)"
+GROWING = "choreo_(?:saga|saga_parked|history|sent|command|audit|alert|lock|admission)"
 """Tables that grow with the number of sagas, or of what is said about them."""
 
 
 class Locking(Saga, start=Placed, key="order_id", lock=lock("total", name="total", waits="10m", expires="2h")):
+    reserve = step(done=Reserved, undo=None, within="5m")
+
+
+class Limited(Saga, start=Placed, key="order_id", max_open=2):
     reserve = step(done=Reserved, undo=None, within="5m")
 
 
@@ -78,7 +82,7 @@ def _walked(connection: Connection, statements: dict[str, Any]) -> dict[str, str
 
 async def test_whatever_a_coordinator_asks_goes_along_an_index(stage: Stage) -> None:
     stage.verified = False  # these sagas were written without a history
-    stage.sagas = (Order, Asking, Locking)
+    stage.sagas = (Order, Asking, Locking, Limited)
     await stage.start()
     found = await stage.database.read(lambda c: queries.newest_definition(c, "order"))
     now = await stage.database.read(stage.database.now)
@@ -101,6 +105,7 @@ async def test_whatever_a_coordinator_asks_goes_along_an_index(stage: Stage) -> 
         "choreo_saga_parked",
         "choreo_command",
         "choreo_lock ",
+        "choreo_admission ",
     ):
         assert name in asked, f"nothing was asked of {name}"
     sqlite = stage.url.startswith("sqlite")
