@@ -240,6 +240,8 @@ class _Why:
             return (f"saga retry-undo {id_}{each} --reason ...", f"saga mark-undone {id_}{each} --reason ...")
         if word == Condition.WAITING_FOR_LOCK and (lock := self._instance.lock) is not None and lock.holder:
             return (f"saga status {lock.holder}", "saga locks")
+        if word == Condition.WAITING_TO_START:
+            return (f"saga list --type {self._instance.type}   (it begins by itself when one of the open ones ends)",)
         if code == "Approval":
             return (f"saga approve {id_} {step} --reason ...", f"saga reject {id_} {step} --reason ...")
         if word == Condition.WAITING_FOR_PERSON and code in ("Late", "Duplicate", "Unexpected"):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
 
 from choreo import Event, Saga, lock, step
+from choreo.events.clock import SECOND, system_clock
 from choreo.events.errors import DefinitionError
 from choreo.saga import recorded
 from choreo.saga.advance import advance, begin
@@ -18,6 +20,7 @@ from choreo.saga.instance import Instance
 from choreo.saga.tables import admission, saga
 from choreo.saga.testing import Harness, answers
 from tests.saga.stage import Order, Paid, Placed, Release, Released, Reserved, Stage
+from tests.support.console import Console, validate
 
 MOST = 3
 
@@ -116,6 +119,37 @@ class Many(Saga, start=Placed, key="order_id", type="order", active_from="beginn
 
 def _let_in(found: dict[str, Instance]) -> list[str]:
     return sorted(id_ for id_, each in found.items() if not each.phase.ended and not each.waits_to_start)
+
+
+class Single(Saga, start=Placed, key="order_id", type="single", max_open=1):
+    reserve = step(done=Reserved, undo=None, within="1h")
+
+
+async def test_a_saga_that_waits_to_start_says_so_and_what_it_waits_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("CHOREO_", "OTEL_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("CHOREO_HOME", str(tmp_path))
+    saga = Console(capsys, tmp_path)
+    async with Stage(f"sqlite:{tmp_path / 'saga.db'}", (Single,), now=system_clock() - 5 * SECOND) as stage:
+        await stage.start()
+        for number in ("1", "2"):
+            await stage.publish(Placed(order_id=number))
+            await stage.until(lambda found, number=number: f"single/{number}" in found)  # type: ignore[misc]
+        told = validate((await asyncio.to_thread(saga, "status", "2", "-o", "json")).json, "saga.status/v1")
+        (condition,) = told["conditions"]
+        assert (condition["type"], condition["reason"]) == ("WaitingToStart", "MaxOpen")
+        (listed,) = (await asyncio.to_thread(saga, "list", "--condition", "WaitingToStart", "-o", "json")).json
+        assert listed["id"] == "single/2"
+        why = await asyncio.to_thread(saga, "why", "2")
+        assert "at most 1 sagas of single are open at a time" in why.out
+        assert "saga list --type single" in why.out + why.err
+
+        await stage.publish(Reserved(order_id="1"))
+        await stage.until(lambda found: not found["single/2"].waits_to_start)
+        told = validate((await asyncio.to_thread(saga, "status", "2", "-o", "json")).json, "saga.status/v1")
+        assert [each["type"] for each in told["conditions"]] == []
 
 
 async def test_several_coordinators_never_let_in_more_and_every_start_has_its_turn(store_url: str) -> None:
