@@ -165,7 +165,7 @@ class Coordinator:
         known, self._begins = await self._database.write(
             lambda connection: definitions.register(connection, self._loaded, self._database.now(connection))
         )
-        self._sweeper = Sweeper(self._database, self._settings.kept, self._begins)
+        self._sweeper = Sweeper(self._database, self._settings.kept, self._begins, self._partitions.look)
         own = [declaration.definition for declaration in self._loaded.values()]
         self._behind = await self._database.read(lambda c: loaded.left_behind(c, self.group, known, self._loaded))
         await announce(self._transport, *definitions.announcements(own, self._settings.namespace))

@@ -12,7 +12,7 @@ audit says it too, and the audit is never cleaned up.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -76,12 +76,16 @@ class Sweeper:
         database: the store.
         keep: how long the history of an ended saga is kept, microseconds; None for ever.
         begins: by saga type, since when its events are taken, microseconds; raised where their sagas are forgotten.
+        look: finds out which partitions there are, before it is asked until when they were read.
     """
 
-    def __init__(self, database: Database, keep: int | None, begins: dict[str, int]) -> None:
+    def __init__(
+        self, database: Database, keep: int | None, begins: dict[str, int], look: Callable[[int], Awaitable[None]]
+    ) -> None:
         self._database = database
         self._keep = keep
         self._begins = begins
+        self._look = look
         self._next = 0
 
     async def step(self, now: int, readable: Callable[[Connection], int]) -> None:
@@ -94,6 +98,7 @@ class Sweeper:
         keep = self._keep
         if keep is None or now < self._next:
             return
+        await self._look(now)
         swept = await self._database.write(lambda connection: sweep(connection, keep, now, readable(connection)))
         raise_begins(self._begins, swept.horizons)
         self._next = now if swept.more else now + _PAUSE
