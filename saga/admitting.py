@@ -22,7 +22,8 @@ def ask_for_room(definition: Definition, instance: Instance, event: Observed, no
         return
     instance.admission = Admission(now, event.queue)
     instance.deadline_at = None  # its time begins when it is let in
-    most = f"at most {definition.max_open} sagas of {definition.type} are open at a time"
+    number = "1 saga" if definition.max_open == 1 else f"{definition.max_open} sagas"
+    most = f"at most {number} of {definition.type} may be open at a time"
     ahead = f", {event.queue - 1} waited before it" if event.queue > 1 else ""
     instance.conditions[Condition.WAITING_TO_START] = Remark("MaxOpen", f"{most}{ahead}", now)
 

@@ -131,3 +131,8 @@ def _where(query: Any, which: Which) -> Any:
     if which.only_open:
         query = query.where(saga.c.phase.in_(_OPEN))
     return query
+
+
+def history_gone(saga_id: str) -> str:
+    """Say where the history of a saga went that the store has as a tombstone only."""
+    return f"the history of {saga_id} is gone: CHOREO_RETENTION is over, or saga archive took it (ask that by --store)"

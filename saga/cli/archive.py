@@ -73,6 +73,9 @@ async def archive(
         found = await database.read(lambda c: archiving.due(c, which))
         told = _told(database, shown, "dry-run", found)
         number = sum(each.sagas for each in found)
+        if not number and not shell.machine:
+            shell.hint(f"no saga that ended more than {older_than} ago has a history here: nothing to archive")
+            return exits.OK
         if dry_run or not number:
             _tell(shell, told if dry_run else told | {"state": "done"}, found)
             return exits.OK

@@ -49,6 +49,7 @@ async def history(
     """
     from .. import payloads as said
     from .. import queries
+    from ..recorded import history_gone
     from ..report import history_entry
     from .paging import paged
     from .status import find
@@ -72,7 +73,7 @@ async def history(
     else:
         with paged(shell):
             draw_history(shell, chosen, told)
-        shell.hint(f"{len(chosen):,} of {len(entries):,} inputs of {id_}")
+        shell.hint(f"{len(chosen):,} of {len(entries):,} inputs of {id_}" if entries else history_gone(id_))
 
 
 async def read_payloads(settings: Settings, kept: Mapping[int, Payload], reveal: bool = False) -> dict[int, Told]:

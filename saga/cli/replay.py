@@ -62,7 +62,7 @@ async def replay(
                 if found.erased:
                     raise ConfigurationError(f"what was said in {id_} was erased: there is nothing to fold again")
                 if found.forgotten:
-                    raise ConfigurationError(f"the history of {id_} is gone: CHOREO_RETENTION, saga archive")
+                    raise ConfigurationError(recorded.history_gone(id_))
                 await _show(shell, database, found)
                 return exits.OK
             which = recorded.Which(ids=(id_,))

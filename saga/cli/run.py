@@ -189,14 +189,17 @@ async def _list_open(shell: Shell, parts: Parts) -> None:
     """List what is still open when nothing is left to do: it waits for somebody, or for a later time."""
     if not parts.sagas:
         return
-    from ..queries import Filter, count_parked
+    from ..queries import Filter, count_parked, count_phases
     from .listing import show_list
 
-    shell.hint("nothing is left to do; still open:")
     types = sorted({cls.definition().type for cls in parts.sagas})
-    await show_list(shell, Filter(types=types, only_open=True), limit=20)
+    wanted = Filter(types=types, only_open=True)
     async with shell.sagas() as database:
+        number = sum((await database.read(lambda c: count_phases(c, wanted))).values())
         parked = await database.read(count_parked)
+    shell.hint("nothing is left to do; still open:" if number else "nothing is left to do, and no saga is open")
+    if number or shell.machine:
+        await show_list(shell, wanted, limit=20)
     waiting = sum(count for (type_, _), (count, _) in parked.items() if type_ in types)
     if waiting:
         told = "events wait" if waiting > 1 else "event waits"

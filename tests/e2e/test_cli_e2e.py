@@ -130,6 +130,7 @@ def _ask(env: Mapping[str, str], *arguments: object) -> Any:
 def test_run_until_idle_lists_what_is_still_open(folder: Path, env: Mapping[str, str], asked: Path) -> None:
     first = saga("run", folder / "desk.py", "--until-idle", env=env)
     assert first.returncode == 0, first.stderr
+    assert first.stderr.endswith("nothing is left to do, and no saga is open\n")
     assert saga("publish", f"{folder / 'desk.py'}:Asked", asked, env=env).returncode == 0
     done = saga("run", folder / "desk.py", "--until-idle", env=env)
     assert done.returncode == 0, done.stderr

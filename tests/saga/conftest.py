@@ -25,12 +25,22 @@ def shelf_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def looking(shelf_home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Console:
     """The command line over that store; nothing of this process's environment reaches it."""
+    return _bare(shelf_home, capsys, monkeypatch)
+
+
+@pytest.fixture
+def at_home(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Console:
+    """The command line over the test's own folder, where it may put a store."""
+    return _bare(tmp_path, capsys, monkeypatch)
+
+
+def _bare(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Console:
     for name in [name for name in os.environ if name.startswith(("CHOREO_", "OTEL_"))]:
         monkeypatch.delenv(name)
     for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "PAGER", "SAGA_PAGER"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("CHOREO_HOME", str(shelf_home))
-    return Console(capsys, shelf_home)
+    monkeypatch.setenv("CHOREO_HOME", str(home))
+    return Console(capsys, home)
 
 
 @pytest.fixture

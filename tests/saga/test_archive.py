@@ -302,7 +302,9 @@ def test_the_command_says_what_would_go_and_refuses_what_must_stay(looking: Cons
     assert (told["state"], told["sagas"]) == ("dry-run", 0)
     assert {each["phase"] for each in told["due"]} >= {"COMPLETED", "COMPENSATED"}
     assert not to.exists()
-    assert looking("archive", "--older-than", "900d", "--to", to).code == 0
+    none = looking("archive", "--older-than", "900d", "--to", to)
+    assert (none.code, none.out) == (0, "")
+    assert none.err == "no saga that ended more than 900d ago has a history here: nothing to archive\n"
     done = looking("archive", "--older-than", "1ms", "--to", to)
     assert done.code == 2 and "say -y" in done.err
     done = looking("archive", "--older-than", "1ms", "--to", to, "--phase", "failed")
@@ -321,6 +323,8 @@ async def test_what_is_erased_is_erased_in_archives_that_are_named(
         await _orders(stage, "1", "3")
         await _archive(stage, path)
         console = Console(capsys, tmp_path)
+        told = await asyncio.to_thread(console, "history", "order/1")
+        assert "the history of order/1 is gone: CHOREO_RETENTION is over, or saga archive took it" in told.err
         command = ("erase", "order/1", "--reason", "art. 17", "-y", "--archive", str(path), "-o", "json")
         tried = await asyncio.to_thread(console, *command, "--dry-run")
         assert validate(tried.json, "saga.erased/v1")["archives"] == 1

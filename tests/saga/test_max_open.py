@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 import pytest
@@ -125,30 +124,24 @@ class Single(Saga, start=Placed, key="order_id", type="single", max_open=1):
     reserve = step(done=Reserved, undo=None, within="1h")
 
 
-async def test_a_saga_that_waits_to_start_says_so_and_what_it_waits_for(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in [name for name in os.environ if name.startswith(("CHOREO_", "OTEL_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("CHOREO_HOME", str(tmp_path))
-    saga = Console(capsys, tmp_path)
-    async with Stage(f"sqlite:{tmp_path / 'saga.db'}", (Single,), now=system_clock() - 5 * SECOND) as stage:
+async def test_a_saga_that_waits_to_start_says_so_and_what_it_waits_for(at_home: Console) -> None:
+    async with Stage(f"sqlite:{at_home.home / 'saga.db'}", (Single,), now=system_clock() - 5 * SECOND) as stage:
         await stage.start()
         for number in ("1", "2"):
             await stage.publish(Placed(order_id=number))
             await stage.until(lambda found, number=number: f"single/{number}" in found)  # type: ignore[misc]
-        told = validate((await asyncio.to_thread(saga, "status", "2", "-o", "json")).json, "saga.status/v1")
+        told = validate((await asyncio.to_thread(at_home, "status", "2", "-o", "json")).json, "saga.status/v1")
         (condition,) = told["conditions"]
         assert (condition["type"], condition["reason"]) == ("WaitingToStart", "MaxOpen")
-        (listed,) = (await asyncio.to_thread(saga, "list", "--condition", "WaitingToStart", "-o", "json")).json
+        (listed,) = (await asyncio.to_thread(at_home, "list", "--condition", "WaitingToStart", "-o", "json")).json
         assert listed["id"] == "single/2"
-        why = await asyncio.to_thread(saga, "why", "2")
-        assert "at most 1 sagas of single are open at a time" in why.out
+        why = await asyncio.to_thread(at_home, "why", "2")
+        assert "at most 1 saga of single may be open at a time" in why.out
         assert "saga list --type single" in why.out + why.err
 
         await stage.publish(Reserved(order_id="1"))
         await stage.until(lambda found: not found["single/2"].waits_to_start)
-        told = validate((await asyncio.to_thread(saga, "status", "2", "-o", "json")).json, "saga.status/v1")
+        told = validate((await asyncio.to_thread(at_home, "status", "2", "-o", "json")).json, "saga.status/v1")
         assert [each["type"] for each in told["conditions"]] == []
 
 
@@ -218,7 +211,7 @@ def test_admission_is_decided_by_the_start_event_alone() -> None:
     waiting = begin(definition, "1", 1, Observed("e", Placed.spec().type, queue=4), 10).instance
     assert waiting.waits_to_start
     assert waiting.conditions["WaitingToStart"].message == (
-        "at most 3 sagas of order are open at a time, 3 waited before it"
+        "at most 3 sagas of order may be open at a time, 3 waited before it"
     )
     assert (waiting.next_due, waiting.steps["reserve"].state) == (None, "PENDING")
     open_ = advance(definition, waiting, Admitted(), 20)
