@@ -197,7 +197,7 @@ class Codec:
         layout = None if spec.content is None else self._layout(cls, spec.content)
         convert = None if layout is None else layout.read
         options: dict[str, Any] = {"by_alias": False, "by_name": True} if layout is not None and layout.aliased else {}
-        scan, parsed, tagged, places = writer.scan, writer.parsed, writer.tagged, writer.places
+        scan, parsed, tagged, places, plain = writer.scan, writer.parsed, writer.tagged, writer.places, writer.plain
         own: Any = None
         if spec.content is not None:
             require_units(shape_of(cls), parsed)
@@ -205,16 +205,17 @@ class Codec:
             own = parse_schema(spec.content) if places is None and renames(spec.content) else None
         validate, name, type_, keys = cls.model_validate, cls.__name__, spec.type, self.keys
 
-        def read(value: bytes, key: str, id_: str) -> Any:
+        def resolved(value: bytes) -> Any:
             scan(value, HEAD)
             stream = BytesIO(value)
             stream.seek(HEAD)
+            return schemaless_reader(stream, parsed, own, tagged, tagged)
+
+        take = resolved if tagged or own is not None else plain
+
+        def read(value: bytes, key: str, id_: str) -> Any:
             try:
-                record: Any
-                if tagged:
-                    record = schemaless_reader(stream, parsed, own, True, True)
-                else:
-                    record = schemaless_reader(stream, parsed, own)
+                record: Any = take(value)
                 if places is not None:
                     record = places.open(record, keys, type_, id_, tagged=tagged)
                 if tagged:

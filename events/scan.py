@@ -32,12 +32,12 @@ _Ops: TypeAlias = "tuple[_Op, ...] | list[_Op]"
 _BYTES, _VARINT, _SKIP, _UNION, _BLOCKS, _ENUM, _BOOLEAN, _DECIMAL, _CALL = range(9)
 _CHUNK = 64
 _TOP_BITS = 0x80_80_80_80_80_80_80_80_80
-_INT, _LONG = (5, 0x0F), (10, 0x01)  # most bytes of a varint, and the largest last byte when all are used
+INT, LONG = (5, 0x0F), (10, 0x01)  # most bytes of a varint, and the largest last byte when all are used
 PRIMITIVES: dict[str, list[_Op]] = {
     "null": [],
     "boolean": [(_BOOLEAN, None)],
-    "int": [(_VARINT, _INT)],
-    "long": [(_VARINT, _LONG)],
+    "int": [(_VARINT, INT)],
+    "long": [(_VARINT, LONG)],
     "float": [(_SKIP, 4)],
     "double": [(_SKIP, 8)],
     "bytes": [(_BYTES, 1)],
@@ -107,11 +107,11 @@ class _Compiler:
                 item = (PRIMITIVES["string"][0], *self.compile(schema["values"]))
                 return [(_BLOCKS, (item, size + 1, weight + 1))]
             case "bytes" if schema.get("logicalType") == "decimal":
-                return [(_DECIMAL, _decimal_bytes(schema))]
+                return [(_DECIMAL, decimal_bytes(schema))]
             case inner:
                 return self.compile(inner)
         if schema.get("logicalType") == "decimal":
-            _decimal_bytes(schema)
+            decimal_bytes(schema)
         self._bodies[schema["name"]] = ops
         return ops
 
@@ -169,7 +169,7 @@ def _merged(ops: list[_Op]) -> list[_Op]:
     return merged
 
 
-def _decimal_bytes(schema: Mapping[str, Any]) -> int:
+def decimal_bytes(schema: Mapping[str, Any]) -> int:
     # A number of a million digits stalls the conversion to Decimal: no more bytes than the precision needs.
     precision = schema.get("precision")
     if not isinstance(precision, int) or not 0 < precision <= _MOST_DIGITS or schema.get("size", 0) > _MOST_DIGITS:
@@ -185,7 +185,7 @@ def _run(ops: _Ops, data: bytes, at: int, depth: int, left: list[int]) -> int:
             for _ in range(argument):
                 number = data[at]
                 if number > 0x7F:
-                    number, at = _varint(data, at, _LONG)
+                    number, at = varint(data, at, LONG)
                 else:
                     at += 1
                 if number & 1:
@@ -206,7 +206,7 @@ def _run(ops: _Ops, data: bytes, at: int, depth: int, left: list[int]) -> int:
             at += argument - 1
         elif code == _UNION:
             if number > 0x7F:
-                number, at = _varint(data, at - 1, _INT)
+                number, at = varint(data, at - 1, INT)
             if number & 1 or number >> 1 >= len(argument):
                 raise DecodeError("a union's index names no branch")
             branch = argument[number >> 1]
@@ -221,7 +221,7 @@ def _run(ops: _Ops, data: bytes, at: int, depth: int, left: list[int]) -> int:
                 at = _blocks(argument, data, at - 1, depth + 1, left)
         elif code == _ENUM:
             if number > 0x7F:
-                number, at = _varint(data, at - 1, _INT)
+                number, at = varint(data, at - 1, INT)
             if number & 1 or number >> 1 >= argument:
                 raise DecodeError("an enum's index names no symbol")
         elif code == _BOOLEAN:
@@ -229,7 +229,7 @@ def _run(ops: _Ops, data: bytes, at: int, depth: int, left: list[int]) -> int:
                 raise DecodeError("a boolean is neither 0 nor 1")
         elif code == _DECIMAL:
             if number > 0x7F:
-                number, at = _varint(data, at - 1, _LONG)
+                number, at = varint(data, at - 1, LONG)
             if number & 1 or number >> 1 > argument:
                 raise DecodeError("a decimal is longer than its precision")
             at += number >> 1
@@ -250,13 +250,13 @@ def _blocks(argument: tuple[tuple[_Op, ...], int, int], data: bytes, at: int, de
         if number < 0x80:
             at += 1
         else:
-            number, at = _varint(data, at, _LONG)
+            number, at = varint(data, at, LONG)
             if not number:  # 0 in two bytes is the end to fastavro: from here on it would read other things than we did
                 raise DecodeError("a count is not written in its shortest form")
         count, block_end = number >> 1, None
         if number & 1:
             count += 1
-            size, at = _varint(data, at, _LONG)
+            size, at = varint(data, at, LONG)
             if size & 1:
                 raise DecodeError("a block's size is negative")
             block_end = at + (size >> 1)
@@ -279,7 +279,7 @@ def _blocks(argument: tuple[tuple[_Op, ...], int, int], data: bytes, at: int, de
             raise DecodeError("a block's size is not that of its items")
 
 
-def _varint(data: bytes, at: int, most: tuple[int, int]) -> tuple[int, int]:
+def varint(data: bytes, at: int, most: tuple[int, int]) -> tuple[int, int]:
     """Read a varint as it stands (not un-zigzagged) and give it with where it ends."""
     byte = data[at]
     if byte < 0x80:
