@@ -124,7 +124,7 @@ class Backward(Standings):
 
     def _undo_went_wrong(self, plan: StepPlan, step: Step, error: str, message: str) -> None:
         """An attempt of an undo has failed: the next one after a pause, or a person."""
-        step.undo_failures.append(Failure(self.now, error))
+        step.undo_failures = [*step.undo_failures, Failure(self.now, error)]
         step.message = message
         if len(step.undo_failures) < plan.undo_retry.attempts:
             step.undo_sends = 0

@@ -7,10 +7,11 @@ made. One bad event never fails its batch: `advance` is pure, so an event on whi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from msgspec.structs import replace
 from sqlalchemy import Connection
 
 from ..events.codec import UnknownSchema

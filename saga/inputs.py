@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
+
+from msgspec import Struct, field
 
 from ..events.ids import derived_id
 from .instance import Fact, Instance, Parent, Question
@@ -12,8 +13,7 @@ from .instance import Fact, Instance, Parent, Question
 Kind = Literal["do", "undo"]
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(Struct, frozen=True, omit_defaults=True, gc=False):
     """An event of a type that the definition names.
 
     Args:
@@ -54,8 +54,7 @@ class Observed:
         return cls(**{**values, "parent": None if parent is None else Parent(*parent)})
 
 
-@dataclass(frozen=True, slots=True)
-class UndoAsked:
+class UndoAsked(Struct, frozen=True, gc=False):
     """The parent undoes its child, whatever that is at (row 21).
 
     Args:
@@ -74,8 +73,7 @@ class UndoAsked:
         return cls(**{**values, "parent": Parent(*values["parent"])})
 
 
-@dataclass(frozen=True, slots=True)
-class HandlerGaveUp:
+class HandlerGaveUp(Struct, frozen=True, omit_defaults=True, gc=False):
     """A service says that a handler failed on an event (ruling R14).
 
     Args:
@@ -106,8 +104,7 @@ class HandlerGaveUp:
     handled: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Elapsed:
+class Elapsed(Struct, frozen=True, gc=False):
     """Every timer due at or before `until` (microseconds) may fire: all answers up to then were read (ruling R1)."""
 
     until: int
@@ -118,8 +115,7 @@ OperatorKind = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Operator:
+class Operator(Struct, frozen=True, gc=False):
     """A person's command.
 
     Args:
@@ -137,8 +133,7 @@ class Operator:
     step: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Unbuildable:
+class Unbuildable(Struct, frozen=True, gc=False):
     """A command that `advance` asked for could not be built from the saga's events, or a question not be answered."""
 
     step: str
@@ -146,8 +141,7 @@ class Unbuildable:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
+class Decided(Struct, frozen=True, gc=False):
     """What a function of the user answered to an `Ask`: it is in the history, so that nobody has to ask again.
 
     Args:
@@ -161,8 +155,7 @@ class Decided:
     value: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Unloaded:
+class Unloaded(Struct, frozen=True, gc=False):
     """What an input led to needs the code of the saga's version, which is not loaded where it was applied: it waits.
 
     Args:
@@ -174,13 +167,11 @@ class Unloaded:
     cause: str
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(Struct, frozen=True, gc=False):
     """A coordinator that has the code found the saga paused: what waits goes out, and has its time from now on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Migrated:
+class Migrated(Struct, frozen=True, gc=False):
     """The saga is moved to another version of its definition: from here on its whole history is read under that one.
 
     Args:
@@ -195,8 +186,7 @@ class Migrated:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Locked:
+class Locked(Struct, frozen=True, gc=False):
     """What the store says of the lock that a saga wants.
 
     Args:
@@ -210,8 +200,7 @@ class Locked:
     ahead: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(Struct, frozen=True, gc=False):
     """There is room for a saga that waits to start: fewer of its type are open than may be."""
 
 
@@ -254,8 +243,7 @@ def input_id(input_: Input, seq: int) -> str:
             return f"admitted:{seq}"
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(Struct, frozen=True, gc=False):
     """Publish a command of a step, or publish it again under the same id.
 
     Args:
@@ -276,15 +264,13 @@ class Send:
     undoes: tuple[Fact, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Announce:
+class Announce(Struct, frozen=True, gc=False):
     """Publish the saga's own event, of this type, at its end; once in a saga's life."""
 
     type: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True, gc=False):
     """Ask a function of the user, with the saga's events, and apply what it says as `Decided`, in this transaction.
 
     Args:
@@ -296,8 +282,7 @@ class Ask:
     step: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tell:
+class Tell(Struct, frozen=True, gc=False):
     """Tell a parent what became of its child.
 
     Args:
@@ -327,8 +312,7 @@ class Change(NamedTuple):
 Verdict = Literal["applied", "ignored"]
 
 
-@dataclass(slots=True)
-class Transition:
+class Transition(Struct, gc=False):
     """What came of one input: the new state, what to publish, and what was decided.
 
     An ignored input changes nothing but `seq` and, possibly, a condition; `reason` says why it was ignored.

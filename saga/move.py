@@ -88,7 +88,7 @@ class Move:
         step.limit_at = step.send_at = step.undo_limit_at = step.undo_send_at = None
 
     def _note_failure(self, step: Step, error: str, message: str) -> None:
-        step.failures.append(Failure(self.now, error))
+        step.failures = [*step.failures, Failure(self.now, error)]
         step.error, step.message = error, message or None
 
     def _set_cause(self, plan: StepPlan | None, error: str, message: str, event: str | None) -> None:

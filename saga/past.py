@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
+
+from msgspec.structs import asdict
 
 from ..events.codec import SECRET_FIELDS
 from ..events.envelope import AVRO, JSON

@@ -6,8 +6,9 @@ Only where a saga's key is not the record's key is the payload read.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from ..events.catalog import ServiceAnnouncement
 from ..events.codec import Codec

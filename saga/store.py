@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from functools import cache
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from msgspec.json import Encoder
 from pydantic_core import to_json
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, insert, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -313,13 +313,10 @@ def open_sagas(connection: Connection) -> int:
 
 def write_input(input_: Observed | HandlerGaveUp) -> str:
     """Write an input compactly; fields that have their default are left out."""
-    values = [(name, getattr(input_, name), usual) for name, usual in _DEFAULTS[type(input_)]]
-    return to_json({name: value for name, value, usual in values if value != usual}).decode()
+    return _INPUT.encode(input_).decode()
 
 
-_DEFAULTS: dict[type, list[tuple[str, Any]]] = {
-    cls: [(f.name, f.default) for f in fields(cls)] for cls in (Observed, HandlerGaveUp)
-}
+_INPUT = Encoder()
 
 
 def chunks(rows: Sequence[Any]) -> Iterable[Any]:

@@ -8,9 +8,11 @@ allow: what holds here holds whatever the limits are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple
+
+from msgspec.structs import fields
 
 from ..definition import Definition
 from ..inputs import Ask, Decided, Elapsed, HandlerGaveUp, Input, Observed, Send, Tell, Transition, Unbuildable

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
+from msgspec import structs
 from sqlalchemy import Connection
 
 from choreo import Retry, Saga, step
@@ -347,7 +348,7 @@ def test_code_for_which_nothing_waits_changes_nothing() -> None:
 
 
 def test_bytes_that_went_out_before_and_news_for_a_parent_need_no_code() -> None:
-    again = dataclasses.replace(SHIPPED, again=True)
+    again = structs.replace(SHIPPED, again=True)
     told = Tell("SagaCompleted", Parent("trip/1", "order"))
     made = SHIPPED, Announce("ended"), Ask("when", "bill")
     assert pausing.divided([made[0], told, made[1], again, made[2]]) == ([told, again], tuple(map(write_output, made)))
@@ -356,5 +357,5 @@ def test_bytes_that_went_out_before_and_news_for_a_parent_need_no_code() -> None
 def test_what_waits_is_read_as_it_was_written() -> None:
     undo = Send("undo", "ship", "ship.undo", 2, undoes=(Fact("placed", "e1"), Fact("", "c1")))
     told = Tell("SagaUndone", Parent("trip/1", "order", "0f", 2), "u1", empty=True)
-    for output in (SHIPPED, undo, dataclasses.replace(undo, again=True), Announce("ended"), Ask("each", "bill"), told):
+    for output in (SHIPPED, undo, structs.replace(undo, again=True), Announce("ended"), Ask("each", "bill"), told):
         assert read_output(write_output(output)) == output

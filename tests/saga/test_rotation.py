@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 
@@ -211,7 +212,7 @@ def test_a_rotation_is_in_the_history_and_changes_nothing_else() -> None:
 
 
 def test_the_time_in_the_queue_of_a_lock_is_a_wait() -> None:
-    locked = replace(LINE, lock=LockPlan("customer", "customers"))
+    locked = dataclasses.replace(LINE, lock=LockPlan("customer", "customers"))
     play = Play(locked)
     event = Observed("e-start", "placed", time=play.now, lock="c-1")
     play._took(begin(locked, "4711", 1, event, play.now))
