@@ -55,7 +55,7 @@ class Dispatcher:
     Args:
         execution: runs handlers.
         concurrency: how many may be suspended inside a handler at once.
-        finished: told of each job whose result is durable.
+        finished: told of the jobs whose results are durable.
         routes: all handlers; those that say so get a gate.
     """
 
@@ -63,7 +63,7 @@ class Dispatcher:
         self,
         execution: Execution,
         concurrency: int,
-        finished: Callable[[Job, Kind], None],
+        finished: Callable[[Sequence[tuple[Job, Kind]]], None],
         routes: Sequence[Route] = (),
     ) -> None:
         self._execution = execution
@@ -229,24 +229,33 @@ class Dispatcher:
     def _turn(self, job: Job) -> None:
         """It is the job's turn in its lane."""
         job.holds = True
-        if job.lane in self.parked and not job.retried:
+        if self.parked and job.lane in self.parked and not job.retried:
             job.stage = Stage.BEHIND
         self._prepare(job)
 
     def _prepare(self, job: Job) -> None:
+        if job.stage is Stage.RUN and job.route.gate is None:
+            self._start(job)  # it is decoded where it runs: what lies around decoded is slow to come back to
+        elif not self._decoded(job):
+            pass
+        elif job.route.gate is not None:
+            job.route.gate.enter(job)
+        else:
+            self._go(job)
+
+    def _decoded(self, job: Job) -> bool:
+        """Decode a job's event; where that is not possible, see to what follows and say no."""
         try:
             self._execution.decode(job)
+            return True
         except UnknownSchema as error:
             task = asyncio.create_task(self._learn(job, error.schema_id))
             self._learners.add(task)
             task.add_done_callback(self._learners.discard)
-            return
         except EventError as error:
             job.result, job.stage = self._execution.dead(job, error), Stage.RECORD
-        if job.route.gate is not None and job.stage is not Stage.RECORD:
-            job.route.gate.enter(job)
-        else:
-            self._go(job)
+            self._submit(job)
+        return False
 
     def _go(self, job: Job) -> None:
         if job.stage is Stage.RUN:
@@ -298,6 +307,8 @@ class Dispatcher:
         while self._ready:
             job = self._ready.popleft()
             job.active = True
+            if job.event is None and not self._decoded(job):
+                continue
             try:
                 result = await self._execution.run(job)
             except Exception as error:  # of ours, around the handler: no other key may wait for it
@@ -313,6 +324,7 @@ class Dispatcher:
             self._pause(job, result.delay)
             return
         job.result, job.stage = result, Stage.RECORD
+        job.event = None  # thousands may wait for their commit
         if result.kind == "parked":
             self.parked.add(job.lane)
         self._submit(job)
@@ -358,13 +370,13 @@ class Dispatcher:
             job.active = True
         behind = [job for job in jobs if job.stage is Stage.BEHIND]
         outcomes = await self._make_durable(jobs)
-        # Those that were not left waiting have found their lane free.
-        self.parked.difference_update(job.lane for job in behind if job.stage is not Stage.BEHIND)
+        if behind:  # those that were not left waiting have found their lane free
+            self.parked.difference_update(job.lane for job in behind if job.stage is not Stage.BEHIND)
+        finished = [(job, following.kind) for job, following in outcomes if isinstance(following, Finished)]
+        self.parked.update(job.lane for job, kind in finished if kind == "parked")
+        self._finished(finished)
         for job, following in outcomes:
             if isinstance(following, Finished):
-                if following.kind == "parked":
-                    self.parked.add(job.lane)
-                self._finished(job, following.kind)
                 self._leave(job)
             elif following is Go.RUN:
                 job.stage, job.active = Stage.RUN, False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -12,7 +12,7 @@ import structlog
 from ..events.clock import SECOND, Clock
 from ..events.codec import Codec, to_record
 from ..events.envelope import Envelope, Record
-from ..events.errors import DecodeError, DefinitionError, LimitExceeded
+from ..events.errors import DecodeError, DefinitionError, EventError, LimitExceeded
 from ..events.event import Event
 from ..events.failpoints import failpoint
 from ..events.outbox import MOST_RECORD_BYTES
@@ -38,6 +38,7 @@ EMPTY_HEADER = ("undo-empty", b"1")
 """Header of the answer to an undo that found nothing to undo."""
 
 _LONG_TRANSACTION = 1 * SECOND
+_SMALL_VALUE = MOST_RECORD_BYTES // 4
 
 
 class Execution:
@@ -264,7 +265,7 @@ class Execution:
     def dead(self, job: Job, error: Exception) -> Result:
         """Give an event to the dead letters, with the news for sagas."""
         handler = job.route.handler
-        failure = Failure(handler.service, handler.name, error, job.attempt, True, self._clock(), job.event)
+        failure = Failure(handler.service, handler.name, error, job.attempt, True, self._clock(), self._event(job))
         log.error(
             "event goes to the dead letters",
             service=handler.service,
@@ -280,6 +281,13 @@ class Execution:
             self._news(job, failure),
         ]
         return Result("dead", "failed", records)
+
+    def _event(self, job: Job) -> Event | None:
+        """Give a job's event, whose values no text may tell; one that has run is not kept, so it is decoded again."""
+        if job.event is None and job.result is not None:
+            with suppress(EventError):
+                self.decode(job)
+        return job.event
 
     def _news(self, job: Job, failure: Failure) -> Record:
         """Say that the handler failed, for sagas."""
@@ -378,7 +386,8 @@ class Execution:
                 sent.stamp(envelope)
                 job.sends.append(sent)
             record = to_record(event, envelope, self._codec)
-            if record.size() > MOST_RECORD_BYTES:
+            # The key stands in the value too, and headers come from headers of 8 kB: a small value needs no count.
+            if len(record.value or b"") > _SMALL_VALUE and record.size() > MOST_RECORD_BYTES:
                 raise LimitExceeded(
                     f"{spec.type} has {record.size():,} bytes, at most {MOST_RECORD_BYTES:,} are sent: store "
                     "the payload elsewhere and send a reference"

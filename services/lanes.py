@@ -18,7 +18,7 @@ class Lanes(Generic[T]):
     """Serializes what has the same lane: the first one runs, those behind it wait their turn in order."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Hashable, deque[T]] = {}
+        self._waiting: dict[Hashable, deque[T] | None] = {}  # by each lane that is taken: nearly all are by one alone
         self._size = 0
 
     def __len__(self) -> int:
@@ -27,10 +27,12 @@ class Lanes(Generic[T]):
 
     def enter(self, lane: Hashable, item: T) -> bool:
         """Take a place in a lane; True when it is the item's turn at once, else `leave` gives it later."""
-        queue = self._waiting.get(lane)
-        if queue is None:
-            self._waiting[lane] = deque()
+        if lane not in self._waiting:
+            self._waiting[lane] = None
             return True
+        queue = self._waiting[lane]
+        if queue is None:
+            queue = self._waiting[lane] = deque()
         queue.append(item)
         self._size += 1
         return False
@@ -46,14 +48,14 @@ class Lanes(Generic[T]):
 
     def waiting(self, lane: Hashable) -> Sequence[T]:
         """Give those that wait behind the lane's first, in order."""
-        return self._waiting.get(lane, ())
+        return self._waiting.get(lane) or ()
 
     def drop(self, unwanted: Callable[[T], bool]) -> list[T]:
         """Take out the waiting items that `unwanted` says yes to; those whose turn it is stay."""
         dropped: list[T] = []
         for lane, queue in self._waiting.items():
-            taken = [item for item in queue if unwanted(item)]
-            if taken:
+            taken = [item for item in queue or () if unwanted(item)]
+            if queue and taken:
                 self._waiting[lane] = deque(item for item in queue if not unwanted(item))
                 dropped += taken
         self._size -= len(dropped)
@@ -69,24 +71,23 @@ class Ledger:
         self._next: dict[TopicPartition, int] = {}
         self._changed: set[TopicPartition] = set()
 
-    def begin(self, place: TopicPartition, offset: int) -> None:
-        """Note that this offset was read; offsets of a partition come in growing order, gaps are allowed."""
+    def begin(self, place: TopicPartition, *offsets: int) -> None:
+        """Note that these offsets were read; those of a partition come in growing order, gaps are allowed."""
         queue = self._open.get(place)
         if queue is None:
             queue = self._open[place] = deque()
             self._finished[place] = set()
-        queue.append(offset)
+        queue.extend(offsets)
 
-    def finish(self, place: TopicPartition, offset: int) -> None:
-        """Note that its results are durable; a partition that was forgotten stays forgotten."""
+    def finish(self, place: TopicPartition, *offsets: int) -> None:
+        """Note that their results are durable; a partition that was forgotten stays forgotten."""
         queue = self._open.get(place)
         if not queue:
             return
-        if queue[0] != offset:
-            self._finished[place].add(offset)
-            return
         finished = self._finished[place]
-        queue.popleft()
+        finished.update(offsets)
+        if queue[0] not in finished:
+            return
         while queue and queue[0] in finished:
             offset = queue.popleft()
             finished.discard(offset)

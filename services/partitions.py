@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
 
 from ..events.envelope import Delivery, TopicPartition
 from ..events.errors import ChoreoError
@@ -13,6 +15,8 @@ from .lanes import Ledger
 
 MOST_SPAN = 50_000
 """Offsets that may lie between a partition's oldest unfinished record and its newest read; then it pauses."""
+
+_place = attrgetter("topic", "partition")
 
 
 class Partitions:
@@ -39,11 +43,13 @@ class Partitions:
 
     def read(self, records: Sequence[Delivery]) -> list[Receipt]:
         """Note records that were just read, before anything is awaited; give a receipt for each."""
-        receipts = []
-        for record in records:
-            place = record.place
-            self._ledger.begin(place, record.offset)
-            receipts.append(Receipt(record, place, 0, self._epochs.get(place, 0)))
+        receipts: list[Receipt] = []
+        for (topic, partition), run in groupby(records, _place):
+            place = TopicPartition(topic, partition)
+            epoch = self._epochs.get(place, 0)
+            found = [Receipt(record, place, 0, epoch) for record in run]
+            self._ledger.begin(place, *[receipt.delivery.offset for receipt in found])
+            receipts += found
         return receipts
 
     def ours(self, receipt: Receipt) -> bool:
@@ -51,13 +57,17 @@ class Partitions:
         place = receipt.place
         return place not in self._leaving and self._epochs.get(place, 0) == receipt.epoch
 
-    def finish(self, receipt: Receipt) -> None:
-        """Note that one job of a record is finished; with the last one its offset is."""
-        receipt.left -= 1
-        place = receipt.place
-        if receipt.left <= 0 and self._epochs.get(place, 0) == receipt.epoch:
-            self._ledger.finish(place, receipt.delivery.offset)
-            self.moved.set()
+    def finish(self, *receipts: Receipt) -> None:
+        """Note that one job of each of these records is finished; with the last one its offset is."""
+        ended: dict[tuple[TopicPartition, int], list[int]] = {}
+        for receipt in receipts:
+            receipt.left -= 1
+            if receipt.left <= 0:
+                ended.setdefault((receipt.place, receipt.epoch), []).append(receipt.delivery.offset)
+        for (place, epoch), offsets in ended.items():
+            if self._epochs.get(place, 0) == epoch:
+                self._ledger.finish(place, *offsets)
+                self.moved.set()
 
     def pass_over(self, consumer: Consumer) -> None:
         """Note how far the broker has been read where everything is finished; call it right after a poll."""

@@ -105,7 +105,7 @@ class Reader:
     def _reading(self, delivery: Delivery, envelope: Envelope | EventError) -> Reading:
         if isinstance(envelope, EventError):
             return Reading(_told(delivery), self._unreadable, envelope)
-        for event_id in (envelope.id, *envelope.undoes):
+        for event_id in (envelope.id, *envelope.undoes) if envelope.undoes else (envelope.id,):
             if len(event_id) > LONGEST_ID or "\0" in event_id:
                 error = DecodeError(f"an event id must be text of at most {LONGEST_ID} characters without NUL")
                 return Reading(_told(delivery), self._unreadable, error)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -358,9 +359,10 @@ class Worker:
     async def _admit(self, records: Sequence[Delivery]) -> None:
         receipts = self._partitions.read(records)
         readings = await self._reader.read_all(records, lambda: self._stopping)
-        flying = set(self._dispatcher.met)  # what ends while the inbox is asked may be missing in its answer
+        flying: Collection[Key] = ()
         known: Mapping[Key, Row] = {}
         if self._database is not None:
+            flying = set(self._dispatcher.met)  # what ends while the inbox is asked may be missing in its answer
             known, parked = await look_up(
                 self._database, readings, self.parking, lambda: self._stopping, self.service.name
             )
@@ -376,9 +378,9 @@ class Worker:
                 job = Job(route, reading.envelope, reading.delivery or receipt.delivery, receipt, route.stage)
                 if reading.rung:
                     job.climb(reading.rung)
-                if job.key in flying and job.stage is Stage.RUN:
+                if flying and job.key in flying and job.stage is Stage.RUN:
                     job.stage = Stage.LOOK
-                self._admit_job(job, reading, known.get(job.key))
+                self._admit_job(job, reading, known.get(job.key) if known else None)
 
     def _admit_job(self, job: Job, reading: Reading, row: Row | None) -> None:
         if row is not None:
@@ -394,19 +396,20 @@ class Worker:
 
     # -- finishing ----------------------------------------------------------------------------------------------------
 
-    def _finished(self, job: Job, kind: Kind) -> None:
-        setattr(self._counters, kind, getattr(self._counters, kind) + 1)
-        if kind == "refused":
-            log.info(
-                "event refused: it was undone before it came",
-                service=self.service.name,
-                handler=job.route.handler.name,
-                **ids_of(job.envelope),
-            )
-        if job.retried:
-            self._tick.set()  # what waits behind it may be due
-        if job.receipt is not None:
-            self._partitions.finish(job.receipt)
+    def _finished(self, jobs: Sequence[tuple[Job, Kind]]) -> None:
+        for kind, count in Counter(kind for _, kind in jobs).items():
+            setattr(self._counters, kind, getattr(self._counters, kind) + count)
+        for job, kind in jobs:
+            if kind == "refused":
+                log.info(
+                    "event refused: it was undone before it came",
+                    service=self.service.name,
+                    handler=job.route.handler.name,
+                    **ids_of(job.envelope),
+                )
+            if job.retried:
+                self._tick.set()  # what waits behind it may be due
+        self._partitions.finish(*[job.receipt for job, _ in jobs if job.receipt is not None])
 
     async def _commit_offsets(self) -> None:
         while True:

@@ -151,11 +151,14 @@ class Placement:
 
     def step(self, envelope: Envelope) -> tuple[str, str]:
         """Give the step and occurrence of a place without all else that it says: what the headers of outputs name."""
+        matches = self._matches_of(envelope.type)
+        if not matches and not envelope.undoes:  # no saga knows of it
+            return "", ""
         named = _type_of(envelope.saga_id)
         if named is None:
             place = self.place(envelope)
             return ("", "") if place is None else (place.step, place.occurrence)
-        step, _ = _choose(self._matches_of(envelope.type).get(named), envelope)
+        step, _ = _choose(matches.get(named), envelope)
         return step, _occurrence(step, envelope)
 
     def _by_header(self, envelope: Envelope, saga_type: str, saga_id: str, match: _Match | None) -> Place:
