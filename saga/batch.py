@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -95,20 +96,23 @@ class Batch:
     def __post_init__(self) -> None:
         self._crafting = Crafting(self.connection, self.knowledge, self.now)
         self._turns = Turns(self.connection, self.knowledge.limits)
+        self._hidden = self.knowledge.hidden
 
     def load(self, arrivals: Sequence[Arrival]) -> None:
         """Lock and load what these arrivals concern: three queries for the whole batch."""
-        keys = {(target.type, target.key) for arrival in arrivals for target in arrival.targets}
-        starting = {
-            (target.type, target.key)
-            for arrival in arrivals
-            for target in arrival.targets
-            if arrival.input.__class__ is Observed and self._starts(target.type, arrival.envelope.type)
-        }
+        keys: set[tuple[str, str]] = set()
+        starting: set[tuple[str, str]] = set()
+        for arrival in arrivals:
+            observed = arrival.input.__class__ is Observed
+            for target in arrival.targets:
+                key = (target.type, target.key)
+                keys.add(key)
+                if observed and self._starts(target.type, arrival.envelope.type):
+                    starting.add(key)
         self._turns.look_for_room({type_ for type_, _ in starting})  # locks types, so before any saga
         self.load_keys(keys)
         pairs = [
-            (work.instance.id, arrival.input.id)
+            (work.id, arrival.input.id)
             for arrival in arrivals
             for target in arrival.targets
             for work in self._runs.get((target.type, target.key), {}).values()
@@ -130,7 +134,7 @@ class Batch:
         """Lock and load every run of these (type, key) pairs; what is loaded stays as this batch has made it."""
         wanted = [key for key in keys if key not in self._runs]
         for key, runs in store.lock_sagas(self.connection, wanted).items():
-            self._runs[key] = {run: Work(instance, instance) for run, instance in runs.items()}
+            self._runs[key] = {run: Work(instance.id, instance, instance) for run, instance in runs.items()}
 
     # ---- applying ----------------------------------------------------------------------------------------------
 
@@ -170,7 +174,9 @@ class Batch:
             work = None
         if isinstance(arrival.input, Observed):
             starts = self._starts(target.type, arrival.input.type)
-            arrival = arrival._replace(input=target.seen(arrival.input))
+            seen = target.seen(arrival.input)
+            if seen is not arrival.input:
+                arrival = arrival._replace(input=seen)
             if starts and isinstance(arrival.input, Observed):
                 work = _child_of(runs, arrival.input.parent) or work
             if work is None and starts and runs:
@@ -184,7 +190,7 @@ class Batch:
             else:
                 self._ignore(target.type, arrival, "no saga")
             return
-        if (work.instance.id, arrival.input.id) in self._seen:
+        if (work.id, arrival.input.id) in self._seen:
             self.duplicates += 1
             self._ignore(target.type, arrival, "duplicate")
             return
@@ -228,7 +234,7 @@ class Batch:
         instance = transition.instance
         instance.sampled = self.knowledge.sampled(instance.id, event.traceparent)
         instance.rotation = self.knowledge.rotation
-        work = Work(instance, None)
+        work = Work(instance.id, instance, None)
         self._runs.setdefault((target.type, target.key), {})[run] = work
         self._record(work, definition, transition, event, arrival)
         if instance.waits_for_lock:
@@ -246,7 +252,7 @@ class Batch:
         instance = transition.instance
         instance.sampled = self.knowledge.sampled(instance.id, asked.traceparent)
         instance.rotation = self.knowledge.rotation
-        work = self._runs.setdefault((target.type, target.key), {})[1] = Work(instance, None)
+        work = self._runs.setdefault((target.type, target.key), {})[1] = Work(instance.id, instance, None)
         self._record(work, definition, transition, asked, arrival)
 
     def apply(
@@ -340,7 +346,7 @@ class Batch:
             work.ends[work.instance.epoch] = work.instance
         instance = work.instance = transition.instance
         event_id = input_id(input_, instance.seq)
-        self._seen.add((instance.id, event_id))
+        self._seen.add((work.id, event_id))
         if arrival is not None:
             work.values[event_id] = (arrival.kept.value, arrival.envelope.content_type)
         elif elements is not None:
@@ -349,7 +355,7 @@ class Batch:
             self.applied += 1
         elif arrival is not None:
             self._ignore(instance.type, arrival, transition.reason)
-        hidden = self.knowledge.hidden
+        hidden = self._hidden
         self._history.append(history_row(instance, transition, input_, event_id, arrival, self.now, elements, hidden))
         outputs: Sequence[Output] = transition.outputs
         if outputs and not self.knowledge.loads(instance):
@@ -428,13 +434,13 @@ class Batch:
         new = [work.instance for work in works if work.before is None]
         changed = [
             (work.before.seq, work.instance)
-            for work in works
+            for work in sorted(works, key=attrgetter("id"))
             if work.before is not None and work.instance.seq != work.before.seq
         ]
         turns.write(self.connection, [Turned(work.before, work.instance) for work in works])
         store.insert_sagas(self.connection, new, self.now)
         races.check_started(self.connection, {(instance.type, instance.key) for instance in new})
-        store.update_sagas(self.connection, sorted(changed, key=lambda each: each[1].id), self.now)
+        store.update_sagas(self.connection, changed, self.now)
         store.insert_history(self.connection, self._history)
         waiting = [row for rows in (*self._to_park.values(), *self._parked.values()) for row in rows]
         if waiting:

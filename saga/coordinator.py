@@ -291,17 +291,23 @@ class Coordinator:
         if any(arrival.reason == UNKNOWN for arrival in arrivals) and await self._refresh_definitions():
             arrivals, unrouted = await self._routed_all(ordered)
         arrivals, refused = self._shard.own(arrivals, [*refused, *unrouted])
-        await self._apply_all(arrivals, refused, {d.place: d.offset + 1 for d in deliveries})
+        ends = {(delivery.topic, delivery.partition): delivery.offset + 1 for delivery in deliveries}
+        read = {TopicPartition(*place): end for place, end in ends.items()}
+        await self._apply_all(arrivals, refused, read)
         self.events += len(deliveries)
         self._presence.decided(deliveries[0])
-        self._positions.advance(deliveries)
+        self._positions.advance(read)
 
     async def _routed_all(self, ordered: Iterable[tuple[Delivery, Envelope]]) -> tuple[list[Arrival], list[Refused]]:
         arrivals: list[Arrival] = []
         refused: list[Refused] = []
+        route, codec, catalog = self._routes.route, self._codec, self._knowledge.catalog
         for delivery, envelope in ordered:
             try:
-                arrivals.append(await self._routed(delivery, envelope))
+                try:
+                    arrivals.append(route(delivery, envelope, codec, catalog))
+                except UnknownSchema:
+                    arrivals.append(await self._routed(delivery, envelope))
             except EventError as error:
                 refused.append(unreadable(delivery, error, envelope))
         return arrivals, refused

@@ -13,7 +13,7 @@ from ..events.clock import to_datetime
 from ..events.codec import Codec, to_record
 from ..events.envelope import Envelope, Record
 from ..events.ids import derived_id
-from ..tracing.headers import saga_traceparent
+from ..tracing.headers import SagaTrace, format_saga_trace
 from ..tracing.ids import ROOT, span_id, trace_id
 from .commands import Sender
 from .instance import Instance
@@ -70,15 +70,19 @@ def _event(instance: Instance) -> SagaEnded:
 
 def _envelope(sender: Sender, instance: Instance) -> Envelope:
     """Mark it with the saga's trace, and without saga headers: what answers it does not belong to the ended saga."""
-    trace = trace_id(sender.namespace, instance.id, instance.epoch)
-    root = span_id(sender.namespace, instance.id, *ROOT)
+    name = instance.id
+    place = format_saga_trace(
+        SagaTrace(
+            trace_id(sender.namespace, name, instance.epoch), span_id(sender.namespace, name, *ROOT), instance.sampled
+        )
+    )
     assert instance.ended_at is not None
     return Envelope(
-        id=end_id(instance.id, instance.epoch),
+        id=end_id(name, instance.epoch),
         type=SagaEnded.spec().type,
         source=f"choreo/{instance.type}",
         time=instance.ended_at,
         key=instance.key,
-        traceparent=f"00-{trace:032x}-{root:016x}-{'01' if instance.sampled else '00'}",
-        saga_traceparent=saga_traceparent(sender.namespace, instance.id, instance.epoch, instance.sampled),
+        traceparent=place,  # the saga's root is the parent in both
+        saga_traceparent=place,
     )

@@ -21,6 +21,7 @@ GivenUp = Literal["failed", "unwanted"]
 
 _EXPECTED = frozenset((StepState.PENDING, StepState.WAITING, StepState.RETRYING))
 _OPEN = frozenset((StepState.WAITING, StepState.RETRYING, StepState.UNKNOWN))
+_EXPECTING = _OPEN | {StepState.COMPENSATING, StepState.UNDO_FAILED}
 
 
 class Fact(NamedTuple):
@@ -128,10 +129,18 @@ class Step(Struct, omit_defaults=True, gc=False):
 
     def timers(self) -> list[int]:
         """Give every time at which something is due."""
-        due = self.overdue_from
-        return [
-            at for at in (self.limit_at, self.send_at, self.undo_limit_at, self.undo_send_at, due) if at is not None
-        ]
+        found = []  # most have none, and each event asks every step
+        if self.limit_at is not None:
+            found.append(self.limit_at)
+        if self.send_at is not None:
+            found.append(self.send_at)
+        if self.undo_limit_at is not None:
+            found.append(self.undo_limit_at)
+        if self.undo_send_at is not None:
+            found.append(self.undo_send_at)
+        if self.due_at is not None and (due := self.overdue_from) is not None:
+            found.append(due)
+        return found
 
     @property
     def overdue_from(self) -> int | None:
@@ -302,7 +311,7 @@ class Instance(Struct, omit_defaults=True, gc=False):
     @property
     def next_due(self) -> int | None:
         """When the earliest of its timers is due, its trace's included; none while something waits for its code."""
-        turn, due = self.turn_due, self.next_step_due
+        turn, due = None if self.rotation is None else self.turn_due, self.next_step_due
         return due if turn is None else turn if due is None else min(turn, due)
 
     @property
@@ -341,9 +350,10 @@ class Instance(Struct, omit_defaults=True, gc=False):
         if self.phase.ended or Condition.WAITING_FOR_PERSON in self.conditions:
             return
         for step in self.steps.values():
-            if step.state in (StepState.WAITING, StepState.RETRYING):
+            state = step.state
+            if state is StepState.WAITING or state is StepState.RETRYING:
                 yield step.ready_at
-            elif step.state is StepState.COMPENSATING:
+            elif state is StepState.COMPENSATING:
                 yield step.undo_ready_at
         if self.paused is not None:
             yield self.paused.at
@@ -355,7 +365,7 @@ class Instance(Struct, omit_defaults=True, gc=False):
     def current_step(self) -> str | None:
         """The first step that something is expected of."""
         for name, step in self.steps.items():
-            if step.state in (StepState.COMPENSATING, StepState.UNDO_FAILED) or step.open:
+            if step.state in _EXPECTING:
                 return name.partition("[")[0]  # of an occurrence, the step
         return None
 

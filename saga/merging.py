@@ -10,11 +10,14 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterable, Mapping
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 
 from ..events.envelope import Delivery, TopicPartition
 
 _Timed = tuple[int, TopicPartition, int, Delivery]
+_WHERE = itemgetter(0, 1)
+"""Topic and partition of a delivery."""
 
 
 class Merge:
@@ -47,11 +50,14 @@ class Merge:
 
     def add(self, deliveries: Iterable[Delivery]) -> None:
         """Take in what was just read."""
-        for delivery in deliveries:
-            place = delivery.place
-            # A record that is earlier than the one before it in its partition cannot overtake that one.
-            head = self._heads[place] = max(self._heads.get(place, 0), delivery.timestamp)
-            self._held.setdefault(place, deque()).append((head, place, delivery.offset, delivery))
+        for where, together in groupby(deliveries, _WHERE):
+            place = TopicPartition(*where)
+            head, held = self._heads.get(place, 0), self._held.setdefault(place, deque())
+            for delivery in together:
+                # A record that is earlier than the one before it in its partition cannot overtake that one.
+                head = max(head, delivery.timestamp)
+                held.append((head, place, delivery.offset, delivery))
+            self._heads[place] = head
 
     def take(self, most: int) -> list[Delivery]:
         """Give what may be applied: the earliest first, nothing later than what a partition may still bring."""
@@ -61,11 +67,11 @@ class Merge:
             self._held.clear()
             return taken
         ripe = [_until(queue, until) for queue in self._held.values()]
-        taken = [timed[3] for timed in islice(heapq.merge(*ripe, key=lambda timed: timed[:3]), most)]
-        for delivery in taken:
-            self._held[delivery.place].popleft()
+        earliest = list(islice(heapq.merge(*ripe), most))  # no two have the same place and offset
+        for _, place, _, _ in earliest:
+            self._held[place].popleft()
         self._held = {place: queue for place, queue in self._held.items() if queue}
-        return taken
+        return [timed[3] for timed in earliest]
 
     def holds(self, place: TopicPartition) -> bool:
         """Say whether records of this partition wait here."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from ..events.envelope import Delivery, Envelope, TopicPartition
+from ..events.envelope import Delivery, Envelope
 
 Arrived = tuple[Delivery, Envelope]
 
@@ -15,9 +15,10 @@ def in_order(batch: Sequence[Arrived]) -> list[Arrived]:
 
     The order within a partition stays: it is the one thing that a broker promises.
     """
-    partitions: dict[TopicPartition, list[Arrived]] = {}
+    partitions: dict[tuple[str, int], list[Arrived]] = {}
     for arrived in batch:
-        partitions.setdefault(arrived[0].place, []).append(arrived)
+        delivery = arrived[0]
+        partitions.setdefault((delivery.topic, delivery.partition), []).append(arrived)
     if len(partitions) > 1:
         streams = [
             [(envelope.time, place, index, (delivery, envelope)) for index, (delivery, envelope) in enumerate(records)]
@@ -29,7 +30,7 @@ def in_order(batch: Sequence[Arrived]) -> list[Arrived]:
             for index, (time, place, number, arrived) in enumerate(stream):
                 latest = max(latest, time)
                 stream[index] = (latest, place, number, arrived)
-        merged = [entry[3] for entry in heapq.merge(*streams, key=lambda entry: entry[:3])]
+        merged = [entry[3] for entry in heapq.merge(*streams)]  # no two have the same place and index
     else:
         merged = list(batch)
     return causes_first(merged)

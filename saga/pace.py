@@ -173,10 +173,10 @@ def lasted(before: Instance | None, after: Instance) -> list[Lasted]:
     found = []
     same = before is not None and before.opened_in == after.opened_in
     for name, step in after.steps.items():
-        if step.ended_at is None and step.undo_ended_at is None:
+        if (step.ended_at is None and step.undo_ended_at is None) or name[-1] == "]":
             continue
         known = before.steps.get(name) if same and before is not None else None
-        if name[-1] == "]":
+        if known is not None and (known.ended_at, known.undo_ended_at) == (step.ended_at, step.undo_ended_at):
             continue
         if step.outcome is StepState.DONE and (known is None or known.ended_at is None):
             ended = step.ended_at

@@ -69,6 +69,8 @@ def history_row(
 
 def _content_type(arrival: Arrival, hidden: Mapping[str, tuple[str, ...]]) -> str:
     envelope = arrival.envelope
+    if not envelope.extra and envelope.content_type == AVRO and envelope.type not in hidden:
+        return AVRO  # its schema tells
     told = next((value.decode(errors="replace") for name, value in envelope.extra if name == SECRET_FIELDS), "")
     secrets = told or ",".join(hidden.get(envelope.type, ()))
     if envelope.content_type == AVRO and not secrets:

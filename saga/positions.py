@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import structlog
@@ -11,7 +11,7 @@ from sqlalchemy import Connection, and_, update
 
 from ..events.clock import SECOND
 from ..events.database import Database
-from ..events.envelope import Delivery, TopicPartition
+from ..events.envelope import TopicPartition
 from ..events.errors import ChoreoError, CommitRefused, PositionLost, TransportError
 from ..events.failpoints import failpoint
 from ..events.transport import Consumer
@@ -114,10 +114,10 @@ class Positions:
         if self._failure is None:
             self._failure = TransportError("a position is not in the log")
 
-    def advance(self, deliveries: Iterable[Delivery]) -> None:
-        """Note that these were read and what they led to is stored."""
-        for delivery in deliveries:
-            self.processed[delivery.place] = self._uncommitted[delivery.place] = delivery.offset + 1
+    def advance(self, read: Mapping[TopicPartition, int]) -> None:
+        """Note up to where the partitions were read, and that what this has led to is stored."""
+        self.processed.update(read)
+        self._uncommitted.update(read)
         self.barrier.advance(self.processed)
 
     def reach(self) -> None:

@@ -20,7 +20,10 @@ class Phase(StrEnum):
     @property
     def ended(self) -> bool:
         """Whether nothing more is expected to happen."""
-        return self not in (Phase.RUNNING, Phase.COMPENSATING)
+        return self in _ENDS
+
+
+_ENDS = frozenset((Phase.COMPLETED, Phase.COMPENSATED, Phase.FAILED, Phase.CANCELLED))
 
 
 class StepState(StrEnum):

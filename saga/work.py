@@ -23,11 +23,12 @@ class Moved(NamedTuple):
     after: Instance
 
 
-@dataclass
+@dataclass(slots=True)
 class Work:
     """A saga within the batch.
 
     Args:
+        id: its public name.
         instance, before: as it is, and as it was when the transaction began (None for a new one).
         values: raw values of its events and answers, with their content types, by id.
         ends: what it was when it was opened again, by epoch.
@@ -36,6 +37,7 @@ class Work:
         causes: what led to outputs that were held back.
     """
 
+    id: str
     instance: Instance
     before: Instance | None
     values: dict[str, tuple[bytes | None, str]] = field(default_factory=dict)
@@ -47,7 +49,7 @@ class Work:
     def moves(self, definition: Definition) -> Iterator[Moved]:
         """Tell what it went through: one move, and one more for each end after which it was opened again."""
         before = self.before
-        for epoch, end in sorted(self.ends.items()):
+        for epoch, end in sorted(self.ends.items()) if self.ends else ():
             if epoch < self.instance.epoch:  # else the reopening was taken back
                 yield Moved(definition, before, end)
                 before = end

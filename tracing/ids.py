@@ -7,6 +7,7 @@ takes a new personalisation.
 
 from __future__ import annotations
 
+import re
 from hashlib import blake2b
 from urllib.parse import quote
 
@@ -67,7 +68,7 @@ def saga_name(saga_type: str, key: str, run: int = 1) -> str:
         run: counted from 1.
     """
     # quote() leaves "~" alone, which marks the run here.
-    encoded = key if key.isalnum() and key.isascii() else quote(key, safe="").replace("~", "%7E")
+    encoded = key if _PLAIN(key) else quote(key, safe="").replace("~", "%7E")
     return name_with_run(f"{saga_type}/{encoded}", run)
 
 
@@ -76,10 +77,11 @@ def name_with_run(saga_id: str, run: int | None) -> str:
     return f"{saga_id}~{run}" if run is not None and run > 1 else saga_id
 
 
+_PLAIN = re.compile(r"[A-Za-z0-9._-]*").fullmatch
+
+
 def _digest(size: int, *parts: str) -> int:
-    data = b""
-    for part in parts:
-        encoded = part.encode()
-        data += len(encoded).to_bytes(4, "big") + encoded
+    encoded = [part.encode() for part in parts]
+    data = b"".join([len(part).to_bytes(4, "big") + part for part in encoded])
     # All-zero is the one invalid id (W3C Trace Context §3.2.2.3).
     return int.from_bytes(blake2b(data, digest_size=size, person=_PERSON).digest(), "big") or 1

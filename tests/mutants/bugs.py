@@ -35,7 +35,7 @@ BUGS = (
     Bug(
         "a duplicate is not dropped",
         "saga.batch",
-        "if (work.instance.id, arrival.input.id) in self._seen:",
+        "if (work.id, arrival.input.id) in self._seen:",
         "if False:",
         faults=("duplicate", "kill"),
     ),
@@ -62,10 +62,9 @@ BUGS = (
     Bug(
         "positions are saved before what they led to",
         "saga.coordinator",
-        "        await self._apply_all(arrivals, refused, {d.place: d.offset + 1 for d in deliveries})",
-        "        early = {d.place: d.offset + 1 for d in deliveries}\n"
-        "        await self._database.write(lambda c: store.save_positions(c, self.group, early, {}))\n"
-        "        await self._apply_all(arrivals, refused, early)",
+        "        await self._apply_all(arrivals, refused, read)\n        self.events",
+        "        await self._database.write(lambda c: store.save_positions(c, self.group, read, {}))\n"
+        "        await self._apply_all(arrivals, refused, read)\n        self.events",
         seeds=80,
         faults=("kill", "crash"),
     ),
