@@ -87,7 +87,7 @@ class Backward(Standings):
             Whether anything changed.
         """
         changed = False
-        for plan in reversed(self.definition.steps):
+        for plan in self.definition.undoable:
             if self.needs_undo(plan) and self._may_be_undone(plan):
                 changed = True
                 step = self._step(plan)

@@ -234,6 +234,29 @@ class Definition:
         return {step.name: step for step in self.steps if step.each is not None}
 
     @cached_property
+    def predecessors(self) -> Mapping[str, tuple[StepPlan, ...]]:
+        """For each step those that it names; the occurrences after which a group comes (`occurrence`) are its own."""
+        return {
+            step.name: tuple(self.by_name[name] for name in step.after if name.partition("[")[0] != step.name)
+            for step in self.steps
+        }
+
+    @cached_property
+    def finals(self) -> tuple[StepPlan, ...]:
+        """The steps that run when the saga is about to end."""
+        return tuple(step for step in self.steps if step.final)
+
+    @cached_property
+    def undoable(self) -> tuple[StepPlan, ...]:
+        """The steps that have an undo, the last one first."""
+        return tuple(step for step in reversed(self.steps) if step.undo is not None)
+
+    @cached_property
+    def approvals(self) -> tuple[StepPlan, ...]:
+        """The steps that a person answers."""
+        return tuple(step for step in self.steps if step.approval is not None)
+
+    @cached_property
     def children(self) -> Mapping[str, StepPlan]:
         """The steps that are sagas of their own, by name."""
         return {step.name: step for step in self.steps if step.child is not None}

@@ -11,6 +11,7 @@ from .definition import StepPlan
 from .inputs import Ask, Change
 from .instance import Step
 from .occurrence import members
+from .standing import own_standing
 from .words import Condition, Phase, StepState
 
 _OUT = frozenset((StepState.DONE, StepState.DEGRADED, StepState.SKIPPED))
@@ -45,12 +46,13 @@ class Forward(Backward):
 
     def _go_on(self) -> bool:
         """Make one round through the steps of a running saga; tell whether anything changed."""
-        changed = self._join()
-        for plan in self.definition.steps:
-            step = self._step(plan)
-            if plan.final or step.asked is not None or self.own_standing(plan) != "open":
+        definition, steps = self.definition, self.instance.steps
+        changed = bool(definition.fans) and self._join()
+        for plan in definition.steps:
+            step = steps[plan.name]
+            if plan.final or step.asked is not None or own_standing(step) != "open":
                 continue
-            if self.definition.branching and self.is_unwanted(plan):
+            if definition.branching and self.is_unwanted(plan):
                 self._let_go(plan, step, "not needed any more")
             elif step.state is not StepState.PENDING and not step.early:
                 continue
@@ -67,7 +69,7 @@ class Forward(Backward):
 
     def _finally(self) -> bool:
         """Give the finally-steps their turn, once in a saga's life; tell whether they are over."""
-        finals = [plan for plan in self.definition.steps if plan.final]
+        finals = self.definition.finals
         for plan in finals:
             step = self._step(plan)
             if step.state is StepState.PENDING and step.asked is None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import copy as shallow
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct, field
 from msgspec.json import Decoder, Encoder
+from msgspec.structs import replace
 
 from .definition import Definition
 from .lock import Lock
@@ -371,10 +371,8 @@ class Instance(Struct, omit_defaults=True, gc=False):
 
     def copy(self) -> Instance:
         """Copy it, so that the original stays what it was."""
-        copy = shallow(self)
-        copy.steps = {name: shallow(step) for name, step in self.steps.items()}
-        copy.conditions = self.conditions.copy()
-        return copy
+        steps = {name: replace(step) for name, step in self.steps.items()}
+        return replace(self, steps=steps, conditions=self.conditions.copy())
 
     def to_json(self) -> str:
         """Write it compactly: fields that have their default are left out."""

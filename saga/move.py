@@ -109,6 +109,8 @@ class Move:
         self._remark(Condition.WAITING_FOR_PERSON, reason, message, plan)
 
     def _resolve(self, plan: StepPlan) -> None:
+        if not self.instance.conditions:
+            return
         for condition in (Condition.KEY_PARKED, Condition.DELAYED, Condition.DEAD_LETTERED):
             if (remark := self.instance.conditions.get(condition)) is not None and remark.step == plan.name:
                 del self.instance.conditions[condition]

@@ -111,11 +111,13 @@ class People(Cancelling, Mending):
 
     def _wait_for_person_no_longer(self) -> None:
         """Wait for a person as long as a step is stuck, an approval is asked for, or an event is in doubt."""
+        if not (self.instance.conditions or self.instance.doubts or self.definition.approvals):
+            return
         before = self.instance.conditions.get(Condition.WAITING_FOR_PERSON)
         super()._wait_for_person_no_longer()
         if Condition.WAITING_FOR_PERSON in self.instance.conditions:
             return
-        asked = next((plan for plan in self.definition.steps if self.is_asked(plan)), None)
+        asked = next((plan for plan in self.definition.approvals if self.is_asked(plan)), None)
         if asked is not None:
             self._needs_person(asked, "Approval", f"step {asked.name} waits for the approval of {asked.approval}")
         elif self.instance.doubts:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from .definition import StepPlan
+from .instance import Step
 from .move import Move
 from .occurrence import base_of
 from .words import Phase, StepState
@@ -14,6 +15,16 @@ Standing = Literal["good", "skipped", "open", "failed"]
 """It succeeded, or failed without harm; it does not run; it may still succeed; it failed for good."""
 
 _GOOD = frozenset((StepState.DONE, StepState.DEGRADED))
+
+
+def own_standing(step: Step) -> Standing:
+    """How a step stands by itself."""
+    if step.given_up is not None:
+        return "failed" if step.given_up == "failed" else "skipped"
+    state = step.state
+    if state is StepState.SKIPPED:
+        return "skipped"
+    return "good" if state in _GOOD and not step.early else "open"
 
 
 class Standings(Move):
@@ -29,12 +40,7 @@ class Standings(Move):
 
     def own_standing(self, plan: StepPlan) -> Standing:
         """How a step stands by itself."""
-        step = self._step(plan)
-        if step.given_up is not None:
-            return "failed" if step.given_up == "failed" else "skipped"
-        if step.state is StepState.SKIPPED:
-            return "skipped"
-        return "good" if step.state in _GOOD and not step.early else "open"
+        return own_standing(self.instance.steps[plan.name])
 
     def group_standing(self, group: Iterable[str]) -> Standing:
         """How a group stands of which one is enough."""
@@ -47,15 +53,15 @@ class Standings(Move):
 
     def turn(self, plan: StepPlan) -> Literal["no", "yes", "skip"]:
         """Whether it is a step's turn, or clear that it will never be: all that it follows is skipped."""
-        group = self.definition.by_name[base_of(plan.name)]
-        if group is not plan:  # an occurrence has its turn when the elements are known
+        if plan.name[-1] == "]":  # an occurrence has its turn when the elements are known
+            group = self.definition.by_name[base_of(plan.name)]
             decided = self._step(group).decided is not None
             return "skip" if self.own_standing(group) == "skipped" else "yes" if decided else "no"
         if plan.instead_of is not None and not self._is_called_for(self.definition.by_name[plan.instead_of]):
             return "no"
-        after = [name for name in plan.after if base_of(name) != plan.name]
-        before = [self.standing(self.definition.by_name[name]) for name in after]
-        before += [self.group_standing(group) for group in plan.any_of]
+        before = [self.standing(other) for other in self.definition.predecessors[plan.name]]
+        if plan.any_of:
+            before += [self.group_standing(group) for group in plan.any_of]
         if "open" in before or "failed" in before:
             return "no"
         return "skip" if before and "good" not in before else "yes"
