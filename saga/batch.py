@@ -46,7 +46,7 @@ from .inputs import (
     command_id,
     input_id,
 )
-from .instance import Instance, Parent, new_instance
+from .instance import Instance, new_instance
 from .knowledge import Knowledge
 from .lock import LockKey
 from .names import SagaName
@@ -56,7 +56,7 @@ from .past import history_row
 from .refusals import Refused
 from .routing import MOST_ID, Arrival, Target
 from .turns import Turned, Turns
-from .work import Kept, Moved, Work
+from .work import Kept, Moved, Work, child_of
 
 if TYPE_CHECKING:
     from .alerts import Alert
@@ -165,7 +165,7 @@ class Batch:
         runs = self._runs.get((target.type, target.key), {})
         work = self._run_for(arrival, target, runs)
         if isinstance(arrival.input, UndoAsked):
-            work = _child_of(runs, arrival.input.parent) or work
+            work = child_of(runs, arrival.input.parent) or work
             if work is None:
                 self._begin_undone(target, arrival.input, arrival)
                 return
@@ -178,7 +178,7 @@ class Batch:
             if seen is not arrival.input:
                 arrival = arrival._replace(input=seen)
             if starts and isinstance(arrival.input, Observed):
-                work = _child_of(runs, arrival.input.parent) or work
+                work = child_of(runs, arrival.input.parent) or work
             if work is None and starts and runs:
                 work = runs[max(runs)]  # a run that does not exist is no way around `rerun`
         if work is None:
@@ -197,7 +197,7 @@ class Batch:
         newest = self.knowledge.newest_of(target.type)
         if starts and work.instance.phase.ended and newest is not None and newest.rerun:
             assert isinstance(arrival.input, Observed)
-            if _child_of({work.instance.run: work}, arrival.input.parent) is not None:
+            if child_of({work.instance.run: work}, arrival.input.parent) is not None:
                 self.apply(work, arrival.input, arrival)  # that very child: it was undone before it began
                 return
             self._begin(target, work.instance.run + 1, arrival.input, arrival)
@@ -489,13 +489,6 @@ class Batch:
 
     def _pinned(self, instance: Instance) -> Definition:
         return self.knowledge.definition(instance)
-
-
-def _child_of(runs: Mapping[int, Work], parent: Parent | None) -> Work | None:
-    """Give the run that a step of another saga has begun."""
-    if parent is None:
-        return None
-    return next((w for w in runs.values() if w.instance.parent is not None and w.instance.parent.same(parent)), None)
 
 
 def _plain(text: str) -> str:

@@ -19,13 +19,7 @@ from ..events.clock import SECOND, Clock, system_clock
 from ..events.codec import UnknownSchema, open_codec
 from ..events.database import Database
 from ..events.envelope import Delivery, Envelope, Record, TopicPartition
-from ..events.errors import (
-    ChoreoError,
-    ConfigurationError,
-    DecodeError,
-    EventError,
-    StoreError,
-)
+from ..events.errors import ChoreoError, ConfigurationError, DecodeError, EventError, StoreError
 from ..events.failpoints import failpoint
 from ..events.intake import Intake
 from ..events.outbox import OutboxRow, Relay

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..events.event import Event
 from .definition import Definition
 from .inputs import Output
-from .instance import Instance
+from .instance import Instance, Parent
 
 if TYPE_CHECKING:
     from . import early
@@ -65,3 +65,10 @@ class Kept(NamedTuple):
     sizes: tuple[int, int, int]
     parked: list[early.Parked] | None
     to_park: list[early.Parked] | None
+
+
+def child_of(runs: Mapping[int, Work], parent: Parent | None) -> Work | None:
+    """Give the run that a step of another saga has begun."""
+    if parent is None:
+        return None
+    return next((w for w in runs.values() if w.instance.parent is not None and w.instance.parent.same(parent)), None)
