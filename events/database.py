@@ -31,6 +31,7 @@ from sqlalchemy.pool import StaticPool
 from . import sqlite
 from .clock import Clock, system_clock
 from .errors import ConfigurationError, StoreMismatch, StoreUnreachable
+from .kept import Kept
 from .wal import write_ahead
 
 T = TypeVar("T")
@@ -70,6 +71,7 @@ class Database:
         self._writer = asyncio.Lock() if turns is None else turns
         self._shared = turns is not None or isinstance(engine.pool, StaticPool)
         self._anchor: sqlite3.Connection | None = None
+        self._kept = Kept(engine, WRITE) if engine.dialect.driver == sqlite.DRIVER else None
         self._listeners: list[Callable[[Connection, bool], None]] = []
         self.dialect: Literal["sqlite", "postgresql"] = (
             "postgresql" if engine.dialect.name == "postgresql" else "sqlite"
@@ -119,6 +121,8 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection."""
+        if self._kept is not None:
+            await self._kept.close()
         await self._engine.dispose()
         if self._anchor is not None:
             self._anchor.close()
@@ -144,6 +148,8 @@ class Database:
 
     async def _read(self, work: Work[T]) -> T:
         try:
+            if self._kept is not None:
+                return await self._kept.read(work)
             async with self._connect() as connection:
                 if self.dialect == "postgresql":
                     connection = await connection.execution_options(isolation_level="REPEATABLE READ")
@@ -165,7 +171,7 @@ class Database:
         for attempt in range(_ATTEMPTS):
             try:
                 async with self.transaction() as connection:
-                    return await connection.run_sync(work)
+                    return await self.within(connection, work)
             except DBAPIError as error:
                 if conflicting(error) and attempt < _ATTEMPTS - 1:
                     await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))
@@ -174,6 +180,13 @@ class Database:
                     raise StoreUnreachable(f"the store {self.url} does not answer: {first_line(error)}") from error
                 raise
         raise AssertionError("unreachable")
+
+    async def within(self, connection: AsyncConnection, work: Work[T]) -> T:
+        """Run `work` in a transaction that `transaction` has opened, and give what it returns."""
+        if self._kept is None:
+            return await connection.run_sync(work)
+        assert connection.sync_connection is not None
+        return work(connection.sync_connection)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
@@ -187,17 +200,24 @@ class Database:
 
     @asynccontextmanager
     async def _begin(self) -> AsyncIterator[AsyncConnection]:
-        async with self._connect() as connection:
-            connection = await connection.execution_options(**{WRITE: True})
-            began, committed = connection.sync_connection, False
-            assert began is not None
-            try:
-                async with connection.begin():
-                    yield connection
-                committed = True
-            finally:
+        began: Connection | None = None
+        committed = False
+        try:
+            async with self._pooled() if self._kept is None else self._kept.write() as connection:
+                began = connection.sync_connection
+                yield connection
+            committed = True
+        finally:
+            if began is not None:
                 for told in self._listeners:
                     told(began, committed)
+
+    @asynccontextmanager
+    async def _pooled(self) -> AsyncIterator[AsyncConnection]:
+        async with self._connect() as connection:
+            connection = await connection.execution_options(**{WRITE: True})
+            async with connection.begin():
+                yield connection
 
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[AsyncConnection]:
@@ -375,8 +395,12 @@ def tame(engine: AsyncEngine, *pragmas: str) -> None:
 
     @event.listens_for(engine.sync_engine, "begin")
     def _begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get(WRITE)
-        connection.exec_driver_sql(sqlite.BEGIN_IMMEDIATE if writes else "BEGIN")
+        writes = bool(connection.get_execution_options().get(WRITE))
+        raw = connection.connection.driver_connection
+        if isinstance(raw, sqlite.SqliteConnection):
+            raw.writes = writes
+        else:
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     event.listen(engine.sync_engine, "invalidate", _roll_back)
 

@@ -1,8 +1,9 @@
 """The embedded broker (`local:PATH`): a durable log in one SQLite file, for several processes on one machine.
 
-An acknowledged send is on the disk (WAL, `synchronous=FULL`). Whatever writes is done on two threads of this
-connection: one that waits for the disk, one for what is not worth that. Records and news are read where they are asked
-for: in WAL mode nobody holds up a reader, and two switches of threads cost more than most reads. News from the same
+An acknowledged send is on the disk (WAL, `synchronous=FULL`). What writes has two threads of this connection: one that
+waits for the disk, one for what is not worth that; where neither the disk nor another process makes it wait, it is done
+on the spot (`aside`). Records and news are read where they are asked for: in WAL mode nobody holds up a reader, and two
+switches of threads cost more than most reads. News from the same
 process arrive at once; those of other processes are seen by looking at the file's change counter, often while there is
 traffic and seldom when there is none.
 """
@@ -13,18 +14,18 @@ import asyncio
 import sqlite3
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
+from .aside import Aside
 from .clock import SECOND, Clock, system_clock
 from .embedded import REBALANCE, SESSION, Bell, EmbeddedConsumer, Offsets
 from .envelope import Delivery, Record, TopicPartition
 from .errors import BrokerUnreachable, ConfigurationError
 from .groups import View
-from .logfile import LogFile
+from .logfile import Busy, LogFile
 from .sending import Joiner, check_records, check_spec, topic_missing
 from .transport import Begin, Consumer, GroupInfo, Listener, TopicInfo, TopicSpec
 
@@ -156,7 +157,7 @@ class LocalBroker:
 
     async def _append(self, records: Sequence[Record]) -> None:
         now = self._clock() // 1_000
-        self._hub.learn(await self._writer.call(lambda log: log.append(records, now)))
+        self._hub.learn(await self._writer.promptly(lambda log: log.append(records, now)))
 
     async def fetch(self, positions: Mapping[TopicPartition, int], most: int) -> list[Delivery]:
         """Read from these positions on, in their order; costs nothing where all are at the known end."""
@@ -268,7 +269,7 @@ class LocalBroker:
 
     async def commit(self, group: str, member: str, offsets: Mapping[TopicPartition, int]) -> None:
         """See `Consumer.commit`."""
-        await self._member.call(lambda log: log.commit(group, member, offsets))
+        await self._member.promptly(lambda log: log.commit(group, member, offsets))
 
     async def committed(self, group: str, partitions: Sequence[TopicPartition]) -> Offsets:
         """See `Consumer.committed`."""
@@ -346,24 +347,30 @@ class _Opened:
 
 
 class _Thread:
-    """One connection to the file, used on a thread of its own."""
+    """One connection to the file that waits for the disk and for other processes on a thread of its own."""
 
     def __init__(self, path: Path, *, durable: bool, session: float, rebalance: float) -> None:
         self._opened = _Opened(path, durable=durable, session=session, rebalance=rebalance)
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="choreo-log")
+        self._aside = Aside("choreo-log")
 
     async def open(self) -> None:
         """Open the file; see `_Opened.open`."""
-        await self._run(self._opened.open)
+        await self._aside.in_thread(self._opened.open)
 
     async def call(self, work: Callable[[LogFile], T]) -> T:
         """Do some work on the thread; see `_Opened.call`."""
-        return await self._run(partial(self._opened.call, work))
+        return await self._aside.in_thread(partial(self._opened.call, work))
+
+    async def promptly(self, work: Callable[[LogFile], T]) -> T:
+        """Do some work that writes in one transaction, on the spot where neither disk nor others make it wait."""
+        if self._aside.quick and self._aside.idle:
+            try:
+                return self._aside.on_the_spot(partial(self._opened.call, partial(LogFile.at_once, work=work)))
+            except Busy:
+                pass
+        return await self.call(work)
 
     async def close(self) -> None:
         """Close the file and end the thread."""
-        await self._run(self._opened.close)
-        self._executor.shutdown(wait=True)
-
-    async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        await self._aside.in_thread(self._opened.close)
+        self._aside.close()

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from .embedded import Offsets, commit_refused, fair_shares, position_lost
 from .envelope import Delivery, Headers, Record, TopicPartition
@@ -24,6 +25,8 @@ from .partitioner import partition_for
 from .sending import topic_missing
 from .transport import TopicSpec
 from .wal import write_ahead
+
+T = TypeVar("T")
 
 BUSY_SECONDS = 10.0
 """How long to wait for another process that writes."""
@@ -50,8 +53,12 @@ def monotonic() -> int:
     return time.monotonic_ns() // 1_000
 
 
+class Busy(Exception):
+    """Another process writes at this moment; nothing was done."""
+
+
 class LogFile:
-    """One connection to the file; use it from one thread only.
+    """One connection to the file; use it from one thread at a time.
 
     Args:
         path: the file; it is made with mode 0600 if it is not there.
@@ -97,6 +104,22 @@ class LogFile:
         """Close both files."""
         self._hearts.close()
         self._log.close()
+
+    def at_once(self, work: Callable[[LogFile], T]) -> T:
+        """Do some work that begins with its transaction, unless another process writes.
+
+        Raises:
+            Busy: one does; nothing was done.
+        """
+        self._log.execute("PRAGMA busy_timeout=0")
+        try:
+            return work(self)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+                raise Busy from error
+            raise
+        finally:
+            self._log.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1_000:.0f}")
 
     @contextmanager
     def _write(self) -> Iterator[None]:
@@ -373,7 +396,7 @@ class LogFile:
 def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
     if not path.exists():
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))  # SQLite gives its side files the same mode
-    connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS)
+    connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS, check_same_thread=False)
     try:
         write_ahead(connection, BUSY_SECONDS)
         for pragma in (f"synchronous={synchronous}", "journal_size_limit=67108864", "wal_autocheckpoint=4000"):

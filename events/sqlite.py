@@ -2,7 +2,7 @@
 
 aiosqlite hands every call to a thread and back, four times for one SELECT. What that costs is many times what SQLite
 takes for a statement by primary key: six statements in one transaction took 1.7 ms of CPU there. Here a statement runs
-where it is asked for, and only what may last is waited for: the commit, which waits for the disk, runs in a thread, and
+where it is asked for, and only what may last is waited for: a commit that waits for a slow disk runs in a thread, and
 whoever finds the database locked by another program sleeps and asks again.
 
 For programs that read much and must answer others meanwhile, `Database.open(..., aside=True)` has aiosqlite.
@@ -15,8 +15,6 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any, Self
 
 from sqlalchemy.dialects import registry
@@ -25,10 +23,12 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import AsyncAdaptedQueuePool, Pool
 from sqlalchemy.util import await_only
+from sqlalchemy.util.concurrency import in_greenlet
+
+from .aside import Aside
 
 DRIVER = "choreo"
 """The driver's name in SQLAlchemy's URLs, `sqlite+choreo:///...`."""
-BEGIN_IMMEDIATE = "BEGIN IMMEDIATE"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05
 """Seconds between two questions for the write lock."""
 
@@ -36,12 +36,15 @@ registry.register(f"sqlite.{DRIVER}", __name__, "Sqlite")
 
 
 class SqliteConnection(sqlite3.Connection):
-    """A connection whose commit is waited for in a thread; everything else answers at once."""
+    """A connection whose commit may be waited for in a thread; everything else answers at once."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._committer: ThreadPoolExecutor | None = None
-        self.changes = 0
+    def __init__(self, database: str, *args: Any, **options: Any) -> None:
+        super().__init__(database, *args, **options)
+        self._aside = Aside("choreo-commit")
+        self.writes = False
+        """Whether the next transaction will write."""
+        self._waits = "vfs=memdb" not in database  # else there is no disk to wait for
+        self._changes = 0
         """Rows that had been changed when the transaction began."""
 
     def cursor(self, factory: Any = None) -> Any:
@@ -49,29 +52,59 @@ class SqliteConnection(sqlite3.Connection):
         return super().cursor(factory or SqliteCursor)
 
     def commit(self) -> None:
-        """Commit; what has changed something waits for the disk in a thread."""
-        if self.in_transaction and self.total_changes != self.changes:
-            await_only(self._commit_aside())
+        """Commit; for what has changed something, a disk that is slow is waited for in a thread."""
+        if self._waits and self.in_transaction and self.total_changes != self._changes:
+            await_only(self._aside.run(super().commit))
         else:
             super().commit()
 
-    async def _commit_aside(self) -> None:
-        if self._committer is None:
-            self._committer = ThreadPoolExecutor(1, thread_name_prefix="choreo-commit")
-        done = asyncio.get_running_loop().run_in_executor(self._committer, super().commit)
+    def begin(self) -> None:
+        """Begin a transaction; while another program has one that writes, sleep, as long as `busy_timeout` says.
+
+        Raises:
+            sqlite3.OperationalError: it is locked for longer, or something else is wrong with it.
+        """
+        if self.in_transaction:  # by `begin_at_once`
+            return
+        if not self.writes:
+            sqlite3.Cursor(self).execute("BEGIN")
+            return
+        until = time.monotonic() + self._patience() / 1_000
+        pause = _FIRST_PAUSE
+        while not self.begin_at_once(last=time.monotonic() >= until):
+            await_only(asyncio.sleep(pause))
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def begin_at_once(self, *, last: bool = False) -> bool:
+        """Begin a transaction that writes, unless another program has one; say whether it has begun.
+
+        Args:
+            last: an error is raised in any case.
+
+        Raises:
+            sqlite3.OperationalError: something else is wrong with the file.
+        """
+        run = sqlite3.Cursor(self).execute
+        patience = self._patience()
+        run("PRAGMA busy_timeout=0")
         try:
-            await asyncio.shield(done)
-        except asyncio.CancelledError:
-            while not done.done():  # nobody may use the connection before
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait({done})
-            raise
+            run("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if last or not str(error.sqlite_errorname).startswith("SQLITE_BUSY"):
+                raise
+            return False
+        finally:
+            run(f"PRAGMA busy_timeout={patience}")
+        self._changes = self.total_changes
+        return True
+
+    def _patience(self) -> int:
+        """Give how long a statement waits for another program, milliseconds."""
+        return int(sqlite3.Cursor(self).execute("PRAGMA busy_timeout").fetchone()[0])
 
     def close(self) -> None:
         """Close it."""
-        if self._committer is not None:
-            self._committer.shutdown(wait=False)
-            self._committer = None
+        self._aside.close()
         super().close()
 
 
@@ -80,44 +113,17 @@ class StreamingCursor(sqlite3.Cursor):
 
     def execute(self, operation: str, parameters: Any = ()) -> Self:
         """Run a statement."""
-        await_only(_at_once())
-        if operation == BEGIN_IMMEDIATE:
-            self.begin_immediate()
-        else:
-            super().execute(operation, parameters)
+        if in_greenlet():
+            await_only(_at_once())
+        super().execute(operation, parameters)
         return self
 
     def executemany(self, operation: str, parameters: Any) -> Self:
         """Run a statement for each row of parameters."""
-        await_only(_at_once())
+        if in_greenlet():
+            await_only(_at_once())
         super().executemany(operation, parameters)
         return self
-
-    def begin_immediate(self) -> None:
-        """Begin a transaction that writes; while another program has one, sleep, as long as `busy_timeout` says.
-
-        Raises:
-            sqlite3.OperationalError: it is locked for longer, or something else is wrong with it.
-        """
-        run = sqlite3.Cursor(self.connection).execute
-        (patience,) = run("PRAGMA busy_timeout").fetchone()
-        until = time.monotonic() + patience / 1_000
-        pause = _FIRST_PAUSE
-        run("PRAGMA busy_timeout=0")
-        try:
-            while True:
-                try:
-                    run(BEGIN_IMMEDIATE)
-                    break
-                except sqlite3.OperationalError as error:
-                    if not str(error.sqlite_errorname).startswith("SQLITE_BUSY") or time.monotonic() >= until:
-                        raise
-                await_only(asyncio.sleep(pause))
-                pause = min(pause * 2, _LONGEST_PAUSE)
-        finally:
-            run(f"PRAGMA busy_timeout={patience}")
-        if isinstance(self.connection, SqliteConnection):
-            self.connection.changes = self.connection.total_changes
 
     async def _async_soft_close(self) -> None:
         """Nothing: SQLAlchemy asks it of every cursor of an async dialect."""
@@ -177,6 +183,10 @@ class Sqlite(SQLiteDialect_pysqlite):
         """Give what the driver is called with."""
         args, options = super().create_connect_args(url)
         return args, {**options, "factory": SqliteConnection, "check_same_thread": False}
+
+    def do_begin(self, dbapi_connection: Any) -> None:
+        """Begin a transaction."""
+        dbapi_connection.begin()
 
     def get_driver_connection(self, connection: Any) -> Any:
         """Give the connection itself: nothing is between it and SQLAlchemy."""

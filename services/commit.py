@@ -133,7 +133,8 @@ class StoreCommit:
         saved = [_Saved(job) for job in jobs]
         try:
             async with self._database.transaction() as connection:
-                board = await connection.run_sync(self._open, jobs, careful, with_followers)
+                within = self._database.within
+                board = await within(connection, lambda c: self._open(c, jobs, careful, with_followers))
                 outcomes: list[Outcome] = []
                 together: dict[Route, list[Job]] = {}
                 for job in jobs:
@@ -150,7 +151,7 @@ class StoreCommit:
                     else:
                         outcomes.append((job, following))
                 outcomes += await self._run_batches(connection, board, together)
-                rows = await connection.run_sync(self._close, board)
+                rows = await within(connection, lambda c: self._close(c, board))
                 failpoint("service.before_commit")
             return outcomes, rows
         except BaseException:
