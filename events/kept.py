@@ -7,6 +7,7 @@ only reads needs no event loop at all, and one that writes needs it for its comm
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
@@ -40,11 +41,13 @@ class Kept:
         """Run `work` in a read transaction."""
         connection = _sync(await self._get(writes=False))
         try:
-            with connection.begin():
-                return work(connection)
+            connection.begin()
+            found = work(connection)
+            connection.rollback()
         except BaseException:
-            self._drop(writes=False)
+            await self._mend(writes=False)
             raise
+        return found
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
@@ -59,7 +62,7 @@ class Kept:
             yield kept
             await greenlet_spawn(connection.commit)
         except BaseException:
-            self._drop(writes=True)
+            await self._mend(writes=True)
             raise
 
     async def close(self) -> None:
@@ -75,14 +78,18 @@ class Kept:
             self._open[writes] = await connection.execution_options(**{self._option: writes})
         return self._open[writes]
 
-    def _drop(self, *, writes: bool) -> None:
-        """Roll back and let go of a connection: what has failed once begins anew."""
-        kept = self._open.pop(writes or self._single, None)
+    async def _mend(self, *, writes: bool) -> None:
+        """Roll back what a connection has begun; one that cannot be used any more is let go of."""
+        kept = self._open.get(writes or self._single)
         if kept is None:
             return
         connection = _sync(kept)
-        with suppress(SQLAlchemyError):  # a rollback that fails has lost its connection, and with it the transaction
-            connection.close()
+        with suppress(SQLAlchemyError):
+            connection.rollback()
+            if not connection.invalidated:
+                return
+        del self._open[writes or self._single]
+        await asyncio.shield(kept.close())
 
 
 def _sync(connection: AsyncConnection) -> Connection:

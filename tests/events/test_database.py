@@ -412,8 +412,7 @@ async def test_a_write_that_is_cancelled_while_it_commits_is_whole_and_leaves_no
         _say(connection, 2)
 
     writing = asyncio.create_task(database.write(work))
-    with pytest.raises(asyncio.CancelledError):
-        await writing
+    await asyncio.wait({writing})  # cancelled, unless the commit was done on the spot
     assert await database.read(_count) in (0, 2)
     await database.write(lambda connection: _say(connection, 3))
     assert await database.read(_count) in (1, 3)
