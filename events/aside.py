@@ -16,7 +16,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_QUICK = 0.0005
+_QUICK = 0.001
 """Seconds; what takes less on average is not worth a thread."""
 _WEIGHT = 1 / 8
 """Of the latest time in the average."""

@@ -50,6 +50,7 @@ from .database import Database
 from .envelope import Headers, Record
 from .errors import ChoreoError, LimitExceeded
 from .failpoints import failpoint
+from .prepared import Prepared, listed, one_of
 from .transport import Transport
 from .waiting import happens
 
@@ -183,7 +184,7 @@ class Relay:
                     topic=record.topic,
                 )
             rows.append(OutboxRow(f"{now:015x}-{next(self._counter):010x}-{self._owner}", record))
-        connection.execute(_INSERT, [_to_columns(row, now + _GRACE) for row in rows])
+        _INSERT.run(connection, [_to_columns(row, now + _GRACE) for row in rows])
         return rows
 
     def settle(self, connection: Connection) -> None:
@@ -197,7 +198,7 @@ class Relay:
             return
         self._settling.setdefault(connection, []).extend(done)
         for start in range(0, len(done), _DELETE_CHUNK):
-            connection.execute(_DELETE, {"ids": done[start : start + _DELETE_CHUNK]})
+            _DELETE.run(connection, [{"ids": listed(connection, done[start : start + _DELETE_CHUNK])}])
 
     def _ended(self, connection: Connection, committed: bool) -> None:
         done = self._settling.pop(connection, None)
@@ -405,13 +406,14 @@ def _free(now: int, behind: Sequence[str]) -> Select[Any]:
 
 
 def _any_free(connection: Connection, now: int, behind: Sequence[str]) -> bool:
-    some = _free(now, behind).limit(1) if behind else _ANY_FREE
-    return connection.execute(some, {} if behind else {"now": now}).first() is not None
+    if not behind:
+        return bool(_ANY_FREE.rows(connection, {"now": now}))
+    return connection.execute(_free(now, behind).limit(1)).first() is not None
 
 
-_INSERT = insert(outbox)
-_DELETE = delete(outbox).where(outbox.c.id.in_(bindparam("ids", expanding=True)))
-_ANY_FREE = select(outbox.c.id).where(outbox.c.free_at <= bindparam("now")).limit(1)
+_INSERT = Prepared(insert(outbox))
+_DELETE = Prepared(lambda dialect: delete(outbox).where(one_of(outbox.c.id, "ids", dialect)))
+_ANY_FREE = Prepared(select(outbox.c.id).where(outbox.c.free_at <= bindparam("now")).limit(1))
 
 
 def _to_columns(row: OutboxRow, free_at: int) -> dict[str, object]:

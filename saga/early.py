@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json
-from sqlalchemy import Connection, and_, delete, func, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, delete, func, select
 
 from ..events.envelope import Delivery, Envelope
 from ..events.failures import HandlerFailed
+from ..events.prepared import Prepared, listed, one_of
 from .inputs import HandlerGaveUp, Observed
 from .routing import Arrival, Target
-from .store import PER_ROW_LIMIT, among, chunks, insert_new, write_input
+from .store import PER_ROW_LIMIT, chunks, insert_new, write_input
 from .tables import parked
 
 PARK_FOR = 24 * 3_600 * 1_000_000
@@ -49,17 +52,32 @@ class Parked(NamedTuple):
 def take(connection: Connection, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], list[Parked]]:
     """Take the parked events of these (type, key) pairs out, in the order in which they came."""
     found: dict[tuple[str, str], list[Parked]] = {}
-    for chunk in chunks(sorted(set(keys))):
-        where = among(parked.c.type, parked.c.key, chunk)
-        rows = connection.execute(select(parked).where(where).order_by(parked.c.at, parked.c.offset)).all()
-        for row in rows:
-            delivery = Delivery(row.topic, row.partition, row.offset, 0, row.key.encode(), row.value, ())
-            found.setdefault((row.type, row.key), []).append(
-                Parked(row.type, row.key, row.at, read_parked(row.input), delivery, row.content_type or "")
-            )
-        if rows:
-            connection.execute(delete(parked).where(where))
+    for type_, pairs in groupby(sorted(set(keys)), key=itemgetter(0)):
+        for chunk in chunks([key for _, key in pairs]):
+            where = {"the_type": type_, "keys": listed(connection, chunk)}
+            rows = _PARKED.rows(connection, where)
+            for key, at, input_, topic, partition, offset, content_type, value in rows:
+                delivery = Delivery(topic, partition, offset, 0, key.encode(), value, ())
+                found.setdefault((type_, key), []).append(
+                    Parked(type_, key, at, read_parked(input_), delivery, content_type or "")
+                )
+            if rows:
+                _TAKEN.run(connection, [where])
     return found
+
+
+def _of_sagas(dialect: str) -> ColumnElement[bool]:
+    return and_(parked.c.type == bindparam("the_type"), one_of(parked.c.key, "keys", dialect))
+
+
+def _parked_of(dialect: str) -> Select[Any]:
+    of, c = _of_sagas(dialect), parked.c
+    columns = select(c.key, c.at, c.input, c.topic, c.partition, c.offset, c.content_type, c.value)
+    return columns.where(of).order_by(c.at, c.offset)
+
+
+_PARKED = Prepared(_parked_of)
+_TAKEN = Prepared(lambda dialect: delete(parked).where(_of_sagas(dialect)))
 
 
 def park(connection: Connection, rows: Sequence[Parked], expires_at: int, most: int) -> list[Parked]:

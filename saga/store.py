@@ -16,6 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from ..events.envelope import Delivery, Record, TopicPartition
 from ..events.errors import StoreUnreachable
+from ..events.prepared import Prepared, listed, one_of
 from .definition import Definition
 from .inputs import Change, HandlerGaveUp, Observed
 from .instance import Instance
@@ -67,25 +68,28 @@ def lock_sagas(connection: Connection, keys: Iterable[tuple[str, str]]) -> dict[
     # The keys of one type at a time: a list of pairs would cost SQLite and the compiler seven times as much.
     for type_, pairs in groupby(sorted(set(keys)), key=itemgetter(0)):
         for chunk in chunks([key for _, key in pairs]):
-            for key, run, state in connection.execute(_LOCK, {"the_type": type_, "keys": chunk}):
+            for key, run, state in _LOCK.rows(connection, {"the_type": type_, "keys": listed(connection, chunk)}):
                 found.setdefault((type_, key), {})[run] = Instance.from_json(state)
     return found
 
 
 # Statements of every batch are made once: making one takes SQLAlchemy longer than SQLite takes to run it.
-_LOCK = (
-    select(saga.c.key, saga.c.run, saga.c.state)
-    .where(saga.c.type == bindparam("the_type"), saga.c.key.in_(bindparam("keys", expanding=True)))
-    .order_by(saga.c.id)
-    .with_for_update()
+_LOCK = Prepared(
+    lambda dialect: (
+        select(saga.c.key, saga.c.run, saga.c.state)
+        .where(saga.c.type == bindparam("the_type"), one_of(saga.c.key, "keys", dialect))
+        .order_by(saga.c.id)
+        .with_for_update()
+    )
 )
 
 
 def seen_events(connection: Connection, pairs: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
     """Tell which of these (saga id, event id) pairs the history has already."""
-    query = _SEEN_POSTGRES if connection.dialect.name == "postgresql" else _SEEN_SQLITE
-    rows = connection.execute(query, {"pairs": to_json(sorted(set(pairs))).decode()})
-    return {(saga_id, event_id) for saga_id, event_id in rows}
+    return {
+        (saga_id, event_id)
+        for saga_id, event_id in _SEEN.rows(connection, {"pairs": to_json(sorted(set(pairs))).decode()})
+    }
 
 
 # One parameter for the whole list: one for each id would have the statement compiled anew for each length.
@@ -97,6 +101,7 @@ _SEEN_POSTGRES = text(
     "SELECT saga_id, event_id FROM choreo_history WHERE (saga_id, event_id) IN "
     "(SELECT pair ->> 0, pair ->> 1 FROM json_array_elements(CAST(:pairs AS json)) AS pair)"
 )
+_SEEN = Prepared(lambda dialect: _SEEN_POSTGRES if dialect == "postgresql" else _SEEN_SQLITE)
 
 
 def run_of_cause(connection: Connection, saga_ids: Sequence[str], event_id: str) -> str | None:
@@ -134,22 +139,21 @@ def update_sagas(connection: Connection, changed: Sequence[tuple[int, Instance]]
     rows = [
         {"the_id": instance.id, "the_seq": before, **_changing_columns(instance, now)} for before, instance in changed
     ]
-    result = connection.execute(_UPDATE, rows)
     # PostgreSQL's driver counts no rows here; there the rows are locked since they were read.
-    if result.supports_sane_multi_rowcount() and result.rowcount != len(rows):
+    if _UPDATE.run(connection, rows) not in (None, len(rows)):
         raise LostRace("one of these sagas was changed by another coordinator")
 
 
-_UPDATE = update(saga).where(saga.c.id == bindparam("the_id"), saga.c.seq == bindparam("the_seq"))
+_UPDATE = Prepared(update(saga).where(saga.c.id == bindparam("the_id"), saga.c.seq == bindparam("the_seq")))
 
 
 def insert_history(connection: Connection, rows: Sequence[HistoryRow]) -> None:
     """Append to the history."""
     if rows:
-        connection.execute(_INSERT_HISTORY, [_history_columns(row) for row in rows])
+        _INSERT_HISTORY.run(connection, [_history_columns(row) for row in rows])
 
 
-_INSERT_HISTORY = insert(history)
+_INSERT_HISTORY = Prepared(insert(history))
 
 
 def count_ignored(
@@ -189,10 +193,9 @@ def save_positions(
         }
         for place, offset in sorted(offsets.items())
     ]
-    connection.execute(_save_position(connection.dialect.name), rows)
+    _SAVE_POSITION.run(connection, rows)
 
 
-@cache
 def _save_position(dialect: str) -> Any:
     statement: Any = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(position)
     larger = func.greatest if dialect == "postgresql" else func.max
@@ -201,6 +204,9 @@ def _save_position(dialect: str) -> Any:
         for name in ("next_offset", "read_until")
     }
     return statement.on_conflict_do_update(index_elements=["group", "topic", "partition"], set_=new)
+
+
+_SAVE_POSITION = Prepared(_save_position)
 
 
 def load_positions(connection: Connection, group: str) -> dict[TopicPartition, tuple[int, int]]:
@@ -249,19 +255,20 @@ def release(connection: Connection, until: int, most: int) -> list[Record]:
 def any_held_or_expired(connection: Connection, now: int) -> bool:
     """Tell whether a held command or a parked event is due."""
     until = {"now": now}
-    return connection.execute(_HELD, until).first() is not None or connection.execute(_LATE, until).first() is not None
+    return bool(_HELD.rows(connection, until) or _LATE.rows(connection, until))
 
 
-_HELD = select(sent.c.id).where(sent.c.release_at <= bindparam("now")).limit(1)
-_LATE = select(parked.c.event_id).where(parked.c.expires_at <= bindparam("now")).limit(1)
+_HELD = Prepared(select(sent.c.id).where(sent.c.release_at <= bindparam("now")).limit(1))
+_LATE = Prepared(select(parked.c.event_id).where(parked.c.expires_at <= bindparam("now")).limit(1))
 
 
 def switch(connection: Connection, name: str) -> str:
     """Read a switch; "" where it was never set."""
-    return connection.execute(_SWITCH, {"the_name": name}).scalar() or ""
+    rows = _SWITCH.rows(connection, {"the_name": name})
+    return rows[0][0] if rows else ""
 
 
-_SWITCH = select(control.c.value).where(control.c.name == bindparam("the_name"))
+_SWITCH = Prepared(select(control.c.value).where(control.c.name == bindparam("the_name")))
 
 
 def set_switch(connection: Connection, name: str, value: str, now: int, by: str) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -22,6 +22,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Select,
     String,
     Table,
     Text,
@@ -37,6 +38,7 @@ from sqlalchemy import (
 from ..events.database import lock_schema
 from ..events.envelope import Envelope, Record
 from ..events.ids import derived_id
+from ..events.prepared import Prepared, listed, one_of
 
 HEAD = "0001"
 metadata = MetaData()
@@ -133,8 +135,8 @@ def look_up(connection: Connection, event_ids: Iterable[str], *, lock: bool = Fa
     ids = sorted(set(event_ids))
     found: dict[Key, Row] = {}
     for start in range(0, len(ids), _CHUNK):
-        chunk = {"ids": ids[start : start + _CHUNK]}
-        for handler, event_id, state, until, answer in connection.execute(_LOCK if lock else _LOOK, chunk):
+        chunk = {"ids": listed(connection, ids[start : start + _CHUNK])}
+        for handler, event_id, state, until, answer in (_LOCK if lock else _LOOK).rows(connection, chunk):
             found[handler, event_id] = Row(state, until, answer)
     return found
 
@@ -158,9 +160,9 @@ def write(connection: Connection, entries: Sequence[Entry], known: Iterable[Key]
     new = [_columns(entry, now) for entry in ordered if (entry.handler, entry.event_id) not in existing]
     old = [_columns(entry, now) for entry in ordered if (entry.handler, entry.event_id) in existing]
     if new:
-        connection.execute(_INSERT, new)
+        _INSERT.run(connection, new)
     if old:
-        connection.execute(_UPDATE, [{f"to_{name}": value for name, value in columns.items()} for columns in old])
+        _UPDATE.run(connection, [{f"to_{name}": value for name, value in columns.items()} for columns in old])
 
 
 def sweep(connection: Connection, after: Key | None, most: int, before: int) -> tuple[Key | None, int]:
@@ -199,11 +201,18 @@ _DELETE = delete(inbox).where(
 )
 
 
-_LOOK = select(inbox.c.handler, inbox.c.event_id, inbox.c.state, inbox.c.until, inbox.c.answer).where(
-    inbox.c.event_id.in_(bindparam("ids", expanding=True))
-)
-_LOCK = _LOOK.order_by(inbox.c.event_id, inbox.c.handler).with_for_update()
-_INSERT = insert(inbox)
+def _look(dialect: str) -> Select[Any]:
+    columns = select(inbox.c.handler, inbox.c.event_id, inbox.c.state, inbox.c.until, inbox.c.answer)
+    return columns.where(one_of(inbox.c.event_id, "ids", dialect))
+
+
+def _lock(dialect: str) -> Select[Any]:
+    return _look(dialect).order_by(inbox.c.event_id, inbox.c.handler).with_for_update()
+
+
+_LOOK = Prepared(_look)
+_LOCK = Prepared(_lock)
+_INSERT = Prepared(insert(inbox))
 
 
 def renew(connection: Connection, keys: Iterable[Key], until: int) -> None:
@@ -213,7 +222,7 @@ def renew(connection: Connection, keys: Iterable[Key], until: int) -> None:
         connection.execute(update(inbox).where(same).values(until=until))
 
 
-_UPDATE = (
+_UPDATE = Prepared(
     update(inbox)
     .where(inbox.c.event_id == bindparam("to_event_id"), inbox.c.handler == bindparam("to_handler"))
     .values({name: bindparam(f"to_{name}") for name in ("state", "at", "until", "answer")})

@@ -202,7 +202,7 @@ BUGS = (
     Bug(
         "the outbox is not written",
         "events.outbox",
-        "        connection.execute(_INSERT, [_to_columns(row, now + _GRACE) for row in rows])\n",
+        "        _INSERT.run(connection, [_to_columns(row, now + _GRACE) for row in rows])\n",
         "",
         seeds=40,
         faults=("kill", "crash"),
@@ -226,8 +226,8 @@ BUGS = (
     Bug(
         "an inbox insert is dropped",
         "services.inbox",
-        "    if new:\n        connection.execute(_INSERT, new)\n",
-        "    if new[1:]:\n        connection.execute(_INSERT, new[1:])\n",
+        "    if new:\n        _INSERT.run(connection, new)\n",
+        "    if new[1:]:\n        _INSERT.run(connection, new[1:])\n",
     ),
     Bug(
         "a worker commits past work in flight",

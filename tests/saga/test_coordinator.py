@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, select
 from sqlalchemy import event as sqlalchemy_event
 
 from choreo import DefinitionError, PositionLost
+from choreo.events import prepared
 from choreo.events.catalog import EventRef, HandlerAnnouncement, ServiceAnnouncement, announce
 from choreo.events.clock import SECOND
 from choreo.events.codec import Codec
@@ -135,7 +136,10 @@ async def test_the_happy_path_decodes_no_payload(stage: Stage, monkeypatch: pyte
     assert decoded == []
 
 
-async def test_a_batch_is_one_transaction(stage: Stage, request: pytest.FixtureRequest) -> None:
+async def test_a_batch_is_one_transaction(
+    stage: Stage, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepared, "driver_of", lambda _: None)  # SQLAlchemy tells of what it runs itself
     orders = [str(number) for number in range(200)]
     await stage.publish(*(Placed(order_id=order) for order in orders))
     await stage.publish(*(Reserved(order_id=order) for order in orders))

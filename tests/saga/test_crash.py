@@ -138,7 +138,7 @@ async def test_fault_14_a_coordinator_that_was_frozen_beyond_its_session_does_no
     """It freezes between its commit and all that follows; another takes over; then it goes on."""
     async with LocalBroker(tmp_path / "broker.db") as broker:
         await _placed(broker, Placed, Reserved, Declined)
-        zombie = await _start(tmp_path, "coordinator.after_commit:2:STOP")
+        zombie = await _start(tmp_path, "coordinator.after_commit:1:STOP")
         try:
             async with asyncio.timeout(60):
                 while _state(zombie.pid) != "T":

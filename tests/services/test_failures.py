@@ -326,7 +326,7 @@ async def test_ruling_6_a_parked_event_holds_its_key_and_nothing_else_and_order_
 
 
 async def test_a_parked_event_survives_a_restart_and_a_duplicate_of_it_changes_nothing(rig: Rig, store):
-    service, _ = _failing(store, OSError("away"), times=4, exhausted="park")
+    service, _ = _failing(store, OSError("away"), times=3, exhausted="park")
     bad = rig.record(OrderPlaced(order_id="bad"))
     await rig.broker.send([bad])
     worker = rig.worker(service)
