@@ -17,12 +17,13 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncTransaction
 
-from ..events.database import Database, conflicting, first_line, unreachable
+from ..events.database import Database
 from ..events.envelope import Record
 from ..events.errors import ChoreoError, EventError, StoreUnreachable
 from ..events.failpoints import failpoint
 from ..events.outbox import OutboxRow, Relay
 from ..events.transport import Transport
+from ..events.trouble import conflicting, first_line, unreachable
 from . import inbox, parking
 from .batches import halves
 from .board import Board, Finished, Go, Next

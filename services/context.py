@@ -11,9 +11,9 @@ from sqlalchemy import CursorResult, Executable, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ..events.database import gives_up
 from ..events.envelope import Envelope
 from ..events.ids import derived_id
+from ..events.trouble import gives_up
 from .inbox import reference
 
 T = TypeVar("T")

@@ -9,9 +9,10 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from sqlalchemy import Connection, text
 
-from ..events.database import Database, first_line
+from ..events.database import Database
 from ..events.envelope import TopicPartition
 from ..events.transport import Transport
+from ..events.trouble import first_line
 
 T = TypeVar("T")
 Kind = Literal["service", "coordinator"]

@@ -18,7 +18,7 @@ import structlog
 
 from ..events.clock import SECOND, Clock, system_clock
 from ..events.codec import open_codec
-from ..events.database import Database, first_line
+from ..events.database import Database
 from ..events.envelope import Delivery, TopicPartition
 from ..events.errors import ChoreoError, CommitRefused, TransportError
 from ..events.failpoints import failpoint
@@ -28,6 +28,7 @@ from ..events.registry import SchemaRegistry, open_registry
 from ..events.sending import require_topics
 from ..events.settings import Settings, load_settings
 from ..events.transport import Consumer, Transport
+from ..events.trouble import first_line
 from ..events.waiting import happens
 from ..tracing.meters import Meters
 from ..tracing.spans import Tracing
