@@ -8,7 +8,6 @@ lost any time.
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import time
@@ -16,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+
+from msgspec.json import Decoder, Encoder
 
 from .embedded import Offsets, commit_refused, fair_shares, position_lost
 from .envelope import Delivery, Headers, Record, TopicPartition
@@ -426,8 +427,12 @@ def _hearts(path: Path) -> sqlite3.Connection:
 
 def _dump(headers: Headers) -> str:
     # Latin-1 maps bytes to text one to one, and what choreo writes is ASCII: readable in any SQLite tool.
-    return json.dumps([(name, value.decode("latin-1")) for name, value in headers], ensure_ascii=False)
+    return _WRITER.encode([(name, value.decode("latin-1")) for name, value in headers]).decode()
 
 
 def _load(text: str) -> Headers:
-    return tuple([(name, value.encode("latin-1")) for name, value in json.loads(text)])
+    return tuple([(name, value.encode("latin-1")) for name, value in _READER.decode(text)])
+
+
+_WRITER = Encoder()
+_READER = Decoder(list[tuple[str, str]])

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
-from base64 import b64decode, b64encode
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import structlog
+from msgspec.json import Decoder, Encoder
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -418,13 +417,12 @@ _ANY_FREE = Prepared(select(outbox.c.id).where(outbox.c.free_at <= bindparam("no
 
 def _to_columns(row: OutboxRow, free_at: int) -> dict[str, object]:
     record = row.record
-    headers = json.dumps([[name, b64encode(value).decode()] for name, value in record.headers])
     return {
         "id": row.id,
         "topic": record.topic,
         "key": record.key,
         "value": record.value,
-        "headers": headers,
+        "headers": _WRITER.encode(record.headers).decode(),
         "timestamp": record.timestamp,
         "partition": record.partition,
         "free_at": free_at,
@@ -432,4 +430,8 @@ def _to_columns(row: OutboxRow, free_at: int) -> dict[str, object]:
 
 
 def _headers(text: str) -> Headers:
-    return tuple((name, b64decode(value)) for name, value in json.loads(text))
+    return _READER.decode(text)
+
+
+_WRITER = Encoder()  # it writes bytes in base64
+_READER = Decoder(Headers)

@@ -411,7 +411,7 @@ def _history_columns(row: HistoryRow) -> dict[str, Any]:
 
 def headers_to_json(record: Record) -> str:
     """Write a command's headers: all of them are ours, hence text."""
-    return json.dumps([[name, value.decode()] for name, value in record.headers], separators=(",", ":"))
+    return _ENCODER.encode([(name, value.decode()) for name, value in record.headers]).decode()
 
 
 def _sent_record(row: Any) -> Record:
