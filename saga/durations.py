@@ -88,8 +88,12 @@ class Durations:
         """Collect what these moves ended."""
         for _, before, after in moves:
             for stretch, took, at in lasted(before, after):
-                slot = Slot(after.type, stretch.kind, stretch.step, at - at % WEEK)
-                self.collected.setdefault(slot, []).append(took)
+                slot = (after.type, *stretch, at - at % WEEK)
+                known = self.collected.get(slot)  # type: ignore[call-overload] # a plain tuple finds its equal
+                if known is None:
+                    self.collected[Slot(*slot)] = [took]
+                else:
+                    known.append(took)
                 self.waiting += 1
 
     async def step(self, now: int) -> None:

@@ -306,13 +306,14 @@ async def test_who_deletes_acknowledged_rows_may_be_rolled_back(database: Databa
     async with _running(Relay(database, broker, clock=time)) as relay:
         relay.publish(await database.write(lambda connection: relay.put(connection, [_record(0)])))
         await relay.drained()
-        time.now += 10 * SECOND  # and stands still from here on: this was the last sweep
+        time.now += 10 * SECOND  # and stands still from here on
+        relay.publish(await database.write(lambda connection: relay.put(connection, [_record(1)])))
 
-        async def swept() -> bool:
+        async def swept() -> bool:  # who deletes that one has looked at the clock since: it was the last sweep
             return await _rows(database) == 0
 
         await _until(swept)
-        for number in (1, 2):
+        for number in (2, 3):
             relay.publish(await database.write(lambda c, n=number: relay.put(c, [_record(n)])))  # type: ignore[misc]
         await relay.drained()
 
@@ -326,7 +327,7 @@ async def test_who_deletes_acknowledged_rows_may_be_rolled_back(database: Databa
         assert await relay.depth() == 0, "they were acknowledged"
         await database.write(relay.settle)
         assert await _rows(database) == 0
-    assert len(await _read(broker)) == 3
+    assert len(await _read(broker)) == 4
 
 
 async def test_closing_sends_what_is_pending(database: Database, broker: MemoryBroker) -> None:
