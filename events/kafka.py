@@ -118,7 +118,7 @@ class KafkaTransport:
         if not records:
             return
         self._check_open()
-        if any(record.topic not in self._counts for record in records):
+        if not self._counts.keys() >= {record.topic for record in records}:
             await self.topics()
         check_records(records, self._counts)
         await self._joiner.send(records)

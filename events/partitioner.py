@@ -20,8 +20,7 @@ def murmur2(data: bytes) -> int:
     h = _SEED ^ length
     for (k,) in struct.iter_unpack("<I", data[:whole]):
         k = (k * _M) & _32
-        k = ((k ^ (k >> 24)) * _M) & _32
-        h = ((h * _M) & _32) ^ k
+        h = (h * _M ^ (k ^ (k >> 24)) * _M) & _32
     rest = data[whole:]
     if rest:
         h = ((h ^ int.from_bytes(rest, "little")) * _M) & _32

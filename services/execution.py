@@ -424,8 +424,10 @@ def _entries(jobs: Sequence[Job], returned: Any) -> Sequence[Any]:
 
 
 def _events_of(job: Job, returned: Any) -> list[Event]:
-    items = list(returned) if isinstance(returned, (list, tuple)) else [] if returned is None else [returned]
     signature = job.route.handler.signature
+    if isinstance(returned, signature.produces):
+        return [returned]
+    items = list(returned) if isinstance(returned, (list, tuple)) else [] if returned is None else [returned]
     for item in items:
         if not isinstance(item, signature.produces):
             raise DefinitionError(
