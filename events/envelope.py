@@ -150,7 +150,7 @@ _PLACES = {
         )
     )
 }
-_NOTHING = [None] * len(_PLACES)
+_NOTHING: list[str | None] = [None] * len(_PLACES)
 RESERVED = frozenset(_PLACES)
 # A malformed trace header is ignored, never an error (W3C Trace Context §3.2.2); two of one kind count as malformed.
 _LENIENT = frozenset(("traceparent", "tracestate", "baggage", "saga-traceparent"))
