@@ -46,7 +46,6 @@ CREATE TABLE committed (consumer_group TEXT NOT NULL, topic TEXT NOT NULL, parti
     next INTEGER NOT NULL, PRIMARY KEY (consumer_group, topic, partition)) WITHOUT ROWID;
 """
 _HEARTS = "CREATE TABLE IF NOT EXISTS heartbeat (member TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID"
-_ENDS = "SELECT topic.name, number, next FROM partition JOIN topic ON topic.id = partition.topic"
 
 
 def monotonic() -> int:
@@ -83,6 +82,7 @@ class LogFile:
         self._topics: dict[str, list[int]] = {}
         self._names: dict[int, TopicPartition] = {}
         self._version = -1
+        self._ends: set[tuple[int, int]] = set()
         self._groups = -1
         self._beaten: dict[str, int] = {}
         self._spread = 0
@@ -300,16 +300,19 @@ class LogFile:
         """See what other connections changed since the last call.
 
         Returns:
-            The end of every partition, or None if nothing changed; and whether a group did.
+            The end of every partition that has grown, or None if nothing changed; and whether a group did.
         """
         version = self._log.execute("PRAGMA data_version").fetchone()[0]
         if version == self._version:
             return None, False
         with self._read():
-            ends = {TopicPartition(name, number): end for name, number, end in self._log.execute(_ENDS)}
+            ends = set(self._log.execute("SELECT id, next FROM partition").fetchall())
+            grown = ends - self._ends
+            if any(id_ not in self._names for id_, _ in grown):
+                self._load_topics()
             groups = self._log.execute("SELECT total(version) FROM consumer_group").fetchone()[0]
-        moved, self._groups, self._version = groups != self._groups, groups, version
-        return ends, moved
+        moved, self._groups, self._version, self._ends = groups != self._groups, groups, version, ends
+        return {self._names[id_]: end for id_, end in grown}, moved
 
     # -- groups -------------------------------------------------------------------------------------------------------
 
