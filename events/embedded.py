@@ -8,7 +8,7 @@ called.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from typing import Protocol
 
 from .envelope import Delivery, TopicPartition
@@ -32,10 +32,14 @@ class Bell:
 
     def __init__(self) -> None:
         self.count = 0
-        self._waiting: dict[asyncio.Future[None], None] = {}  # in order, so that a run can be repeated
+        self._waiting: dict[asyncio.Future[None], Collection[str]] = {}  # in order, so that a run can be repeated
 
-    def ring(self) -> None:
-        """Wake all."""
+    def ring(self, topics: Set[str] = frozenset()) -> None:
+        """Wake all.
+
+        Args:
+            topics: those that have news; who waits for others only may sleep on. Empty: whoever waits may be meant.
+        """
         self.count += 1
         if not self._waiting:
             return
@@ -43,7 +47,9 @@ class Bell:
             here = asyncio.get_running_loop()
         except RuntimeError:
             here = None
-        for waiter in tuple(self._waiting):
+        for waiter, wanted in tuple(self._waiting.items()):
+            if topics and wanted and topics.isdisjoint(wanted):
+                continue
             loop = waiter.get_loop()
             if loop is here:
                 _release(waiter)
@@ -53,11 +59,17 @@ class Bell:
             except RuntimeError:  # that loop is closed; its waiter will never look again
                 self._waiting.pop(waiter, None)
 
-    async def wait(self, seen: int, timeout: float | None) -> None:
-        """Wait until it has rung since `count` was `seen`, at most `timeout` seconds."""
+    async def wait(self, seen: int, timeout: float | None, topics: Collection[str] = ()) -> None:
+        """Wait until it has rung since `count` was `seen`, at most `timeout` seconds.
+
+        Args:
+            seen: the count.
+            timeout: seconds.
+            topics: whose news are waited for; empty: any.
+        """
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
-        self._waiting[waiter] = None
+        self._waiting[waiter] = topics
         timer = None if timeout is None else loop.call_later(timeout, _release, waiter)
         try:
             if self.count == seen:
@@ -157,7 +169,7 @@ class EmbeddedConsumer:
             # What is left may be the dust of a sum of floats; where a clock stands still it would never pass.
             if records or remaining < 1e-6 or self._closed:
                 return records
-            await self._log.bell.wait(seen, remaining if due is None else min(due, remaining))
+            await self._log.bell.wait(seen, remaining if due is None else min(due, remaining), self._topics)
 
     async def _read(self, most: int) -> list[Delivery]:
         if not self._open:

@@ -49,7 +49,7 @@ class _Hub:
         grown = {place: end for place, end in ends.items() if self.ends.get(place, -1) < end}
         if grown:
             self.ends.update(grown)
-            self.bell.ring()
+            self.bell.ring({place.topic for place in grown})
 
 
 _HUBS: WeakValueDictionary[Path, _Hub] = WeakValueDictionary()

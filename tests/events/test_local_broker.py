@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from choreo.events.embedded import Bell
 from choreo.events.envelope import Delivery, Record, TopicPartition
 from choreo.events.errors import BrokerUnreachable, CommitRefused, ConfigurationError, StoreMismatch
 from choreo.events.local import LocalBroker
@@ -259,3 +260,18 @@ async def test_fault_39_a_file_that_another_program_locks_is_waited_for_and_then
         await broker.send([Record("orders", b"k", b"v")])
         assert len(await broker.snapshot("orders")) == 1
     other.close()
+
+
+async def test_news_of_one_topic_wake_who_waits_for_it_and_let_others_sleep() -> None:
+    bell = Bell()
+    waiting = {
+        name: asyncio.create_task(bell.wait(bell.count, None, topics))
+        for name, topics in {"orders": ("orders",), "payments": ("payments",), "any": ()}.items()
+    }
+    await asyncio.sleep(0)
+    bell.ring({"orders", "returns"})
+    await asyncio.wait({waiting["orders"], waiting["any"]})
+    await asyncio.sleep(0)
+    assert not waiting["payments"].done()
+    bell.ring()  # a group has changed: everybody looks
+    await waiting["payments"]
