@@ -437,7 +437,9 @@ class Batch:
             for work in sorted(works, key=attrgetter("id"))
             if work.before is not None and work.instance.seq != work.before.seq
         ]
-        turns.write(self.connection, [Turned(work.before, work.instance) for work in works])
+        turned = [work for work in works if work.instance.lock is not None or work.instance.admission is not None]
+        if turned:
+            turns.write(self.connection, [Turned(work.before, work.instance) for work in turned])
         store.insert_sagas(self.connection, new, self.now)
         races.check_started(self.connection, {(instance.type, instance.key) for instance in new})
         store.update_sagas(self.connection, changed, self.now)

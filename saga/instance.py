@@ -347,7 +347,8 @@ class Instance(Struct, omit_defaults=True, gc=False):
 
     def waits(self) -> Iterator[int]:
         """Give since when it waits for each thing that it waits for; nothing while it waits for a person, who knows."""
-        if self.phase.ended or Condition.WAITING_FOR_PERSON in self.conditions:
+        conditions = self.conditions
+        if self.phase.ended or (conditions and Condition.WAITING_FOR_PERSON in conditions):
             return
         for step in self.steps.values():
             state = step.state
@@ -357,7 +358,7 @@ class Instance(Struct, omit_defaults=True, gc=False):
                 yield step.undo_ready_at
         if self.paused is not None:
             yield self.paused.at
-        for remark in self.conditions.values():
+        for remark in conditions.values():
             if remark.step not in self.steps:
                 yield remark.since
 

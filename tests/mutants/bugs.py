@@ -232,9 +232,10 @@ BUGS = (
     Bug(
         "a worker commits past work in flight",
         "services.partitions",
-        "            self._ledger.begin(place, record.offset)\n",
-        "            self._ledger.begin(place, record.offset)\n"
-        "            self._ledger.finish(place, record.offset)\n            self.moved.set()\n",
+        "            self._ledger.begin(place, *[receipt.delivery.offset for receipt in found])\n",
+        "            self._ledger.begin(place, *[receipt.delivery.offset for receipt in found])\n"
+        "            self._ledger.finish(place, *[receipt.delivery.offset for receipt in found])\n"
+        "            self.moved.set()\n",
         faults=("kill", "crash"),
     ),
     Bug(
