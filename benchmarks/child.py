@@ -34,6 +34,7 @@ CASES: dict[str, Callable[[str, Path, int], Awaitable[Measured]]] = {
     "insert": publishing.insert,
     "insert-outbox": publishing.insert_with_outbox,
     "track": shop.track,
+    "track-by-hand": shop.track_by_hand,
     "catch-up": shop.catch_up,
     "track-grown": shop.track_grown,
     "track-wide": baskets.track,

@@ -71,8 +71,18 @@ _PEERS = {
     "restate": "Restate's SDK",
     "restate-server": "Restate",
 }
-_TO = {"handlers": "ratio to the loop with headers", "publishing": "ratio", "sagas": "ratio to Restate"}
-_WHAT = {"handlers": "events per second", "sagas": "sagas per second", "latency": "milliseconds of one saga"}
+_TO = {
+    "handlers": "ratio to the loop with headers",
+    "publishing": "ratio",
+    "coordinator": "ratio to one by hand",
+    "sagas": "ratio to Restate",
+}
+_WHAT = {
+    "handlers": "events per second",
+    "coordinator": "events per second",
+    "sagas": "sagas per second",
+    "latency": "milliseconds of one saga",
+}
 
 
 def _table(group: Group, figures: Mapping[str, Any]) -> str:
@@ -86,7 +96,7 @@ def _table(group: Group, figures: Mapping[str, Any]) -> str:
     rows = []
     for case in cases:
         found = figures[case.name]
-        title = f"{case.title} ({case.unit})" if group == "coordinator" else case.title
+        title = case.title
         if "median" not in found:
             rows.append([f"{title}: {found['failed']}", *["–"] * (len(head) - 1)])
             continue

@@ -47,6 +47,14 @@ def _handlers(name: str, title: str, *, postgres: int = 0, peer: Peer | None = N
     return Case(name, "handlers", title, name, True, "events/s", against=to, postgres=postgres, peer=peer, part=part)
 
 
+def _coordinator(name: str, title: str, *, kafka: bool = True, postgres: int = 0) -> Case:
+    by_hand = "track-by-hand"
+    run = name if name == by_hand else name.rpartition("-")[0]
+    topics: Literal["one", "four"] = "four" if run == "catch-up" else "one"
+    to = None if name == by_hand else by_hand
+    return Case(name, "coordinator", title, run, kafka, "events/s", topics, against=to, postgres=postgres)
+
+
 def _sagas(
     name: str, title: str, run: str, *, kafka: bool = True, postgres: int = 0, traced: bool = True
 ) -> tuple[Case, Case]:
@@ -96,11 +104,12 @@ CASES = (
         "orders/s",
         against="insert",
     ),
-    Case("track-local", "coordinator", "coordinator alone, embedded broker", "track", False, "events/s", "one"),
-    Case("track-kafka", "coordinator", "coordinator alone, Kafka", "track", True, "events/s", "one"),
-    Case("track-postgres", "coordinator", "… Kafka and PostgreSQL", "track", True, "events/s", "one", postgres=1),
-    Case("catch-up-local", "coordinator", "… four topics after an outage, embedded", "catch-up", False, "events/s"),
-    Case("catch-up-kafka", "coordinator", "… four topics after an outage, Kafka", "catch-up", True, "events/s"),
+    _coordinator("track-by-hand", "by hand for this one saga, embedded broker", kafka=False),
+    _coordinator("track-local", "coordinator alone, embedded broker", kafka=False),
+    _coordinator("track-kafka", "coordinator alone, Kafka"),
+    _coordinator("track-postgres", "… Kafka and PostgreSQL", postgres=1),
+    _coordinator("catch-up-local", "… four topics after an outage, embedded", kafka=False),
+    _coordinator("catch-up-kafka", "… four topics after an outage, Kafka"),
     *_sagas("local", "choreo, embedded broker", "", kafka=False),
     *_sagas("local-untraced", "… with tracing switched off", "", kafka=False, traced=False),
     *_sagas("kafka", "choreo, Kafka and SQLite", ""),

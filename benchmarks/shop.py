@@ -188,6 +188,26 @@ async def track(broker: str, home: Path, count: int) -> Measured:
     return await _track(broker, home, count, answered=True)
 
 
+async def track_by_hand(broker: str, home: Path, count: int) -> Measured:
+    """Measure a coordinator that is written by hand for this saga, on the same topic."""
+    from .by_hand import follow
+
+    assert _ONE_TOPIC
+    settings = _settings(broker, home)
+    async with connect(broker, settings) as transport:
+        await transport.create_topics(Parts(services=services(home), sagas=(Order,)).topics(partitions=4))
+        total = await _fill(transport, settings, count, True, 0)
+        registry = open_registry(settings, transport)
+        codec = Codec(registry)
+        await codec.prepare([RefundPayment, ReleaseStock])
+        measured = await follow(transport, [OrderPlaced.spec().topic], codec, home, total)
+        await registry.close()
+        _check(measured.more["phases"], count)
+        commands = await transport.end_offsets([RefundPayment.spec().topic, ReleaseStock.spec().topic])
+        assert sum(commands.values()) == 2 * _refusals(count), commands
+    return measured
+
+
 async def catch_up(broker: str, home: Path, count: int) -> Measured:
     """Measure the coordinator alone on four topics."""
     assert not _ONE_TOPIC
