@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -130,19 +129,20 @@ async def _move(shell: Shell, archiver: Archiver, number: int, reason: str) -> b
 @contextmanager
 def _interruptible() -> Iterator[list[int]]:
     """Let the first Ctrl-C end what is done in steps after its present one; give the list that it is noted in."""
-    loop, noted = asyncio.get_running_loop(), list[int]()
+    noted, before = list[int](), signal.getsignal(signal.SIGINT)
 
-    def note() -> None:
+    def note(*_: object) -> None:
         noted.append(signal.SIGINT)
-        loop.remove_signal_handler(signal.SIGINT)  # the second one ends it at once
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the second one ends it at once
 
-    with suppress(ValueError, RuntimeError):  # not the main thread: somebody else hears signals
-        loop.add_signal_handler(signal.SIGINT, note)
+    # Not the loop's handler, which has no turn while steps follow one another on a store that answers on the spot.
+    with suppress(ValueError):  # not the main thread: somebody else hears signals
+        signal.signal(signal.SIGINT, note)
     try:
         yield noted
     finally:
-        with suppress(ValueError, RuntimeError):
-            loop.remove_signal_handler(signal.SIGINT)
+        with suppress(ValueError):
+            signal.signal(signal.SIGINT, before)
 
 
 def _words(which: Which) -> dict[str, Any]:
