@@ -372,8 +372,12 @@ class Dispatcher:
         outcomes = await self._make_durable(jobs)
         if behind:  # those that were not left waiting have found their lane free
             self.parked.difference_update(job.lane for job in behind if job.stage is not Stage.BEHIND)
-        finished = [(job, following.kind) for job, following in outcomes if isinstance(following, Finished)]
-        self.parked.update(job.lane for job, kind in finished if kind == "parked")
+        finished: list[tuple[Job, Kind]] = []
+        for job, following in outcomes:
+            if isinstance(following, Finished):
+                if following.kind == "parked":
+                    self.parked.add(job.lane)
+                finished.append((job, following.kind))
         self._finished(finished)
         for job, following in outcomes:
             if isinstance(following, Finished):

@@ -57,6 +57,8 @@ class Housekeeping:
         self._leases = Leases(database, clock, claim, _PARKED_LEASE)
         self._swept_to: Key | None = None
         self._next_sweep = 0
+        self.taking = False
+        """Whether parked events are being taken, which are neither due any more nor in flight yet."""
 
     async def keep(self, assigned: bool) -> None:
         """Do what is due now.
@@ -81,6 +83,14 @@ class Housekeeping:
             ):
                 self._dispatcher.forget_parked()
             return
+        self.taking = True
+        try:
+            await self._take(now)
+        finally:
+            self.taking = False
+
+    async def _take(self, now: int) -> None:
+        names = self._handlers
         rows = await self._database.write(lambda connection: parking.take_due(connection, names, now, _PARKED_LEASE))
         routes = {route.name: route for route in self._reader.routes}
         for row in rows:

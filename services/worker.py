@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
@@ -44,7 +43,7 @@ from .guard import judge_event
 from .health import Health, health_of
 from .housekeeping import Housekeeping
 from .inbox import Key, Row
-from .job import Job, Kind, Result, Stage
+from .job import Job, Kind, Receipt, Result, Stage
 from .known import look_up
 from .ladder import Delays
 from .logged import LoggedCalls, as_json, ids_of
@@ -267,7 +266,8 @@ class Worker:
                 return False
             if await relay.depth():
                 return False
-        return not (self._dispatcher.jobs or self._admitting) and self._partitions.settled
+        taking = self._house is not None and self._house.taking
+        return not (self._dispatcher.jobs or self._admitting or taking) and self._partitions.settled
 
     async def health(self) -> Health:
         """Say whether it has joined its group, what it reaches, and how far it is behind."""
@@ -398,9 +398,12 @@ class Worker:
     # -- finishing ----------------------------------------------------------------------------------------------------
 
     def _finished(self, jobs: Sequence[tuple[Job, Kind]]) -> None:
-        for kind, count in Counter(kind for _, kind in jobs).items():
-            setattr(self._counters, kind, getattr(self._counters, kind) + count)
+        counts: dict[Kind, int] = {}
+        receipts: list[Receipt] = []
         for job, kind in jobs:
+            counts[kind] = counts.get(kind, 0) + 1
+            if job.receipt is not None:
+                receipts.append(job.receipt)
             if kind == "refused":
                 log.info(
                     "event refused: it was undone before it came",
@@ -410,7 +413,9 @@ class Worker:
                 )
             if job.retried:
                 self._tick.set()  # what waits behind it may be due
-        self._partitions.finish(*[job.receipt for job, _ in jobs if job.receipt is not None])
+        for kind, count in counts.items():
+            setattr(self._counters, kind, getattr(self._counters, kind) + count)
+        self._partitions.finish(*receipts)
 
     async def _commit_offsets(self) -> None:
         while True:
