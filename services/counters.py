@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -26,3 +28,8 @@ class Counters:
     skipped: int = 0
     retries: int = 0
     transactions: int = 0
+
+    def add(self, kinds: Iterable[str]) -> None:
+        """Count jobs by their ends."""
+        for kind, count in Counter(kinds).items():
+            setattr(self, kind, getattr(self, kind) + count)

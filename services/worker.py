@@ -43,7 +43,7 @@ from .guard import judge_event
 from .health import Health, health_of
 from .housekeeping import Housekeeping
 from .inbox import Key, Row
-from .job import Job, Kind, Receipt, Result, Stage
+from .job import Job, Kind, Result, Stage
 from .known import look_up
 from .ladder import Delays
 from .logged import LoggedCalls, as_json, ids_of
@@ -398,12 +398,8 @@ class Worker:
     # -- finishing ----------------------------------------------------------------------------------------------------
 
     def _finished(self, jobs: Sequence[tuple[Job, Kind]]) -> None:
-        counts: dict[Kind, int] = {}
-        receipts: list[Receipt] = []
+        self._counters.add(kind for _, kind in jobs)
         for job, kind in jobs:
-            counts[kind] = counts.get(kind, 0) + 1
-            if job.receipt is not None:
-                receipts.append(job.receipt)
             if kind == "refused":
                 log.info(
                     "event refused: it was undone before it came",
@@ -413,9 +409,7 @@ class Worker:
                 )
             if job.retried:
                 self._tick.set()  # what waits behind it may be due
-        for kind, count in counts.items():
-            setattr(self._counters, kind, getattr(self._counters, kind) + count)
-        self._partitions.finish(*receipts)
+        self._partitions.finish(*[job.receipt for job, _ in jobs if job.receipt is not None])
 
     async def _commit_offsets(self) -> None:
         while True:
