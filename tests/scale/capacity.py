@@ -253,8 +253,9 @@ def read_costs(footprint: Mapping[str, Any], results: Mapping[str, Any], store: 
 
 
 def tables(costs: Costs, machines: Machines) -> str:
-    """Draw the tables, as Markdown."""
-    return "\n\n".join((_costs(costs), _needs(costs, machines), _stores(costs, machines), _breaks(costs, machines)))
+    """Draw the tables and the chart, as Markdown."""
+    drawn = (part(costs, machines) for part in (_needs, _stores, _chart, _breaks))
+    return "\n\n".join((_costs(costs), *drawn))
 
 
 def _costs(costs: Costs) -> str:
@@ -320,6 +321,27 @@ def _stores(costs: Costs, machines: Machines) -> str:
         )
     head = ["stored sagas", "GB", "of these indexes", "GB as tombstones", "index pages not in memory"]
     return _markdown([*head, "one database is full at sagas/s", "databases for 1,000 sagas/s"], rows)
+
+
+def _chart(costs: Costs, machines: Machines) -> str:
+    """Draw when one database is full: the more it holds the sooner, and with twice the memory later."""
+    stored = [10**power * times for power in range(6, 9) for times in (1, 3)] + [10**9]
+    larger = replace(machines, memory_gb=machines.memory_gb * 2)
+    lines = [[first(limits(costs, each, count))[1] for count in stored] for each in (machines, larger)]
+    names = ", ".join(f'"{count // 10**6:,}"' for count in stored)
+    top = ceil(max(map(max, lines)) / 1_000) * 1_000
+    return "\n".join(
+        (
+            "```mermaid",
+            "xychart-beta",
+            f'    title "One database is full: with {machines.memory_gb:.0f} GB (bars), with twice as much (line)"',
+            f'    x-axis "millions of sagas stored" [{names}]',
+            f'    y-axis "sagas per second" 0 --> {top}',
+            f"    bar [{', '.join(f'{most:.0f}' for most in lines[0])}]",
+            f"    line [{', '.join(f'{most:.0f}' for most in lines[1])}]",
+            "```",
+        )
+    )
 
 
 def _breaks(costs: Costs, machines: Machines) -> str:
