@@ -85,7 +85,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--messages", type=int, metavar="N", help="events of a handler measurement (60000; 2000)")
     parser.add_argument("--tracked", type=int, metavar="N", help="sagas that the coordinator only tracks (10000; 300)")
     parser.add_argument("--sagas", type=int, metavar="N", help="sagas of a whole run (5000; quick: 200)")
-    parser.add_argument("--paced", type=int, metavar="N", help="sagas of which 50 begin each second (400; quick: 20)")
+    parser.add_argument("--paced", type=int, metavar="N", help="sagas of which 50 begin each second (500; quick: 20)")
     found = parser.parse_args()
     for name in set(found.case or ()) - {case.name for case in CASES}:
         parser.error(f"--case {name}: one of {', '.join(case.name for case in CASES)}")
@@ -94,7 +94,7 @@ def _arguments() -> argparse.Namespace:
         "messages": (60_000, 2_000),
         "tracked": (10_000, 300),
         "sagas": (5_000, 200),
-        "paced": (400, 20),
+        "paced": (500, 20),
     }
     for name, (full, quick) in usual.items():
         given = getattr(found, name)

@@ -46,7 +46,7 @@ from choreo.services.service import Service
 from . import old
 from .orders import RUN
 from .outside import Helper, helper, stores
-from .stopwatch import Measured, Stopwatch
+from .stopwatch import Measured, Stopwatch, warm
 
 SECONDS = 240
 """How long one measurement may take."""
@@ -55,8 +55,6 @@ REFUSED = 10
 _OPTIONS = Options(undo_rate=1_000_000)  # the brake on mass refunds is not what is measured
 RATE = 50
 """How many sagas begin each second where it is measured how long one takes."""
-_WARM = 100
-"""Sagas at the beginning that do not count then: schemas are learned, and statements compiled."""
 GROWTH = "CHOREO_BENCH_GROWTH"
 _WINDOW = 500
 _ONE_TOPIC = os.environ.get("CHOREO_BENCH_TOPICS") == "one"
@@ -310,22 +308,23 @@ async def whole(broker: str, home: Path, count: int, *, coordinators: int = 0) -
 async def paced(broker: str, home: Path, count: int, *, coordinators: int = 0, rate: int = RATE) -> Measured:
     """Measure single sagas while `rate` begin each second: from just before the event is published to its end."""
     began: dict[str, int] = {}
+    before = warm(count)
     async with _open(broker, home, coordinators) as shop:
         shop.watch.start()
         loop = asyncio.get_running_loop()
         first = loop.time()
-        for number in range(_WARM + count):
+        for number in range(before + count):
             await asyncio.sleep(max(0.0, first + number / rate - loop.time()))
             placed = _placed(number)
             began[placed.order_id] = system_clock()
             await shop.publisher.publish(placed)
-        await shop.until_ended(_WARM + count, 0.1)
+        await shop.until_ended(before + count, 0.1)
         shop.watch.lap()
-        measured = shop.watch.measured(_WARM + count)
+        measured = shop.watch.measured(before + count)
         query = text("SELECT key, ended_at FROM choreo_saga")
         ended = {key: int(at) for key, at in await shop.database.read(lambda c: c.execute(query).all())}
     assert ended.keys() == began.keys()
-    hundredths = quantiles([(ended[key] - at) / 1_000 for key, at in began.items()][_WARM:], n=100, method="inclusive")
+    hundredths = quantiles([(ended[key] - at) / 1_000 for key, at in began.items()][before:], n=100, method="inclusive")
     return replace(measured, more={"p50_ms": hundredths[49], "p99_ms": hundredths[98]})
 
 

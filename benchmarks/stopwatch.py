@@ -42,6 +42,14 @@ class Measured:
         return {**asdict(self), "per_second": self.count / self.seconds, **each}
 
 
+def warm(count: int) -> int:
+    """Say how many sagas go before those that count.
+
+    Schemas are learned, statements are compiled, and servers in Java translate what they run for ten seconds.
+    """
+    return min(500, count)
+
+
 class Stopwatch:
     """Measures wall and processor time; the first `start` and the last `lap` count.
 

@@ -9,13 +9,12 @@ from collections.abc import Awaitable, Callable
 from statistics import quantiles
 from typing import Any
 
-from benchmarks.stopwatch import Measured, Stopwatch
+from benchmarks.stopwatch import Measured, Stopwatch, warm
 
 Saga = Callable[[str, int], Awaitable[str]]
 """Run the saga of an id and a number to its end, and tell how it ended."""
 REFUSED = 10
 """One saga in so many is refused at its third step."""
-_WARM = 100
 
 
 async def load(one: Saga, job: dict[str, Any], watch: Stopwatch) -> Measured:
@@ -26,8 +25,8 @@ async def load(one: Saga, job: dict[str, Any], watch: Stopwatch) -> Measured:
         job: `count`; `callers` that each run one saga after another, or `rate`, how many begin each second.
         watch: not started yet.
     """
-    await _at_once(one, "warm", _WARM, 20)
     count = job["count"]
+    await _at_once(one, "warm", warm(count), 20)
     watch.start()
     if job.get("rate"):
         took, states = await _paced(one, count, job["rate"])
