@@ -101,7 +101,8 @@ async def test_row_26_an_open_transaction_hides_answers_so_timers_wait_for_it_an
                 stage.now += 1 * SECOND
                 await asyncio.sleep(0.2)
     told = next(entry for entry in logs if "open transaction" in entry["event"])
-    assert (told["topic"], told["records"]) in {("inventory", 2), ("payments", 1)}
+    # As many as were hidden when the log was looked at, which may have been before the last one came.
+    assert (told["topic"], told["records"]) in {("inventory", 1), ("inventory", 2), ("payments", 1)}
     (held,) = (await stage.instances()).values()
     assert held.phase == "RUNNING", "the answer may be among what is hidden, and it is"
     await foreign.kafka.abort_transaction()
