@@ -1,8 +1,8 @@
 """Work that may wait for a disk, out of the event loop's way; where the disk is quick, it is done on the spot.
 
 To hand a commit to a thread and back takes two switches of threads and a turn of the loop, more than many a commit
-waits for its disk. So the time of each piece of work is watched: what has been quicker than a switch of threads lately
-is done where it is asked for, and one that was slow sends those after it back to the thread for a while.
+waits for its disk. So the time of each piece of work is watched: where it has been quick lately it is done where it is
+asked for, and one that was slow sends those after it back to the thread for a while.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _WEIGHT = 1 / 8
 
 
 class Aside:
-    """Does one piece of work after the other, each in a thread of its own or on the spot.
+    """Does one piece of work after the other, each in one thread or on the spot.
 
     Args:
         name: of the thread.

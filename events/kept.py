@@ -8,6 +8,7 @@ only reads needs no event loop at all, and one that writes needs it for its comm
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
@@ -55,7 +56,7 @@ class Kept:
         kept = await self._get(writes=True)
         connection = _sync(kept)
         try:
-            if _raw(connection).begin_at_once():
+            if _begun(connection):
                 connection.begin()
             else:
                 await greenlet_spawn(connection.begin)
@@ -97,7 +98,11 @@ def _sync(connection: AsyncConnection) -> Connection:
     return connection.sync_connection
 
 
-def _raw(connection: Connection) -> SqliteConnection:
+def _begun(connection: Connection) -> bool:
+    """Begin at the driver, where nobody has to be waited for; say whether it has begun."""
     raw = connection.connection.driver_connection
     assert isinstance(raw, SqliteConnection)
-    return raw
+    try:
+        return raw.begin_at_once()
+    except sqlite3.Error:  # SQLAlchemy meets it once more, and tells it as whoever catches it expects
+        return False

@@ -27,7 +27,7 @@ class _Made(NamedTuple):
 
 
 class Prepared:
-    """A statement that is run again and again; its columns hold texts, numbers and bytes.
+    """A statement that is run again and again with parameters of the same names; it has texts, numbers and bytes.
 
     Args:
         statement: the statement, or what makes it for a database: called with `sqlite` or `postgresql`.

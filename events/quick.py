@@ -118,28 +118,19 @@ def _boolean(data: bytes, at: int) -> tuple[bool, int]:
     return byte == 1, at + 1
 
 
-def _int(data: bytes, at: int) -> tuple[int, int]:
-    number = data[at]
-    if number < 0x80:
-        at += 1
-    elif (byte := data[at + 1]) < 0x80:
-        number += (byte << 7) - 0x80
-        at += 2
-    else:
-        number, at = varint(data, at, INT)
-    return (number >> 1) ^ -(number & 1), at
+def _whole(most: tuple[int, int]) -> _Step:
+    def whole(data: bytes, at: int) -> tuple[int, int]:
+        number = data[at]
+        if number < 0x80:
+            at += 1
+        elif (byte := data[at + 1]) < 0x80:
+            number += (byte << 7) - 0x80
+            at += 2
+        else:
+            number, at = varint(data, at, most)
+        return (number >> 1) ^ -(number & 1), at
 
-
-def _long(data: bytes, at: int) -> tuple[int, int]:
-    number = data[at]
-    if number < 0x80:
-        at += 1
-    elif (byte := data[at + 1]) < 0x80:
-        number += (byte << 7) - 0x80
-        at += 2
-    else:
-        number, at = varint(data, at, LONG)
-    return (number >> 1) ^ -(number & 1), at
+    return whole
 
 
 def _float(data: bytes, at: int) -> tuple[float, int]:
@@ -163,12 +154,8 @@ def _bytes(data: bytes, at: int) -> tuple[bytes, int]:
 
 
 def _string(data: bytes, at: int) -> tuple[str, int]:
-    size = data[at]
-    at += 1
-    if size > 0x7F or size & 1:
-        size, at = _size(data, at - 1)
-    end = at + (size >> 1)
-    return data[at:end].decode(), end
+    raw, end = _bytes(data, at)
+    return raw.decode(), end
 
 
 def _size(data: bytes, at: int) -> tuple[int, int]:
@@ -303,8 +290,8 @@ def _logical(part: _Part, schema: Any) -> _Part:
 _PLAIN = {
     "null": _Part(_null, 0),
     "boolean": _Part(_boolean, 1),
-    "int": _Part(_int, 1),
-    "long": _Part(_long, 1),
+    "int": _Part(_whole(INT), 1),
+    "long": _Part(_whole(LONG), 1),
     "float": _Part(_float, 4),
     "double": _Part(_double, 8),
     "bytes": _Part(_bytes, 1),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, Text, func, insert, inspect, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from choreo.events import database as database_module
 from choreo.events.clock import SECOND
@@ -416,6 +416,20 @@ async def test_a_write_that_is_cancelled_while_it_commits_is_whole_and_leaves_no
     assert await database.read(_count) in (0, 2)
     await database.write(lambda connection: _say(connection, 3))
     assert await database.read(_count) in (1, 3)
+    await database.close()
+
+
+async def test_a_write_that_cannot_even_begin_is_a_store_that_does_not_answer(tmp_path: Path) -> None:
+    """As with a disk that can only be read by now: whoever writes waits for it, and does not end with a traceback."""
+    database = await Database.open(f"sqlite:{tmp_path / 'store.db'}")
+    await database.write(metadata.create_all)
+    await database.write(lambda connection: connection.exec_driver_sql("PRAGMA query_only=ON"))
+    with pytest.raises(StoreUnreachable, match="readonly"):
+        await database.write(lambda connection: _say(connection, 1))
+    with pytest.raises(OperationalError, match="readonly"):  # SQLAlchemy's: who takes it for an event's fault loses one
+        async with database.transaction():
+            pass
+    assert await database.read(_count) == 0
     await database.close()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from choreo.events.aside import Aside
 from choreo.events.embedded import Bell
 from choreo.events.envelope import Delivery, Record, TopicPartition
 from choreo.events.errors import BrokerUnreachable, CommitRefused, ConfigurationError, StoreMismatch
@@ -259,6 +260,24 @@ async def test_fault_39_a_file_that_another_program_locks_is_waited_for_and_then
         other.execute("ROLLBACK")
         await broker.send([Record("orders", b"k", b"v")])
         assert len(await broker.snapshot("orders")) == 1
+    other.close()
+
+
+async def test_whoever_sends_while_another_program_writes_holds_nobody_up(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Aside, "quick", True)  # a disk on which sends are done on the spot
+    other = sqlite3.connect(path, isolation_level=None)
+    async with LocalBroker(path) as broker:
+        await broker.send([Record("orders", b"k", b"first")])
+        other.execute("BEGIN IMMEDIATE")
+        sending = asyncio.create_task(broker.send([Record("orders", b"k", b"last")]))
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        assert not sending.done(), "the loop went on while it waited"
+        other.execute("COMMIT")
+        await sending
+        assert [each.value for each in await broker.snapshot("orders")] == [b"first", b"last"]
     other.close()
 
 

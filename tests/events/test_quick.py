@@ -9,29 +9,21 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from fastavro import parse_schema, schemaless_reader, schemaless_writer
+from fastavro import parse_schema, schemaless_reader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from choreo.events.errors import DecodeError, LimitExceeded
 from choreo.events.quick import compile_reader
 from choreo.events.scan import MOST_VALUES, compile_scanner
+from tests.support import avro
+from tests.support.avro import PLAIN, plain, record
 
 STRINGS = {"type": "array", "items": "string"}
 
 
-def record(*types: Any, name: str = "R") -> dict[str, Any]:
-    return {"type": "record", "name": name, "fields": [{"name": f"f{i}", "type": each} for i, each in enumerate(types)]}
-
-
 SCHEMA = record(
-    "null",
-    "boolean",
-    "int",
-    "long",
-    "float",
-    "double",
-    "bytes",
+    *PLAIN,
     {"type": "string", "avro.java.string": "String"},
     {"type": "enum", "name": "E", "symbols": [f"S{number}" for number in range(70)]},
     {"type": "fixed", "name": "F", "size": 3},
@@ -55,13 +47,7 @@ pairs = st.fixed_dictionaries(
 )
 values = st.fixed_dictionaries(
     {
-        "f0": st.none(),
-        "f1": st.booleans(),
-        "f2": st.integers(-(2**31), 2**31 - 1),
-        "f3": st.integers(-(2**63), 2**63 - 1),
-        "f4": st.floats(width=32, allow_nan=False),
-        "f5": st.floats(allow_nan=False),
-        "f6": st.binary(max_size=300),
+        **plain(),
         "f7": st.text(max_size=100),
         "f8": st.integers(0, 63).map(lambda number: f"S{number}"),
         "f9": st.binary(min_size=3, max_size=3),
@@ -81,9 +67,7 @@ PARSED = parse_schema(SCHEMA)
 
 
 def written(value: Any, schema: Any = PARSED) -> bytes:
-    stream = io.BytesIO()
-    schemaless_writer(stream, schema, value)
-    return stream.getvalue()
+    return avro.written(value, schema)
 
 
 def in_two_passes(data: bytes, schema: Any = PARSED) -> Any:

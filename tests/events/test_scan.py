@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import pytest
-from fastavro import parse_schema, schemaless_writer
+from fastavro import parse_schema
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from choreo.events.errors import DecodeError, LimitExceeded
 from choreo.events.scan import MOST_EMPTY_ITEMS, MOST_VALUES, Scanner, compile_scanner
+from tests.support import avro
+from tests.support.avro import PLAIN, plain, record
 
 
 def scanner(schema: Any) -> Scanner:
     return compile_scanner(parse_schema(schema))
-
-
-def record(*types: Any, name: str = "R") -> dict[str, Any]:
-    return {"type": "record", "name": name, "fields": [{"name": f"f{i}", "type": each} for i, each in enumerate(types)]}
 
 
 def varint(number: int) -> bytes:
@@ -41,13 +38,7 @@ TREE = {
     ],
 }
 SCHEMA = record(
-    "null",
-    "boolean",
-    "int",
-    "long",
-    "float",
-    "double",
-    "bytes",
+    *PLAIN,
     "string",
     {"type": "enum", "name": "E", "symbols": ["A", "B"]},
     {"type": "fixed", "name": "F", "size": 3},
@@ -72,13 +63,7 @@ trees: st.SearchStrategy[Any] = st.deferred(
 )
 values = st.fixed_dictionaries(
     {
-        "f0": st.none(),
-        "f1": st.booleans(),
-        "f2": st.integers(-(2**31), 2**31 - 1),
-        "f3": st.integers(-(2**63), 2**63 - 1),
-        "f4": st.floats(width=32, allow_nan=False),
-        "f5": st.floats(allow_nan=False),
-        "f6": st.binary(max_size=300),
+        **plain(),
         "f7": st.text(max_size=100),
         "f8": st.sampled_from("AB"),
         "f9": st.binary(min_size=3, max_size=3),
@@ -96,9 +81,7 @@ PARSED = parse_schema(SCHEMA)
 
 
 def written(value: Any, schema: Any = PARSED) -> bytes:
-    stream = io.BytesIO()
-    schemaless_writer(stream, schema, value)
-    return stream.getvalue()
+    return avro.written(value, schema)
 
 
 @given(value=values)
