@@ -116,6 +116,7 @@ class Backfill:
             codec=self._codec,
             sampled=lambda saga_id, origin: False,
             sender=Sender(""),
+            emits=False,  # the past has no spans: nobody shall emit them later
         )
         known_here = [each for each in registered.values() if each.type == definition.type]
         asked = asked_of({definition.type: self._declaration})
@@ -174,8 +175,6 @@ class Backfill:
         batch = _Chunk(connection, self._knowledge, 0)
         more = work(batch)
         moves = batch.write()
-        ended = [move.after.id for move in moves if move.after.phase.ended]
-        store.mark_traced(connection, ended)  # the past has no spans: nobody shall emit them later
         durations = Durations(self._database)
         durations.note(moves)
         batch.took = [(slot.stretch, took) for slot, all_ in durations.collected.items() for took in all_]

@@ -440,9 +440,10 @@ class Batch:
         turned = [work for work in works if work.instance.lock is not None or work.instance.admission is not None]
         if turned:
             turns.write(self.connection, [Turned(work.before, work.instance) for work in turned])
-        store.insert_sagas(self.connection, new, self.now)
+        traced = not self.knowledge.emits
+        store.insert_sagas(self.connection, new, self.now, traced=traced)
         races.check_started(self.connection, {(instance.type, instance.key) for instance in new})
-        store.update_sagas(self.connection, changed, self.now)
+        store.update_sagas(self.connection, changed, self.now, traced=traced)
         store.insert_history(self.connection, self._history)
         waiting = [row for rows in (*self._to_park.values(), *self._parked.values()) for row in rows]
         if waiting:

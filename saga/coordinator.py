@@ -126,8 +126,7 @@ class Coordinator:
         self._task: asyncio.Task[None] | None = None
         self._caught_up = False
         self._joined = False
-        self.batches = 0
-        self.events = 0
+        self.batches = self.events = 0
 
     @property
     def group(self) -> str:
@@ -172,6 +171,7 @@ class Coordinator:
             sampled=self._emission.samples,
             sender=Sender(self._settings.namespace),
             rotation=self._options.rotation,
+            emits=self._tracing.emits,
         )
         await ensure_topics(self._transport)
         await self._partitions.look()

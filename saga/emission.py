@@ -74,12 +74,13 @@ class Emission:
         return self._slow if own is None else own if self._slow is None else min(own, self._slow)
 
     def emit(self, moves: Iterable[Moved]) -> None:
-        """Emit what these moves ended."""
+        """Emit what these moves ended; where nothing is emitted, the store was told so with them."""
+        if not self._tracing.emits:
+            return
         sagas = []
         for definition, before, after in moves:
             ended = has_ended(before, after)
-            if self._tracing.emits:
-                self._emit_one(definition, before, after, ended)
+            self._emit_one(definition, before, after, ended)
             if ended:
                 sagas.append(after.id)
         self._leave(sagas)

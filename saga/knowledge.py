@@ -28,6 +28,7 @@ class Knowledge:
         sampled: decides whether a new saga's trace is recorded, from its name and its origin's traceparent.
         sender: how what is sent is marked.
         rotation: after how long a new saga's trace goes on in another one, microseconds; None: never.
+        emits: spans are emitted; else every saga is marked as if they were, so that no other process makes up for it.
     """
 
     declarations: Mapping[tuple[str, int], Declaration]
@@ -39,6 +40,7 @@ class Knowledge:
     sender: Sender
     unreadable: set[int] = field(default_factory=set)
     rotation: int | None = None
+    emits: bool = True
 
     @cached_property
     def unloaded(self) -> tuple[tuple[str, int], ...]:

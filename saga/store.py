@@ -117,19 +117,27 @@ def event_value(connection: Connection, saga_id: str, event_id: str) -> tuple[by
     return (None, "") if row is None else (row.value, row.content_type or "")
 
 
-def insert_sagas(connection: Connection, instances: Sequence[Instance], now: int) -> None:
+def insert_sagas(connection: Connection, instances: Sequence[Instance], now: int, *, traced: bool = False) -> None:
     """Insert new instances in the order of their names.
+
+    Args:
+        connection: within a write.
+        instances: new ones.
+        now: microseconds.
+        traced: nothing of them is to be emitted, now or later.
 
     Raises:
         LostRace: another coordinator was first with one of them.
     """
     for chunk in chunks(sorted(instances, key=lambda instance: instance.id)):
-        if insert_new(connection, saga, [_saga_columns(instance, now) for instance in chunk]) < len(chunk):
+        if insert_new(connection, saga, [_saga_columns(instance, now, traced) for instance in chunk]) < len(chunk):
             raise LostRace("another coordinator started one of these sagas at the same time")
 
 
-def update_sagas(connection: Connection, changed: Sequence[tuple[int, Instance]], now: int) -> None:
-    """Write changed instances, each only over the `seq` that it was read at.
+def update_sagas(
+    connection: Connection, changed: Sequence[tuple[int, Instance]], now: int, *, traced: bool = False
+) -> None:
+    """Write changed instances, each only over the `seq` that it was read at; `traced` as for `insert_sagas`.
 
     Raises:
         LostRace: one of them was changed meanwhile.
@@ -137,10 +145,10 @@ def update_sagas(connection: Connection, changed: Sequence[tuple[int, Instance]]
     if not changed:
         return
     rows = [
-        {"the_id": instance.id, "the_seq": before, **_changing_columns(instance, now)} for before, instance in changed
+        {"the_id": instance.id, "the_seq": before, **_changing_columns(instance, now, traced)}
+        for before, instance in changed
     ]
-    # PostgreSQL's driver counts no rows here; there the rows are locked since they were read.
-    if _UPDATE.run(connection, rows) not in (None, len(rows)):
+    if _UPDATE.run(connection, rows) != len(rows):
         raise LostRace("one of these sagas was changed by another coordinator")
 
 
@@ -343,28 +351,32 @@ def among(first: ColumnElement[str], second: ColumnElement[str], pairs: Iterable
 
 def insert_new(connection: Connection, table: Any, rows: list[dict[str, Any]]) -> int:
     """Insert rows that are not there yet; give how many were new."""
-    return len(connection.execute(_insert_new(connection.dialect.name, table), rows).all())
+    new = _insert_new(table).run(connection, rows)
+    assert new is not None
+    return new
 
 
 @cache
-def _insert_new(dialect: str, table: Any) -> Any:
-    statement: Any = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(table)
-    # Returning a column tells the number on both databases, and SQLAlchemy compiles this once, not for each length.
-    return statement.on_conflict_do_nothing().returning(next(iter(table.primary_key)))
+def _insert_new(table: Any) -> Prepared:
+    return Prepared(
+        lambda dialect: (postgresql.insert if dialect == "postgresql" else sqlite.insert)(
+            table
+        ).on_conflict_do_nothing()
+    )
 
 
-def _saga_columns(instance: Instance, now: int) -> dict[str, Any]:
+def _saga_columns(instance: Instance, now: int, traced: bool) -> dict[str, Any]:
     return {
         "id": instance.id,
         "type": instance.type,
         "key": instance.key,
         "run": instance.run,
         "started_at": instance.started_at,
-        **_changing_columns(instance, now),
+        **_changing_columns(instance, now, traced),
     }
 
 
-def _changing_columns(instance: Instance, now: int) -> dict[str, Any]:
+def _changing_columns(instance: Instance, now: int, traced: bool) -> dict[str, Any]:
     """Give what an input may change; a column that is written, even with the same value, costs its indexes."""
     return {
         "version": instance.version,
@@ -379,7 +391,7 @@ def _changing_columns(instance: Instance, now: int) -> dict[str, Any]:
         "next_due": instance.next_due,
         "limit_due": instance.limit_due,
         "waits_since": min(instance.waits(), default=None),
-        "traced": False,
+        "traced": traced,
         "state": instance.to_json(),
     }
 

@@ -162,7 +162,10 @@ def write(connection: Connection, entries: Sequence[Entry], known: Iterable[Key]
     if new:
         _INSERT.run(connection, new)
     if old:
-        _UPDATE.run(connection, [{f"to_{name}": value for name, value in columns.items()} for columns in old])
+        _UPDATE.run(
+            connection,
+            [{"the_event": each.pop("event_id"), "the_handler": each.pop("handler"), **each} for each in old],
+        )
 
 
 def sweep(connection: Connection, after: Key | None, most: int, before: int) -> tuple[Key | None, int]:
@@ -223,9 +226,7 @@ def renew(connection: Connection, keys: Iterable[Key], until: int) -> None:
 
 
 _UPDATE = Prepared(
-    update(inbox)
-    .where(inbox.c.event_id == bindparam("to_event_id"), inbox.c.handler == bindparam("to_handler"))
-    .values({name: bindparam(f"to_{name}") for name in ("state", "at", "until", "answer")})
+    update(inbox).where(inbox.c.event_id == bindparam("the_event"), inbox.c.handler == bindparam("the_handler"))
 )
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import (
+    Boolean,
     Column,
     Connection,
     Integer,
     LargeBinary,
     MetaData,
     Select,
+    String,
     Table,
     Text,
     bindparam,
@@ -21,6 +23,7 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from choreo.events.database import Database
@@ -33,9 +36,14 @@ parcel = Table(
     Column("id", Text, primary_key=True),
     Column("weight", Integer),
     Column("label", LargeBinary),
+    Column("group", String(8)),
+    Column("fragile", Boolean),
 )
 
 INSERT = Prepared(insert(parcel))
+NEW = Prepared(
+    lambda dialect: (postgresql.insert if dialect == "postgresql" else sqlite.insert)(parcel).on_conflict_do_nothing()
+)
 REWEIGH = Prepared(update(parcel).where(parcel.c.id == bindparam("the_id")))
 HEAVIEST = Prepared(select(parcel.c.id, parcel.c.weight).order_by(parcel.c.weight.desc()).limit(1))
 
@@ -85,12 +93,38 @@ async def test_what_is_no_parameter_stays_what_it_is(database: Database) -> None
     assert [tuple(row) for row in rows] == [("b", 30)]
 
 
-async def test_a_change_tells_how_many_rows_it_met_where_the_driver_counts(database: Database) -> None:
+async def test_a_change_tells_how_many_rows_it_met(database: Database) -> None:
     def reweigh(connection: Connection) -> int | None:
         return REWEIGH.run(connection, [{"the_id": each, "weight": 7} for each in ("a", "b", "nowhere")])
 
-    assert await database.write(reweigh) == (None if database.dialect == "postgresql" else 2)
+    assert await database.write(reweigh) == 2
     assert (await database.read(lambda connection: connection.scalar(text("SELECT sum(weight) FROM parcel")))) == 16
+
+
+async def test_many_rows_are_written_each_with_its_own_values_and_those_that_are_there_are_left(
+    database: Database,
+) -> None:
+    rows = [
+        {"id": f"p{number}", "weight": number, "label": bytes([number]), "group": None, "fragile": number % 2 == 0}
+        for number in range(200)
+    ]
+    there = {"id": "a", "weight": 99, "label": None, "group": "x", "fragile": True}
+    assert await database.write(lambda connection: NEW.run(connection, [there, *rows])) == 200
+    assert await database.write(lambda connection: NEW.run(connection, rows[:3])) == 0
+    kept = await database.read(lambda c: c.execute(select(parcel).where(parcel.c.id.in_(["a", "p7"]))).all())
+    assert sorted(tuple(row) for row in kept) == [
+        ("a", 1, b"\x00\xff", None, None),
+        ("p7", 7, b"\x07", None, False),
+    ]
+
+
+async def test_what_is_too_long_for_its_column_is_refused_by_postgresql_and_never_cut(postgres_url: str) -> None:
+    database = await Database.open(postgres_url)
+    await database.write(metadata.create_all)
+    long = {"id": "long", "weight": 1, "label": None, "group": "nine char", "fragile": False}
+    with pytest.raises(DBAPIError, match="too long"):
+        await database.write(lambda connection: NEW.run(connection, [long]))
+    await database.close()
 
 
 async def test_a_refusal_is_sqlalchemy_s_own_error_without_the_values(database: Database) -> None:

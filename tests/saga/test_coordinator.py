@@ -187,15 +187,8 @@ async def test_row_7_a_saga_that_another_coordinator_changed_is_not_overwritten(
     stale = mine.copy()
     stale.seq += 1
 
-    def overwrite(connection: Connection) -> int:
-        store.update_sagas(connection, [(mine.seq, stale)], stage.now)
-        return connection.execute(select(saga.c.seq).where(saga.c.id == "order/4711")).scalar_one()
-
-    if stage.database.dialect == "sqlite":
-        with pytest.raises(store.LostRace):
-            await stage.database.write(overwrite)
-    else:
-        assert await stage.database.write(overwrite) == 2, "the row stays as the other wrote it"
+    with pytest.raises(store.LostRace):
+        await stage.database.write(lambda connection: store.update_sagas(connection, [(mine.seq, stale)], stage.now))
     assert (await stage.instances())["order/4711"].seq == 2
 
 

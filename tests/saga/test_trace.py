@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from choreo.saga import store
 from choreo.saga.coordinator import Coordinator
@@ -90,6 +90,14 @@ async def test_what_a_dead_coordinator_left_is_emitted_at_the_next_start_however
     roots = [row for row in sink.spans() if row.name == "saga order"]
     assert {row.attributes["saga.id"] for row in roots} == {f"order/{order}" for order in orders}
     assert await live_stage.database.read(store.untraced) == []
+
+
+async def test_where_nothing_is_emitted_a_saga_says_so_from_its_first_row_on(live_stage: Stage) -> None:
+    await live_stage.start()
+    await live_stage.publish(Placed(order_id="open"), Placed(order_id="ended"), Refused(order_id="ended"))
+    await live_stage.until(lambda all_: len(all_) == 2 and all_["order/ended"].phase.ended)
+    marks = await live_stage.database.read(lambda c: c.execute(select(saga.c.traced)).scalars().all())
+    assert marks == [True, True], "no other process emits it later, and no transaction has to write it down"
 
 
 async def test_an_end_and_a_reopening_within_one_batch_are_two_whole_traces(live_stage: Stage, sink: OtlpSink) -> None:
