@@ -180,9 +180,8 @@ class Coordinator:
         self._topics = sorted({FAILURES, COMMANDS_TOPIC, *(t for d in own for t in d.consumed_topics), *others})
         self._catalog_until = asyncio.get_running_loop().time() + _CATALOG
         self._route()
-        options = self._options
         self._feed = Feed(
-            self._transport, self.group, self._topics, self._positions, options.batch, options.poll, self._client
+            self._transport, self.group, self._topics, self._positions, self._options, client=self._client
         )
         await self._feed.open()
         await self._emission.learn(self._database)

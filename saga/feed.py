@@ -9,7 +9,9 @@ import structlog
 
 from ..events.envelope import Delivery, TopicPartition
 from ..events.errors import PositionLost, TransportError
+from ..events.leisure import leisure
 from ..events.transport import Consumer, Transport
+from .options import Options
 from .positions import Positions
 
 log = structlog.get_logger("choreo.coordinator")
@@ -28,8 +30,7 @@ class Feed:
         group: the consumer group.
         topics: all must exist.
         positions: how far each partition was read; it listens to the group's rebalances.
-        most: records in one batch.
-        poll: seconds that a poll waits for the first record.
+        options: how many records make a batch, and how long it waits for them.
         client: the name of the member.
     """
 
@@ -39,16 +40,17 @@ class Feed:
         group: str,
         topics: Sequence[str],
         positions: Positions,
-        most: int,
-        poll: float,
+        options: Options,
+        *,
         client: str,
     ) -> None:
         self._transport = transport
         self._group = group
         self._topics = topics
         self._positions = positions
-        self._most = most
-        self._poll = poll
+        self._most = options.batch
+        self._poll = options.poll
+        self._linger = options.linger
         self._client = client
         self._paused: set[TopicPartition] = set()
         self._polled: list[Delivery] = []
@@ -93,6 +95,8 @@ class Feed:
         try:
             self._polled = await self._consumer.poll(most=self._most, timeout=self._poll)
             self._round = positions.round
+            if self._polled and self._linger:
+                await self._gather()
         except PositionLost:
             positions.doubt()
         except TransportError as error:
@@ -123,6 +127,19 @@ class Feed:
                     partition=place.partition,
                 )
         return batch
+
+    async def _gather(self) -> None:
+        """Let the services of this process go first, and take what they say meanwhile into the same batch."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._linger
+        while len(self._polled) < self._most // 2 and (left := end - loop.time()) > 0:
+            await leisure(left)
+            more = await self._consumer.poll(most=self._most - len(self._polled), timeout=0.0)
+            if self._round != self._positions.round:  # what was read before a rebalance is read again
+                self._polled, self._round = [], self._positions.round
+            elif not more:
+                return
+            self._polled += more
 
     async def _look_ahead(self) -> None:
         """Where much is left to read, note where the partitions end."""

@@ -15,6 +15,8 @@ class Options:
     Args:
         batch: records in one transaction at most.
         poll: seconds that a poll waits for the first record.
+        linger: seconds that a small batch waits at most while services of the same process are at work, whose next
+            events then come along; 0: it does not wait.
         tick: seconds between looks at timers and commands.
         undo_rate: undo commands per second at most, so that a mass failure does not become a flood.
         breaker: when mass timeouts are held for a person.
@@ -27,6 +29,7 @@ class Options:
 
     batch: int = 1_000
     poll: float = 0.1
+    linger: float = 0.01
     tick: float = 0.2
     undo_rate: int = 500
     breaker: timers.Breaker = field(default_factory=timers.Breaker)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from msgspec.json import Encoder
 from pydantic_core import to_json
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, insert, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, Update, and_, bindparam, func, insert, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ..events.envelope import Delivery, Record, TopicPartition
@@ -289,7 +289,14 @@ def set_switch(connection: Connection, name: str, value: str, now: int, by: str)
 def mark_traced(connection: Connection, ids: Sequence[str]) -> None:
     """Note that every span of these ended sagas was emitted."""
     for chunk in chunks(ids):
-        connection.execute(update(saga).where(saga.c.id.in_(chunk), saga.c.ended_at.isnot(None)).values(traced=True))
+        _MARK_TRACED.run(connection, [{"ids": listed(connection, chunk)}])
+
+
+def _mark_traced(dialect: str) -> Update:
+    return update(saga).where(one_of(saga.c.id, "ids", dialect), saga.c.ended_at.isnot(None)).values(traced=True)
+
+
+_MARK_TRACED = Prepared(_mark_traced)
 
 
 def untraced(connection: Connection) -> list[Instance]:

@@ -9,20 +9,29 @@ from operator import attrgetter
 
 from ..events.envelope import Delivery, TopicPartition
 from ..events.errors import ChoreoError
+from ..events.leisure import leisure
 from ..events.transport import Consumer
 from .job import Receipt
 from .lanes import Ledger
 
+LINGER = 0.02
+"""Seconds that a commit of offsets waits at most for what is under way, whose offsets then come along."""
 MOST_SPAN = 50_000
 """Offsets that may lie between a partition's oldest unfinished record and its newest read; then it pauses."""
 
+_TURNS = 30  # of the loop have to be empty; the coordinator asks for fewer, somebody waits for what it decides
 _place = attrgetter("topic", "partition")
 
 
 class Partitions:
-    """Keeps the ledger of the partitions through rebalances: what was read before one says nothing after it."""
+    """Keeps the ledger of the partitions through rebalances: what was read before one says nothing after it.
 
-    def __init__(self) -> None:
+    Args:
+        linger: seconds that a commit waits at most while the process is at work.
+    """
+
+    def __init__(self, linger: float = 0.0) -> None:
+        self._linger = linger
         self._ledger = Ledger()
         self._epochs: dict[TopicPartition, int] = {}  # how often each was taken away
         self._leaving: frozenset[TopicPartition] = frozenset()
@@ -75,6 +84,12 @@ class Partitions:
             position = consumer.position(place)
             if position is not None and self._ledger.pass_over(place, position):
                 self.moved.set()
+
+    async def until_moved(self) -> None:
+        """Wait until there is something to commit, and for a moment in which nothing else is to be done."""
+        await self.moved.wait()
+        if self._linger:
+            await leisure(self._linger, turns=_TURNS)
 
     async def commit(self, consumer: Consumer, places: frozenset[TopicPartition] | None = None) -> None:
         """Commit up to the first record of each partition that is not finished.

@@ -48,7 +48,7 @@ from .known import look_up
 from .ladder import Delays
 from .logged import LoggedCalls, as_json, ids_of
 from .measuring import Calls, MeasuredCalls
-from .partitions import Partitions
+from .partitions import LINGER, Partitions
 from .provided import Overrides, Provided
 from .reading import Reader, Reading
 from .resting import Resting
@@ -125,7 +125,8 @@ class Worker:
         """Handlers for which something may be parked."""
         self._dispatcher = Dispatcher(self._execution, service.concurrency, self._finished, self._reader.routes)
         self._definitions = Definitions(transport)
-        self._partitions = Partitions()
+        # Virtual time does not pass while somebody works.
+        self._partitions = Partitions(LINGER if clock is system_clock else 0.0)
         self._delays = Delays(self._reader.rungs.values(), clock)
         self._resting = Resting(service.name, transport, clock, owner)
         self._own_database = database is None
@@ -413,7 +414,7 @@ class Worker:
 
     async def _commit_offsets(self) -> None:
         while True:
-            await self._partitions.moved.wait()
+            await self._partitions.until_moved()
             failpoint("service.before_offsets")
             try:
                 if self._consumer is not None:

@@ -122,7 +122,7 @@ class World:
             database=self._store,
             settings=self._settings,
             clock=self._loop.clock,
-            options=Options(poll=_LOOK, tick=_LOOK),
+            options=Options(poll=_LOOK, linger=0.0, tick=_LOOK),
         )
         await coordinator.start()
         self._stops.append(coordinator.stop)

@@ -401,7 +401,9 @@ class Simulation:
                 database=self.database(COORDINATOR),
                 settings=self.kit.settings,
                 clock=self.clock,
-                options=Options(batch=self.plan.batch, poll=_LOOKS, tick=_LOOKS, breaker=Breaker(share=1.0)),
+                options=Options(
+                    batch=self.plan.batch, poll=_LOOKS, linger=0.0, tick=_LOOKS, breaker=Breaker(share=1.0)
+                ),
                 registry=self.kit.schemas,
                 owner=owner,
             )
