@@ -145,7 +145,7 @@ class Emission:
             story = story_of(definition, after, tracing.namespace)
             if opened:
                 tracing.emit(started_spans(story, resource))
-            for told in newly_told(definition, before, after):
+            for told in newly_told(story, definition, None if opened else before):
                 tracing.emit(step_spans(story, told, resource))
             if ended:
                 tracing.emit(end_spans(story, resource))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -192,14 +192,18 @@ def _lock_wait(instance: Instance) -> _Told | None:
     return _Told(story, ended is not None, True)
 
 
-def newly_told(definition: Definition, before: Instance | None, after: Instance) -> list[StepStory]:
-    """Tell what ended between two states of an instance in which its trace stayed the same."""
-    known = (
-        {story.identity for story in step_stories(definition, before)}
-        if before is not None and before.opened_in == after.opened_in
-        else set()
-    )
-    return [story for story in step_stories(definition, after) if story.identity not in known]
+def newly_told(story: SagaStory, definition: Definition, before: Instance | None) -> Sequence[StepStory]:
+    """Tell what has ended since an earlier state of an instance.
+
+    Args:
+        story: of its present state, in the same epoch.
+        definition: of both.
+        before: its earlier state; None: it was opened since.
+    """
+    if before is None:
+        return story.steps
+    known = {each.identity for each in step_stories(definition, before)}
+    return [each for each in story.steps if each.identity not in known]
 
 
 def _action(plan: StepPlan, instance: Instance, step: Step) -> Iterator[_Told]:

@@ -11,8 +11,10 @@ import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 
+from msgspec.json import Encoder
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
@@ -27,10 +29,14 @@ MOST_AGE = 7 * 86_400 * SECOND
 _VERSION = 1
 _PRUNE_EVERY = 100
 _BUSY_SECONDS = 2.0
+_WRITER = Encoder()
 _COLUMNS = (
     "trace_id, span_id, parent_id, name, kind, service, start, end, status, description, attributes, links, events"
 )
-_INSERT = f"INSERT OR IGNORE INTO span ({_COLUMNS}, saga_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+_INSERT = f"INSERT OR IGNORE INTO span ({_COLUMNS}, saga_id) VALUES "  # noqa: S608
+_VALUES = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_TOGETHER = 50
+"""Rows of one statement: with each statement the exporter gives the interpreter's lock away, and waits for it again."""
 _SELECT = f"SELECT {_COLUMNS} FROM span"  # noqa: S608
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS span (
@@ -72,7 +78,10 @@ class SpanFileExporter(SpanExporter):
             try:
                 connection = self._connection = self._connection or _open(self._path)
                 connection.execute("BEGIN IMMEDIATE")
-                connection.executemany(_INSERT, rows)
+                for start in range(0, len(rows), _TOGETHER):
+                    chosen = rows[start : start + _TOGETHER]
+                    values = ", ".join([_VALUES] * len(chosen))
+                    connection.execute(_INSERT + values, [*chain.from_iterable(chosen)])
                 if self._exports % _PRUNE_EVERY == 0:
                     self._prune(connection)
                 connection.execute("COMMIT")
@@ -202,11 +211,15 @@ def _to_columns(row: SpanRow) -> tuple[str | int | None, ...]:
         row.end,
         row.status,
         row.description,
-        json.dumps(row.attributes),
-        json.dumps([(link.trace_id, link.span_id, link.attributes) for link in row.links]),
-        json.dumps([(event.name, event.at, event.attributes) for event in row.events]),
+        _text(row.attributes),
+        _text([(link.trace_id, link.span_id, link.attributes) for link in row.links]) if row.links else "[]",
+        _text([(event.name, event.at, event.attributes) for event in row.events]) if row.events else "[]",
         saga_id if isinstance(saga_id, str) else None,
     )
+
+
+def _text(value: object) -> str:
+    return _WRITER.encode(value).decode()
 
 
 def _from_columns(row: tuple[str, str, str | None, str, str, str, int, int, str, str, str, str, str]) -> SpanRow:

@@ -48,7 +48,7 @@ def test_no_span_is_told_twice_with_changes(given_: tuple[Definition, list[tuple
         assert {id_: second.get(id_) for id_ in first} == first
         fresh = {id_ for id_ in second if id_ not in first}
         if not after.phase.ended or before.phase.ended:
-            assert len(newly_told(definition, before, after)) == len(fresh)
+            assert len(newly_told(story_of(definition, after, ""), definition, before)) == len(fresh)
 
 
 def test_an_undo_that_failed_is_told_when_nobody_can_try_it_again_within_this_trace() -> None:
