@@ -101,7 +101,6 @@ class Alerting:
         self._stuck_after = stuck_after
         self._on = on
         self._topics: Sequence[str] = ()
-        self._noted = False
         self._wake = asyncio.Event()
         self._hurry = False
         self._turn = quiet.START
@@ -118,19 +117,18 @@ class Alerting:
         if self._on:
             self._task = asyncio.create_task(self._run(), name="choreo-alerts")
 
-    def note(self, batch: Batch, moves: Iterable[Moved]) -> None:
-        """Write down what a transaction led to that somebody should hear of, within it."""
+    def note(self, batch: Batch, moves: Iterable[Moved]) -> bool:
+        """Write down what a transaction led to that somebody should hear of, within it; say whether there is any."""
         if not self._on:
-            return
+            return False
         found = [*batch.alerts, *of_refused(batch.refused, batch.now), *of_moves(moves, batch.now)]
         if found:
             note(batch.connection, found)
-            self._noted = True
+        return bool(found)
 
-    def committed(self) -> None:
-        """Tell what was noted, now that it is committed."""
-        if self._noted:
-            self._noted = False
+    def committed(self, noted: bool) -> None:
+        """Tell what a transaction has noted, now that it is committed."""
+        if noted:
             self._wake.set()
 
     async def owes(self) -> bool:

@@ -7,7 +7,7 @@ coordinators share the work as one consumer group (ruling R9); a process may be 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import structlog
@@ -29,7 +29,7 @@ from ..events.settings import Settings
 from ..events.transport import Transport
 from ..services.health import Health, health_of
 from ..tracing.spans import Tracing
-from . import alerts, definitions, early, ends, loaded, operators, shard, store, ticks, timers
+from . import alerts, definitions, early, ends, lanes, loaded, operators, shard, store, ticks, timers
 from .admissions import next_in
 from .alerting import Alerting
 from .alerts import AlertRaised
@@ -50,7 +50,7 @@ from .positions import Positions
 from .presence import Presence
 from .queues import next_in_line
 from .rate import Rate
-from .refusals import Refused, blames_input, set_aside, trouble, unreadable
+from .refusals import Refused, set_aside, trouble, unreadable
 from .retention import Sweeper
 from .routing import FAILURES, UNKNOWN, Arrival, Routes
 from .saga import Saga
@@ -108,7 +108,9 @@ class Coordinator:
         self._emission = Emission(self._tracing, settings.slow)
         self._committed = committed
         self._durations = Durations(database)
-        self._positions = Positions(database, settings.group, self._since, self._options.gap, self._options.batch)
+        self._lanes = lanes.MOST[database.dialect]
+        self._most = self._options.batch * self._lanes
+        self._positions = Positions(database, settings.group, self._since, self._options.gap, self._most)
         self._barrier = self._positions.barrier
         self._shard = shard.Shard.read(settings.shard)
         self._rate = Rate(self._options.undo_rate)
@@ -180,9 +182,8 @@ class Coordinator:
         self._topics = sorted({FAILURES, COMMANDS_TOPIC, *(t for d in own for t in d.consumed_topics), *others})
         self._catalog_until = asyncio.get_running_loop().time() + _CATALOG
         self._route()
-        self._feed = Feed(
-            self._transport, self.group, self._topics, self._positions, self._options, client=self._client
-        )
+        options = replace(self._options, batch=self._most)
+        self._feed = Feed(self._transport, self.group, self._topics, self._positions, options, client=self._client)
         await self._feed.open()
         await self._emission.learn(self._database)
         await self._emission.emit_left_over(self._database, known)
@@ -285,11 +286,10 @@ class Coordinator:
             arrivals, unrouted = await self._routed_all(ordered)
         arrivals, refused = self._shard.own(arrivals, [*refused, *unrouted])
         ends = {(delivery.topic, delivery.partition): delivery.offset + 1 for delivery in deliveries}
-        read = {TopicPartition(*place): end for place, end in ends.items()}
-        await self._apply_all(arrivals, refused, read)
+        batch = lanes.Lane(arrivals, refused, {TopicPartition(*place): end for place, end in ends.items()})
+        await lanes.apply_all(lanes.divided(batch, self._lanes), self._apply)
         self.events += len(deliveries)
         self._presence.decided(deliveries[0])
-        self._positions.advance(read)
 
     async def _routed_all(self, ordered: Iterable[tuple[Delivery, Envelope]]) -> tuple[list[Arrival], list[Refused]]:
         arrivals: list[Arrival] = []
@@ -312,37 +312,17 @@ class Coordinator:
             except UnknownSchema as error:
                 await self._codec.learn(error.schema_id)
 
-    async def _apply_all(
-        self, arrivals: Sequence[Arrival], refused: Sequence[Refused], positions: Mapping[TopicPartition, int]
-    ) -> None:
-        """Apply a batch; where the store refuses it, find the record that is to blame and set that one aside."""
-        try:
-            await self._apply(arrivals, refused, positions)
-        except DBAPIError as error:
-            if not blames_input(error):
-                raise
-            if len(arrivals) <= 1:
-                blamed = [
-                    Refused(arrival, f"the store refuses it: {type(error.orig).__name__}") for arrival in arrivals
-                ]
-                await self._apply([], [*refused, *blamed], positions)
-                return
-            middle = len(arrivals) // 2
-            await self._apply_all(arrivals[:middle], refused, {})
-            await self._apply_all(arrivals[middle:], [], positions)
-
-    async def _apply(
-        self, arrivals: Sequence[Arrival], refused: Sequence[Refused], positions: Mapping[TopicPartition, int]
-    ) -> None:
+    async def _apply(self, lane: lanes.Lane) -> None:
         def work(batch: Batch) -> None:
-            batch.load(arrivals)
-            for arrival in arrivals:
+            batch.load(lane.arrivals)
+            for arrival in lane.arrivals:
                 batch.arrive(arrival)
-            batch.refused.extend(refused)
-            batch.alerts.extend(alerts.of_reports(arrivals, batch.now))
-            store.save_positions(batch.connection, self.group, positions, self._barrier.until())
+            batch.refused.extend(lane.refused)
+            batch.alerts.extend(alerts.of_reports(lane.arrivals, batch.now))
+            store.save_positions(batch.connection, self.group, lane.read, self._barrier.until())
 
         await self._transact(work)
+        self._positions.advance(lane.read)
 
     async def _transact(self, work: Callable[[Batch], None]) -> None:
         """Run one transaction; a schema that is not known yet is fetched and the transaction made again."""
@@ -350,7 +330,9 @@ class Coordinator:
         ended = self._emission.take_ended()
         while True:
             try:
-                rows, moves = await self._database.write(lambda connection: self._within(connection, work, ended))
+                rows, moves, noted = await self._database.write(
+                    lambda connection: self._within(connection, work, ended)
+                )
                 break
             except UnknownSchema as error:
                 await self._learn(error.schema_id)
@@ -366,7 +348,7 @@ class Coordinator:
         failpoint("coordinator.after_commit")
         self.batches += 1
         self._relay.publish(rows)
-        self._alerting.committed()
+        self._alerting.committed(noted)
         self._emission.emit(moves)
         if self._committed is not None:
             self._committed(rows, moves)
@@ -374,7 +356,7 @@ class Coordinator:
 
     def _within(
         self, connection: Connection, work: Callable[[Batch], None], ended: Sequence[str]
-    ) -> tuple[list[OutboxRow], list[Moved]]:
+    ) -> tuple[list[OutboxRow], list[Moved], bool]:
         failpoint("coordinator.in_transaction")
         self._relay.settle(connection)
         store.mark_traced(connection, ended)
@@ -384,11 +366,11 @@ class Coordinator:
         for refused in batch.refused:
             batch.records.append(set_aside(refused, now, self._knowledge.secrets(refused.arrival.delivery.topic)))
         moves = batch.write()
-        self._alerting.note(batch, moves)
+        noted = self._alerting.note(batch, moves)
         records = [*self._released(connection, batch), *ends.told(self._knowledge.sender, self._codec, moves)]
         rows = self._relay.put(connection, records)
         failpoint("coordinator.before_commit")
-        return rows, moves
+        return rows, moves, noted
 
     def _released(self, connection: Connection, batch: Batch) -> list[Record]:
         """Keep the commands, and hold back the undos that are above the rate or stopped."""

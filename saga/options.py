@@ -13,7 +13,7 @@ class Options:
     """How a coordinator works.
 
     Args:
-        batch: records in one transaction at most.
+        batch: records in one transaction at most; twice as many on PostgreSQL where they cannot be divided (`lanes`).
         poll: seconds that a poll waits for the first record.
         linger: seconds that a small batch waits at most while services of the same process are at work, whose next
             events then come along; 0: it does not wait.

@@ -293,7 +293,9 @@ def mark_traced(connection: Connection, ids: Sequence[str]) -> None:
 
 
 def _mark_traced(dialect: str) -> Update:
-    return update(saga).where(one_of(saga.c.id, "ids", dialect), saga.c.ended_at.isnot(None)).values(traced=True)
+    ended = select(saga.c.id).where(one_of(saga.c.id, "ids", dialect), saga.c.ended_at.isnot(None))
+    # Whoever has one of them locked is about to write that it is to be told again, and might wait for us meanwhile.
+    return update(saga).where(saga.c.id.in_(ended.with_for_update(skip_locked=True))).values(traced=True)
 
 
 _MARK_TRACED = Prepared(_mark_traced)

@@ -62,9 +62,9 @@ BUGS = (
     Bug(
         "positions are saved before what they led to",
         "saga.coordinator",
-        "        await self._apply_all(arrivals, refused, read)\n        self.events",
-        "        await self._database.write(lambda c: store.save_positions(c, self.group, read, {}))\n"
-        "        await self._apply_all(arrivals, refused, read)\n        self.events",
+        "        await lanes.apply_all(",
+        "        await self._database.write(lambda c: store.save_positions(c, self.group, batch.read, {}))\n"
+        "        await lanes.apply_all(",
         seeds=80,
         faults=("kill", "crash"),
     ),

@@ -25,6 +25,7 @@ async def _fill(stage: Stage) -> None:
     await stage.publish(Placed(order_id="10"), Reserved(order_id="10"), Paid(order_id="10"))
     await stage.publish(Placed(order_id="11"), Reserved(order_id="11"), Declined(order_id="11"))
     await stage.publish(Placed(order_id="12"))
+    await stage.until(lambda found: len(found) == 6)  # the next one is the latest on PostgreSQL's clock too
     await stage.publish(Placed(order_id="13"), Refused(order_id="13"))
     await stage.until(
         lambda found: (

@@ -26,14 +26,14 @@ async def test_row_13_a_zombie_coordinator_changes_nothing_and_sends_nothing_twi
         await stage.until(lambda all_: bool(all_) and all_["order/1"].steps["reserve"].done is not None)
         await stage.settled()
         frozen, thaw = asyncio.Event(), asyncio.Event()
-        original = zombie._apply_all
+        original = zombie._apply
 
-        async def apply_all(*arguments: Any) -> None:
+        async def apply(*arguments: Any) -> None:
             frozen.set()
             await thaw.wait()
             await original(*arguments)
 
-        zombie._apply_all = apply_all  # type: ignore[method-assign]
+        zombie._apply = apply  # type: ignore[method-assign]
         await stage.publish(Declined(order_id="1"), id="declined")
         await frozen.wait()  # it has read the event, and is not heard of from now on
         await zombie._feed._consumer.kill()  # type: ignore[attr-defined]
