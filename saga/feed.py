@@ -20,6 +20,8 @@ PATIENCE = 5.0
 """Seconds that all partitions wait for one that is behind and brings nothing: its broker may be away."""
 
 _LONGEST_PAUSE = 10.0
+_FEW = 32
+"""Records; so many are worth a transaction of their own, and wait for nobody."""
 
 
 class Feed:
@@ -132,7 +134,7 @@ class Feed:
         """Let the services of this process go first, and take what they say meanwhile into the same batch."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self._linger
-        while len(self._polled) < self._most // 2 and (left := end - loop.time()) > 0:
+        while len(self._polled) < min(_FEW, self._most) and (left := end - loop.time()) > 0:
             await leisure(left)
             more = await self._consumer.poll(most=self._most - len(self._polled), timeout=0.0)
             if self._round != self._positions.round:  # what was read before a rebalance is read again
