@@ -307,12 +307,12 @@ class Worker:
         return await self._transport.subscribe(self.service.name, topics, listener=self, client=client)
 
     async def _close_parts(self) -> None:
+        if self._relay is not None:
+            await self._relay.close()  # before the group is left: or the next owner's outputs overtake ours
         if self._consumer is not None:
             await self._consumer.close()
             self._consumer = None
         await self._provided.close(self.service.drain / SECOND)
-        if self._relay is not None:
-            await self._relay.close()
         if self._database is not None and self._own_database:
             await self._database.close()
         if self._own_registry:

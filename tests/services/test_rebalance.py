@@ -83,6 +83,42 @@ async def test_row_31_what_the_last_owner_has_committed_is_published_before_the_
         assert out == [key, key + 20]
 
 
+async def test_row_31_a_worker_that_stops_publishes_what_it_has_committed_before_it_leaves_its_group(
+    rig: Rig, store, monkeypatch
+):
+    """Whoever goes on with the partitions would overtake it."""
+    send, told, asked, may = rig.broker.send, [], asyncio.Event(), asyncio.Event()
+
+    async def send_late(records):
+        if any(record.topic == "inventory" for record in records):
+            asked.set()
+            await may.wait()
+            told.append("published")
+        await send(records)
+
+    monkeypatch.setattr(rig.broker, "send", send_late)
+    worker = rig.worker(_service(store, []))
+    await worker.start()
+    await rig.publish(OrderPlaced(order_id="1"))
+    await asked.wait()
+    relay, consumer = worker._relay, worker._consumer
+    assert relay is not None and consumer is not None
+    close, leave = relay.close, consumer.close
+
+    async def close_relay():
+        may.set()
+        await close()
+
+    async def leave_group():
+        told.append("left")
+        await leave()
+
+    monkeypatch.setattr(relay, "close", close_relay)
+    monkeypatch.setattr(consumer, "close", leave_group)
+    await worker.stop()
+    assert told == ["published", "left"]
+
+
 async def test_row_31_an_event_that_waits_for_its_retry_goes_to_the_new_owner_at_once(rig: Rig, store):
     service = Service("inventory", store=store)
     tries = []
