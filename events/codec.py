@@ -29,6 +29,7 @@ from .scan import MOST_VALUE_BYTES
 from .sealed import find_places, mask_json, open_json, open_tree, seal_json
 from .secret import Showing
 from .settings import Settings
+from .spelling import compile_writer
 from .writer import HEAD, WriterSchema
 
 E = TypeVar("E", bound=Event)
@@ -64,7 +65,7 @@ class Codec:
         self.keys = keys or Keys({})
         self._writers: dict[type[Event], Callable[[Event, str], bytes]] = {}
         self._known: dict[int, WriterSchema] = {}
-        self._readers: dict[tuple[type[Event], int], Callable[[bytes, str, str], Any]] = {}
+        self._readers: dict[tuple[type[Event], bytes], Callable[[bytes, str, str], Any]] = {}  # by the value's head too
         self._layouts: dict[type[Event], Layout] = {}
         self._structured: dict[type[Event], type[BaseModel]] = {}
 
@@ -125,12 +126,10 @@ class Codec:
         kind = AVRO if content_type == AVRO else _kind(content_type, value)
         if kind != AVRO:
             return self._decode_json(cls, value, kind, key, id_)
-        schema_id = int.from_bytes(value[1:HEAD], "big")
-        read = self._readers.get((cls, schema_id))
+        known = cls, value[:HEAD]
+        read = self._readers.get(known)
         if read is None:
-            read = self._readers[cls, schema_id] = self._reader(cls, self._schema_of(value))
-        elif value[:1] != _MAGIC or len(value) < HEAD:
-            raise _no_magic()
+            read = self._readers[known] = self._reader(cls, self._schema_of(value))
         event: E = read(value, key, id_)
         return event
 
@@ -379,14 +378,20 @@ def _avro_writer(spec: EventSpec, layout: Layout, schema_id: int, keys: Keys) ->
     head = _MAGIC + schema_id.to_bytes(4, "big")
     parsed: Any = parse_schema(spec.schema or {})
     to_datum, places, type_ = layout.write, find_places(parsed), spec.type
+    spell = compile_writer(parsed, head)
 
     def write(event: Event, id_: str) -> bytes:
-        stream = BytesIO()
-        stream.write(head)
         try:
             datum = to_datum(event)
             if places is not None:
                 datum = places.seal(datum, keys, type_, id_)
+            if spell is not None:
+                try:
+                    return spell(datum)
+                except Exception:  # noqa: S110 - whether it can be written, and how, fastavro says
+                    pass
+            stream = BytesIO()
+            stream.write(head)
             schemaless_writer(stream, parsed, datum)
         except Exception:
             raise _unwritable(spec, event, layout) from None

@@ -325,7 +325,7 @@ class StatelessCommit:
             self._acknowledged(records)
         failpoint("service.after_publish")
         # A copy of an event in flight has no result: there is no inbox to look in, so it runs, under the same ids.
-        ends = {result.kind: Finished(result.kind) for job in jobs if (result := job.result) is not None}
+        ends = {kind: Finished(kind) for kind in {job.result.kind for job in jobs if job.result is not None}}
         return [(job, Go.RUN if job.result is None else ends[job.result.kind]) for job in jobs]
 
 

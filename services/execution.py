@@ -11,7 +11,7 @@ import structlog
 
 from ..events.clock import SECOND, Clock
 from ..events.codec import Codec, to_record
-from ..events.envelope import Envelope, Record
+from ..events.envelope import AVRO, Envelope, Heading, Record
 from ..events.errors import DecodeError, DefinitionError, EventError, LimitExceeded
 from ..events.event import Event
 from ..events.failpoints import failpoint
@@ -70,6 +70,7 @@ class Execution:
         self._provided = provided
         self._classes = {(h.full_name, event.spec().type): event for h in service.handlers for event in h.events}
         self._placements: dict[str, Placement] = {}
+        self._headings: dict[str, Heading] = {}
 
     def learn_definitions(self, definitions: Iterable[DefinitionAnnouncement]) -> None:
         """Take note of the sagas that are announced, so that runs are placed in them."""
@@ -352,7 +353,7 @@ class Execution:
         place: tuple[str, str],
         extra: tuple[tuple[str, bytes], ...] = (),
     ) -> list[Record]:
-        source = job.envelope
+        source, route = job.envelope, job.route
         now = self._clock()
         step, occurrence = source.saga_step, source.saga_occurrence
         if job.step is None:
@@ -364,28 +365,36 @@ class Execution:
         records = []
         for index, event in enumerate(events):
             spec = event.spec()
-            envelope = Envelope(
-                job.route.output_id(index, source.id),
-                spec.type,
-                self._service.name,
-                now,
-                "",
-                causation_id=source.id,
-                saga_id=source.saga_id,
-                saga_type=source.saga_type,
-                saga_run=source.saga_run,
-                saga_step=step,
-                saga_occurrence=occurrence,
-                traceparent=source.traceparent,
-                tracestate=source.tracestate,
-                saga_traceparent=source.saga_traceparent,
-                extra=extra,
-            )
-            if span is not None:
-                sent = span.send(spec.topic, envelope.id)
-                sent.stamp(envelope)
-                job.sends.append(sent)
-            record = to_record(event, envelope, self._codec)
+            id_ = route.output_id(index, source.id)
+            if span is None and spec.format == "avro":
+                heading = self._headings.get(spec.type)
+                if heading is None:
+                    heading = self._headings[spec.type] = Heading(spec.type, self._service.name, AVRO)
+                headers = heading.answer(id_, now, source, step, occurrence, extra)
+                record = Record(spec.topic, event.key_text().encode(), self._codec.encode(event, id_), headers)
+            else:
+                envelope = Envelope(
+                    id_,
+                    spec.type,
+                    self._service.name,
+                    now,
+                    "",
+                    causation_id=source.id,
+                    saga_id=source.saga_id,
+                    saga_type=source.saga_type,
+                    saga_run=source.saga_run,
+                    saga_step=step,
+                    saga_occurrence=occurrence,
+                    traceparent=source.traceparent,
+                    tracestate=source.tracestate,
+                    saga_traceparent=source.saga_traceparent,
+                    extra=extra,
+                )
+                if span is not None:
+                    sent = span.send(spec.topic, id_)
+                    sent.stamp(envelope)
+                    job.sends.append(sent)
+                record = to_record(event, envelope, self._codec)
             # The key stands in the value too, and headers come from headers of 8 kB: a small value needs no count.
             if len(record.value or b"") > _SMALL_VALUE and record.size() > MOST_RECORD_BYTES:
                 raise LimitExceeded(

@@ -17,6 +17,7 @@ from choreo.events.envelope import (
     Delivery,
     Envelope,
     Headers,
+    Heading,
     Record,
     TopicPartition,
     read_envelope,
@@ -97,33 +98,64 @@ optional = st.none() | st.text(st.characters(codec="utf-8"), max_size=20)
 numbers = st.none() | st.integers(0, 9_999_999_999)
 
 
-@given(
-    st.builds(
-        Envelope,
-        id=st.text(min_size=1, max_size=40),
-        type=st.text(max_size=20),
-        source=st.text(min_size=1, max_size=20),
-        time=st.integers(-62_135_596_800_000_000, 253_402_300_799_999_999),
-        key=st.text(max_size=20),
-        content_type=st.sampled_from(["application/avro", "application/json"]),
-        causation_id=optional,
-        saga_id=optional,
-        saga_type=optional,
-        saga_run=numbers,
-        saga_step=optional,
-        saga_occurrence=optional,
-        saga_attempt=numbers,
-        saga_version=numbers,
-        saga_depth=numbers,
-        undoes=st.lists(st.text("0123456789abcdef-", min_size=1), max_size=3).map(tuple),
-        traceparent=st.none() | st.text(min_size=1, max_size=60),
-        extra=st.lists(
-            st.tuples(names.filter(lambda name: name not in RESERVED), st.binary(max_size=10)), max_size=4
-        ).map(tuple),
-    )
+envelopes = st.builds(
+    Envelope,
+    id=st.text(min_size=1, max_size=40),
+    type=st.text(max_size=20),
+    source=st.text(min_size=1, max_size=20),
+    time=st.integers(-62_135_596_800_000_000, 253_402_300_799_999_999),
+    key=st.text(max_size=20),
+    content_type=st.sampled_from(["application/avro", "application/json"]),
+    causation_id=optional,
+    saga_id=optional,
+    saga_type=optional,
+    saga_run=numbers,
+    saga_step=optional,
+    saga_occurrence=optional,
+    saga_attempt=numbers,
+    saga_version=numbers,
+    saga_depth=numbers,
+    undoes=st.lists(st.text("0123456789abcdef-", min_size=1), max_size=3).map(tuple),
+    traceparent=st.none() | st.text(min_size=1, max_size=60),
+    tracestate=st.none() | st.text(min_size=1, max_size=60),
+    saga_traceparent=st.none() | st.text(min_size=1, max_size=60),
+    extra=st.lists(st.tuples(names.filter(lambda name: name not in RESERVED), st.binary(max_size=10)), max_size=4).map(
+        tuple
+    ),
 )
+
+
+@given(envelopes)
 def test_every_envelope_survives_the_wire(envelope: Envelope) -> None:
     assert read_envelope(delivery(write_headers(envelope), envelope.key.encode())) == envelope
+
+
+@given(envelopes, envelopes)
+def test_an_answer_has_the_headers_of_its_envelope_however_much_of_them_is_spelled_once(
+    cause: Envelope, answer: Envelope
+) -> None:
+    envelope = Envelope(
+        answer.id,
+        answer.type,
+        answer.source,
+        answer.time,
+        answer.key,
+        answer.content_type,
+        causation_id=cause.id,
+        saga_id=cause.saga_id,
+        saga_type=cause.saga_type,
+        saga_run=cause.saga_run,
+        saga_step=answer.saga_step,
+        saga_occurrence=answer.saga_occurrence,
+        traceparent=cause.traceparent,
+        tracestate=cause.tracestate,
+        saga_traceparent=cause.saga_traceparent,
+        extra=answer.extra,
+    )
+    heading = Heading(answer.type, answer.source, answer.content_type)
+    for _ in range(2):
+        found = heading.answer(answer.id, answer.time, cause, answer.saga_step, answer.saga_occurrence, answer.extra)
+        assert found == write_headers(envelope)
 
 
 def test_a_foreign_record_gets_an_envelope_from_its_place() -> None:

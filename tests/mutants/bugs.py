@@ -298,8 +298,8 @@ BUGS = (
     ),
     Bug(
         "what a handler publishes does not say what caused it",
-        "services.execution",
-        "                causation_id=source.id,\n",
+        "events.envelope",
+        '            ("causation-id", cause.id.encode()),\n',
         "",
     ),
     Bug(
