@@ -66,6 +66,15 @@ def take(connection: Connection, keys: Iterable[tuple[str, str]]) -> dict[tuple[
     return found
 
 
+def any_of(connection: Connection, keys: Iterable[tuple[str, str]]) -> bool:
+    """Tell whether an event is parked for one of these (type, key) pairs."""
+    return any(
+        _ANY.rows(connection, {"the_type": type_, "keys": listed(connection, chunk)})
+        for type_, pairs in groupby(sorted(set(keys)), key=itemgetter(0))
+        for chunk in chunks([key for _, key in pairs])
+    )
+
+
 def _of_sagas(dialect: str) -> ColumnElement[bool]:
     return and_(parked.c.type == bindparam("the_type"), one_of(parked.c.key, "keys", dialect))
 
@@ -77,6 +86,7 @@ def _parked_of(dialect: str) -> Select[Any]:
 
 
 _PARKED = Prepared(_parked_of)
+_ANY = Prepared(lambda dialect: select(parked.c.event_id).where(_of_sagas(dialect)).limit(1))
 _TAKEN = Prepared(lambda dialect: delete(parked).where(_of_sagas(dialect)))
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import Connection, delete, select, tuple_
+from sqlalchemy import Connection, delete
 
-from . import store
+from . import early, store
 from .instance import Instance
-from .tables import parked, saga
+from .tables import saga
 
 
 def check_started(connection: Connection, keys: Collection[tuple[str, str]]) -> None:
@@ -24,11 +24,8 @@ def check_started(connection: Connection, keys: Collection[tuple[str, str]]) -> 
     """
     if not keys or connection.dialect.name == "sqlite":
         return
-    ordered = sorted(keys)
-    for start in range(0, len(ordered), store.CHUNK):
-        where = tuple_(parked.c.type, parked.c.key).in_(ordered[start : start + store.CHUNK])
-        if connection.execute(select(parked.c.event_id).where(where).limit(1)).first() is not None:
-            raise store.LostRace("another coordinator parked an event for a saga that has just started")
+    if early.any_of(connection, keys):
+        raise store.LostRace("another coordinator parked an event for a saga that has just started")
 
 
 def check_absent(connection: Connection, awaited: Sequence[Instance], now: int) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from choreo.saga import lanes
 from tests.saga import shelf
 from tests.saga.stage import Stage
 from tests.support.console import Console
@@ -45,12 +44,8 @@ def _bare(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
 
 
 @pytest.fixture
-async def stage(store_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
-    """A broker and a store (SQLite, then PostgreSQL); the test starts its coordinators.
-
-    On PostgreSQL whatever can be applied side by side is.
-    """
-    monkeypatch.setattr(lanes, "LEAST", 1)
+async def stage(store_url: str) -> AsyncIterator[Stage]:
+    """A broker and a store (SQLite, then PostgreSQL); the test starts its coordinators."""
     async with Stage(store_url) as made:
         yield made
 
