@@ -14,7 +14,7 @@ from choreo.saga.inputs import Observed
 from choreo.saga.lanes import Lane, divided
 from choreo.saga.refusals import Refused
 from choreo.saga.routing import Arrival, Target
-from tests.saga.stage import Declined, Paid, Past, Placed, Released, Reserved, Stage, Undoing, header
+from tests.saga.stage import Paid, Past, Placed, Reserved, Stage
 
 
 def arrival(topic: str, partition: int, offset: int, *targets: Target) -> Arrival:
@@ -145,30 +145,3 @@ async def test_a_lane_that_the_store_does_not_take_is_applied_again_and_the_othe
         assert {each.seq for each in found.values()} == {3}
         assert 0 < len(failed[0]) < 40, "half of them, or there was one lane"
         assert await stage.ignored() == {}, "nothing was applied a second time"
-
-
-async def test_sagas_in_lanes_of_two_coordinators_end_as_they_would_alone_and_each_undo_has_one_id(
-    postgres_url: str,
-) -> None:
-    orders = [str(number) for number in range(60)]
-    refused = orders[::3]
-    async with Stage(postgres_url, sagas=(Undoing,)) as stage:
-        await stage.start()
-        await stage.start()
-        await stage.publish(*(Placed(order_id=order) for order in orders))
-        await stage.publish(*(Reserved(order_id=order) for order in orders))
-        await stage.publish(*(Declined(order_id=order) for order in refused))
-        await stage.publish(*(Paid(order_id=order) for order in orders if order not in refused))
-        await stage.publish(*(Reserved(order_id=order) for order in orders))
-        found = await stage.until(
-            lambda all_: len(all_) == 60 and not any(each.phase == "RUNNING" for each in all_.values())
-        )
-        assert {key for key in orders if found[f"undoing/{key}"].phase == "COMPENSATING"} == set(refused)
-        await stage.settled()
-        undone = await stage.eventually_sent("inventory.commands", len(refused))
-        # The second coordinator may send again what the first one has only just sent, under the same id.
-        ids_of_undos = {(each.key or b"").decode(): header(each, "ce_id") for each in undone}
-        assert {((each.key or b"").decode(), header(each, "ce_id")) for each in undone} == set(ids_of_undos.items())
-        assert ids_of_undos.keys() == set(refused)
-        await stage.publish(*(Released(order_id=order) for order in refused))
-        await stage.until(lambda all_: all(all_[f"undoing/{key}"].phase == "COMPENSATED" for key in refused))
