@@ -11,20 +11,20 @@ import asyncio
 
 _EMPTY = 50e-6
 """Seconds; a turn of the loop that is shorter had nothing to do, or next to nothing."""
+_TURNS = 8
+"""So many empty turns in a row: to wake somebody takes a turn that is as short."""
 
 
-async def leisure(seconds: float, *, turns: int = 8) -> None:
+async def leisure(seconds: float) -> None:
     """Let everything else in this event loop go first, until it has nothing to do.
 
     Args:
         seconds: to wait at most.
-        turns: of the loop that have to be empty, one after the other: to wake somebody takes a turn that is as short as
-            an empty one. Of two that wait, the one that asks for fewer goes first.
     """
     loop = asyncio.get_running_loop()
     began = now = loop.time()
     empty = 0
-    while empty < turns and now - began < seconds:
+    while empty < _TURNS and now - began < seconds:
         turn = now
         await asyncio.sleep(0)
         now = loop.time()

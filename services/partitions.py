@@ -9,17 +9,15 @@ from operator import attrgetter
 
 from ..events.envelope import Delivery, TopicPartition
 from ..events.errors import ChoreoError
-from ..events.leisure import leisure
 from ..events.transport import Consumer
 from .job import Receipt
 from .lanes import Ledger
 
 LINGER = 0.02
-"""Seconds that a commit of offsets waits at most for what is under way, whose offsets then come along."""
+"""Seconds that a commit of offsets waits for what is under way, whose offsets then come along."""
 MOST_SPAN = 50_000
 """Offsets that may lie between a partition's oldest unfinished record and its newest read; then it pauses."""
 
-_TURNS = 30  # of the loop have to be empty; the coordinator asks for fewer, somebody waits for what it decides
 _place = attrgetter("topic", "partition")
 
 
@@ -27,7 +25,7 @@ class Partitions:
     """Keeps the ledger of the partitions through rebalances: what was read before one says nothing after it.
 
     Args:
-        linger: seconds that a commit waits at most while the process is at work.
+        linger: seconds that a commit waits for further ones.
     """
 
     def __init__(self, linger: float = 0.0) -> None:
@@ -86,10 +84,10 @@ class Partitions:
                 self.moved.set()
 
     async def until_moved(self) -> None:
-        """Wait until there is something to commit, and for a moment in which nothing else is to be done."""
+        """Wait until there is something to commit, and a moment longer for what is under way."""
         await self.moved.wait()
         if self._linger:
-            await leisure(self._linger, turns=_TURNS)
+            await asyncio.sleep(self._linger)
 
     async def commit(self, consumer: Consumer, places: frozenset[TopicPartition] | None = None) -> None:
         """Commit up to the first record of each partition that is not finished.

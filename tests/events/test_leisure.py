@@ -57,14 +57,3 @@ async def test_nobody_waits_longer_than_they_said() -> None:
     await leisure(0.02)
     ended = True
     await task
-
-
-async def test_who_asks_for_fewer_turns_goes_first() -> None:
-    order: list[str] = []
-
-    async def wait(name: str, turns: int) -> None:
-        await leisure(60.0, turns=turns)
-        order.append(name)
-
-    await asyncio.gather(wait("offsets", 30), wait("coordinator", 8), work([], 5))
-    assert order == ["coordinator", "offsets"]

@@ -41,3 +41,16 @@ async def test_a_commit_that_is_cancelled_by_a_stop_is_made_again_at_its_end() -
     slow.answers.set()
     await partitions.commit(consumer)
     assert slow.asked == [{PLACE: 8}, {PLACE: 8}]
+
+
+async def test_what_ends_a_moment_later_comes_along_with_a_commit() -> None:
+    partitions, quick = Partitions(linger=0.02), Slow()
+    quick.answers.set()
+    receipts = partitions.read([Delivery("orders", 0, offset, 0, b"k", b"v", ()) for offset in (7, 8)])
+    partitions.finish(receipts[0])
+    waiting = asyncio.create_task(partitions.until_moved())
+    await asyncio.sleep(0)
+    partitions.finish(receipts[1])
+    await waiting
+    await partitions.commit(cast(Consumer, quick))
+    assert quick.asked == [{PLACE: 9}]
