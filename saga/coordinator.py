@@ -367,7 +367,7 @@ class Coordinator:
             batch.records.append(set_aside(refused, now, self._knowledge.secrets(refused.arrival.delivery.topic)))
         moves = batch.write()
         noted = self._alerting.note(batch, moves)
-        records = [*self._released(connection, batch), *ends.told(self._knowledge.sender, moves)]
+        records = [*self._released(connection, batch), *ends.told(self._knowledge.sender, self._codec, moves)]
         rows = self._relay.put(connection, records)
         failpoint("coordinator.before_commit")
         return rows, moves, noted

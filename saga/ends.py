@@ -7,19 +7,17 @@ only if the end was committed; a saga that is opened again and ends again has an
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime
-
-from msgspec import Struct
-from msgspec.json import Encoder
+from typing import cast
 
 from ..events.clock import to_datetime
-from ..events.envelope import JSON, Envelope, Record, write_headers
+from ..events.codec import Codec, to_record
+from ..events.envelope import Envelope, Record
 from ..events.ids import derived_id
 from ..tracing.headers import SagaTrace, format_saga_trace
 from ..tracing.ids import ROOT, span_id, trace_id
 from .commands import Sender
 from .instance import Instance
-from .outcomes import OUTCOMES_TOPIC, SagaEnded
+from .outcomes import End, SagaEnded
 from .work import Moved
 
 
@@ -38,56 +36,36 @@ def end_id(saga: str, epoch: int) -> str:
     return derived_id("ended", saga, str(epoch))
 
 
-def told(sender: Sender, moves: Iterable[Moved]) -> Iterator[Record]:
+def told(sender: Sender, codec: Codec, moves: Iterable[Moved]) -> Iterator[Record]:
     """Make the records that tell of ends; a saga that only observes sends nothing, this neither.
 
     Args:
         sender: who.
+        codec: prepared for `SagaEnded`.
         moves: what sagas went through in the transaction.
     """
     for definition, before, after in moves:
         if has_ended(before, after) and not definition.observe_only:
-            yield Record(OUTCOMES_TOPIC, after.key.encode(), _value(after), write_headers(_envelope(sender, after)))
+            yield to_record(_event(after), _envelope(sender, after), codec)
 
 
-class _Ended(Struct):
-    """The fields of `SagaEnded`: every saga ends, and a structure is written in a tenth of a model's time."""
-
-    key: str
-    saga: str
-    type: str
-    run: int
-    epoch: int
-    version: int
-    phase: str
-    started_at: datetime
-    ended_at: datetime
-    step: str | None
-    error: str | None
-
-
-_WRITER = Encoder()
-_TYPE = SagaEnded.spec().type
-
-
-def _value(instance: Instance) -> bytes:
-    """Write the value of a `SagaEnded`: the bytes that its codec would write."""
+def _event(instance: Instance) -> SagaEnded:
     cause = instance.cause or {}
     assert instance.ended_at is not None
-    event = _Ended(
+    # Its parts are ours and of their types: nothing needs to be validated for each saga.
+    return SagaEnded.model_construct(
         key=instance.key,
         saga=instance.id,
         type=instance.type,
         run=instance.run,
         epoch=instance.epoch,
         version=instance.version,
-        phase=instance.phase.value,
+        phase=cast(End, instance.phase.value),
         started_at=to_datetime(instance.started_at),
         ended_at=to_datetime(instance.ended_at),
         step=cause.get("step"),
         error=cause.get("error"),
     )
-    return _WRITER.encode(event)
 
 
 def _envelope(sender: Sender, instance: Instance) -> Envelope:
@@ -101,11 +79,10 @@ def _envelope(sender: Sender, instance: Instance) -> Envelope:
     assert instance.ended_at is not None
     return Envelope(
         id=end_id(name, instance.epoch),
-        type=_TYPE,
+        type=SagaEnded.spec().type,
         source=f"choreo/{instance.type}",
         time=instance.ended_at,
         key=instance.key,
-        content_type=JSON,
         traceparent=place,  # the saga's root is the parent in both
         saga_traceparent=place,
     )

@@ -200,15 +200,6 @@ class Doubt(NamedTuple):
     at: int
 
 
-class Outlook(NamedTuple):
-    """What a saga is found by: its `current_step`, `next_due` and `limit_due`, and the earliest of its `waits`."""
-
-    step: str | None
-    next_due: int | None
-    limit_due: int | None
-    waits_since: int | None
-
-
 class Remark(NamedTuple):
     """One condition that holds: a machine-readable reason, a sentence, since when, and of which step."""
 
@@ -378,38 +369,6 @@ class Instance(Struct, omit_defaults=True, gc=False):
             if step.state in _EXPECTING:
                 return name.partition("[")[0]  # of an occurrence, the step
         return None
-
-    def outlook(self) -> Outlook:
-        """Give what it is found by: the same as one asks for singly, in one pass over its steps."""
-        if self.phase.ended:
-            return Outlook(self.current_step, None, None, None)
-        if self.paused is not None or self.waiting or self.lock is not None or self.conditions:
-            return Outlook(self.current_step, self.next_due, self.limit_due, min(self.waits(), default=None))
-        current = since = None
-        due: list[int] = []
-        limits: list[int] = []
-        for name, step in self.steps.items():
-            state = step.state
-            if state is not StepState.PENDING:
-                if current is None and state in _EXPECTING:
-                    current = name.partition("[")[0]
-                if state is StepState.WAITING or state is StepState.RETRYING:
-                    since = step.ready_at if since is None or step.ready_at < since else since
-                elif state is StepState.COMPENSATING:
-                    since = step.undo_ready_at if since is None or step.undo_ready_at < since else since
-            if step.limit_at is not None:
-                limits.append(step.limit_at)
-            due += step.timers()
-        if self.phase is Phase.RUNNING:
-            if self.deadline_at is not None:
-                limits.append(self.deadline_at)
-                due.append(self.deadline_at)
-            limit_due = min(limits, default=None)
-        else:
-            limit_due = None
-        if (turn := self.turn_due) is not None:
-            due.append(turn)
-        return Outlook(current, min(due, default=None), limit_due, since)
 
     def copy(self) -> Instance:
         """Copy it, so that the original stays what it was."""

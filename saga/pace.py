@@ -176,7 +176,7 @@ def lasted(before: Instance | None, after: Instance) -> list[Lasted]:
         if (step.ended_at is None and step.undo_ended_at is None) or name[-1] == "]":
             continue
         known = before.steps.get(name) if same and before is not None else None
-        if known is not None and known.ended_at == step.ended_at and known.undo_ended_at == step.undo_ended_at:
+        if known is not None and (known.ended_at, known.undo_ended_at) == (step.ended_at, step.undo_ended_at):
             continue
         if step.outcome is StepState.DONE and (known is None or known.ended_at is None):
             ended = step.ended_at

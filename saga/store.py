@@ -387,20 +387,19 @@ def _saga_columns(instance: Instance, now: int, traced: bool) -> dict[str, Any]:
 
 def _changing_columns(instance: Instance, now: int, traced: bool) -> dict[str, Any]:
     """Give what an input may change; a column that is written, even with the same value, costs its indexes."""
-    outlook = instance.outlook()
     return {
         "version": instance.version,
         "phase": _PHASES[instance.phase],
-        "step": outlook.step,
+        "step": instance.current_step,
         "error": None if instance.cause is None else instance.cause.get("error"),
         "conditions": ",".join(sorted(instance.conditions)) if instance.conditions else "",
         "seq": instance.seq,
         "epoch": instance.epoch,
         "updated_at": now,
         "ended_at": instance.ended_at,
-        "next_due": outlook.next_due,
-        "limit_due": outlook.limit_due,
-        "waits_since": outlook.waits_since,
+        "next_due": instance.next_due,
+        "limit_due": instance.limit_due,
+        "waits_since": min(instance.waits(), default=None),
         "traced": traced,
         "state": instance.to_json(),
     }

@@ -160,8 +160,6 @@ class Play:
     def _took(self, transition: Transition) -> Transition:
         self.instance, self.last = transition.instance, transition
         self.sent += transition.outputs
-        singly = (self.instance.current_step, self.instance.next_due, self.instance.limit_due)
-        assert self.instance.outlook() == (*singly, min(self.instance.waits(), default=None))
         return transition
 
     @property

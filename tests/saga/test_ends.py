@@ -7,22 +7,10 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from choreo.events.clock import to_datetime
-from choreo.events.codec import Codec
 from choreo.events.envelope import Delivery
-from choreo.events.memory import MemoryBroker
-from choreo.events.registry import open_registry
-from choreo.events.settings import load_settings
-from choreo.saga.commands import Sender
 from choreo.saga.ends import end_id
-from choreo.saga.ends import told as ends_of
-from choreo.saga.instance import Instance
 from choreo.saga.outcomes import SagaEnded
-from choreo.saga.words import Phase
-from choreo.saga.work import Moved
 from tests.saga.stage import Again, Declined, Order, Paid, Placed, Refused, Release, Released, Reserved, Stage, header
 
 
@@ -58,29 +46,6 @@ async def test_an_end_is_told_once_with_what_one_wants_to_know(stage: Stage) -> 
     assert (event.saga, event.type, event.run, event.epoch, event.phase) == ("order/4711", "order", 1, 0, "COMPLETED")
     assert event.ended_at.timestamp() * 1e6 == pytest.approx(instance.ended_at, abs=2)
     assert (event.step, event.error) == (None, None)
-
-
-_TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
-
-
-@given(
-    _TEXTS,
-    st.one_of(st.none(), st.fixed_dictionaries({"step": _TEXTS, "error": st.just("Böse\x7f")})),
-    st.integers(0, 4_000_000_000_000_000),
-    st.sampled_from([Phase.COMPLETED, Phase.COMPENSATED, Phase.FAILED]),
-)
-def test_an_end_is_the_record_that_its_class_and_a_codec_would_make(
-    key: str, cause: dict[str, str] | None, at: int, phase: Phase
-) -> None:
-    instance = Instance("order", key, 2, 3, "hash", phase, epoch=1, started_at=at, ended_at=at + 1_000, cause=cause)
-    (told,) = ends_of(Sender("n"), [Moved(Order.definition(), None, instance)])
-    event = SagaEnded.model_validate_json(told.value or b"")
-    codec = Codec(open_registry(load_settings(broker="memory:"), MemoryBroker("")))
-    asyncio.run(codec.prepare([SagaEnded]))
-    assert told.value == codec.encode(event)
-    assert (told.topic, told.key) == (SagaEnded.spec().topic, event.key_text().encode())
-    assert (event.key, event.saga, event.phase) == (key, instance.id, phase.value)
-    assert (event.started_at, event.ended_at) == (to_datetime(at), to_datetime(at + 1_000))
 
 
 async def test_an_end_says_what_led_to_it(stage: Stage) -> None:
