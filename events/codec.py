@@ -18,7 +18,7 @@ from pydantic_core import from_json, to_json
 
 from .avro import Schema, shape_of
 from .clock import from_rfc3339
-from .envelope import AVRO, CLOUDEVENTS_JSON, JSON, Envelope, Record, write_headers
+from .envelope import AVRO, CLOUDEVENTS_JSON, JSON, Envelope, Headers, Heading, Record, write_headers
 from .errors import DecodeError, EncodeError, LimitExceeded
 from .event import Event, EventSpec
 from .keys import Keys, open_keys
@@ -29,7 +29,6 @@ from .scan import MOST_VALUE_BYTES
 from .sealed import find_places, mask_json, open_json, open_tree, seal_json
 from .secret import Showing
 from .settings import Settings
-from .spelling import compile_writer
 from .writer import HEAD, WriterSchema
 
 E = TypeVar("E", bound=Event)
@@ -315,11 +314,25 @@ def to_record(event: Event, envelope: Envelope, codec: Codec, *, topic: str | No
     """
     spec = event.spec()
     key = event.key_text()
-    envelope.content_type = AVRO if spec.format == "avro" else JSON
-    if spec.secrets and spec.format == "json" and not spec.encrypted:
-        # A reader without the class, such as the command line, has no schema that would tell what to hide.
-        envelope.extra = (*envelope.extra, (SECRET_FIELDS, ",".join(spec.secrets).encode()))
+    envelope.content_type = _content_type(spec)
+    envelope.extra += _secret_fields(spec)
     return Record(topic or spec.topic, key.encode(), codec.encode(event, envelope.id), write_headers(envelope))
+
+
+def head(spec: EventSpec, source: str) -> Heading:
+    """Make the heading of a type's events, with which they carry what `to_record` would give them."""
+    return Heading(spec.type, source, _content_type(spec), _secret_fields(spec))
+
+
+def _content_type(spec: EventSpec) -> str:
+    return AVRO if spec.format == "avro" else JSON
+
+
+def _secret_fields(spec: EventSpec) -> Headers:
+    if not spec.secrets or spec.format != "json" or spec.encrypted:
+        return ()
+    # A reader without the class, such as the command line, has no schema that would tell what to hide.
+    return ((SECRET_FIELDS, ",".join(spec.secrets).encode()),)
 
 
 def read_structured(envelope: Envelope, value: bytes) -> Envelope:
@@ -378,18 +391,12 @@ def _avro_writer(spec: EventSpec, layout: Layout, schema_id: int, keys: Keys) ->
     head = _MAGIC + schema_id.to_bytes(4, "big")
     parsed: Any = parse_schema(spec.schema or {})
     to_datum, places, type_ = layout.write, find_places(parsed), spec.type
-    spell = compile_writer(parsed, head)
 
     def write(event: Event, id_: str) -> bytes:
         try:
             datum = to_datum(event)
             if places is not None:
                 datum = places.seal(datum, keys, type_, id_)
-            if spell is not None:
-                try:
-                    return spell(datum)
-                except Exception:  # noqa: S110 - whether it can be written, and how, fastavro says
-                    pass
             stream = BytesIO()
             stream.write(head)
             schemaless_writer(stream, parsed, datum)

@@ -7,7 +7,7 @@ saga and trace headers of `docs/wire.md`. Reading one costs no payload decoding.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from .clock import from_rfc3339, to_rfc3339
 from .errors import DecodeError, LimitExceeded
@@ -167,27 +167,9 @@ def write_headers(envelope: Envelope) -> Headers:
         ("ce_time", to_rfc3339(envelope.time).encode()),
         ("content-type", envelope.content_type.encode()),
     ]
-    # Written out: a loop over the names would cost twice as much, and this is done for every event.
     if envelope.causation_id is not None:
         headers.append(("causation-id", envelope.causation_id.encode()))
-    if envelope.saga_id is not None:
-        headers.append(("saga-id", envelope.saga_id.encode()))
-    if envelope.saga_type is not None:
-        headers.append(("saga-type", envelope.saga_type.encode()))
-    if envelope.saga_step is not None:
-        headers.append(("saga-step", envelope.saga_step.encode()))
-    if envelope.saga_occurrence is not None:
-        headers.append(("saga-occurrence", envelope.saga_occurrence.encode()))
-    if envelope.traceparent is not None:
-        headers.append(("traceparent", envelope.traceparent.encode()))
-    if envelope.tracestate is not None:
-        headers.append(("tracestate", envelope.tracestate.encode()))
-    if envelope.baggage is not None:
-        headers.append(("baggage", envelope.baggage.encode()))
-    if envelope.saga_traceparent is not None:
-        headers.append(("saga-traceparent", envelope.saga_traceparent.encode()))
-    if envelope.saga_run is not None:
-        headers.append(("saga-run", b"%d" % envelope.saga_run))
+    _append_saga(headers, envelope, envelope.saga_step, envelope.saga_occurrence, envelope, envelope.baggage)
     if envelope.saga_attempt is not None:
         headers.append(("saga-attempt", b"%d" % envelope.saga_attempt))
     if envelope.saga_version is not None:
@@ -200,6 +182,43 @@ def write_headers(envelope: Envelope) -> Headers:
     return tuple(headers)
 
 
+class TraceContext(Protocol):
+    """What a record carries of its traces: an envelope as it was received, or the span of a send."""
+
+    traceparent: str | None
+    tracestate: str | None
+    saga_traceparent: str | None
+
+
+def _append_saga(
+    headers: list[tuple[str, bytes]],
+    saga: Envelope,
+    step: str | None,
+    occurrence: str | None,
+    trace: TraceContext,
+    baggage: str | None,
+) -> None:
+    # Written out: a loop over the names would cost twice as much, and this is done for every event.
+    if saga.saga_id is not None:
+        headers.append(("saga-id", saga.saga_id.encode()))
+    if saga.saga_type is not None:
+        headers.append(("saga-type", saga.saga_type.encode()))
+    if step is not None:
+        headers.append(("saga-step", step.encode()))
+    if occurrence is not None:
+        headers.append(("saga-occurrence", occurrence.encode()))
+    if trace.traceparent is not None:
+        headers.append(("traceparent", trace.traceparent.encode()))
+    if trace.tracestate is not None:
+        headers.append(("tracestate", trace.tracestate.encode()))
+    if baggage is not None:
+        headers.append(("baggage", baggage.encode()))
+    if trace.saga_traceparent is not None:
+        headers.append(("saga-traceparent", trace.saga_traceparent.encode()))
+    if saga.saga_run is not None:
+        headers.append(("saga-run", b"%d" % saga.saga_run))
+
+
 class Heading:
     """The headers of events of one type and one source that answer others: what they share is spelled once.
 
@@ -207,24 +226,34 @@ class Heading:
 
     Args:
         type_, source, content_type: of the events.
+        extra: headers behind those of each answer.
     """
 
-    __slots__ = ("_content_type", "_source", "_type")
+    __slots__ = ("_content_type", "_extra", "_source", "_type")
 
-    def __init__(self, type_: str, source: str, content_type: str) -> None:
+    def __init__(self, type_: str, source: str, content_type: str, extra: Headers = ()) -> None:
+        self._extra = extra
         self._type = ("ce_type", type_.encode())
         self._source = ("ce_source", source.encode())
         self._content_type = ("content-type", content_type.encode())
 
     def answer(
-        self, id_: str, time: int, cause: Envelope, step: str | None, occurrence: str | None, extra: Headers
+        self,
+        id_: str,
+        time: int,
+        cause: Envelope,
+        step: str | None,
+        occurrence: str | None,
+        trace: TraceContext,
+        extra: Headers,
     ) -> Headers:
         """Spell an answer's headers.
 
         Args:
             id_, time: of the event.
-            cause: the event that it answers: it belongs to the same saga, and to the same trace.
+            cause: the event that it answers: it belongs to the same saga.
             step, occurrence: where in that saga.
+            trace: its traces: the span of its send, or the cause.
             extra: headers behind those of the envelope.
         """
         headers: list[tuple[str, bytes]] = [
@@ -236,23 +265,9 @@ class Heading:
             self._content_type,
             ("causation-id", cause.id.encode()),
         ]
-        if cause.saga_id is not None:
-            headers.append(("saga-id", cause.saga_id.encode()))
-        if cause.saga_type is not None:
-            headers.append(("saga-type", cause.saga_type.encode()))
-        if step is not None:
-            headers.append(("saga-step", step.encode()))
-        if occurrence is not None:
-            headers.append(("saga-occurrence", occurrence.encode()))
-        if cause.traceparent is not None:
-            headers.append(("traceparent", cause.traceparent.encode()))
-        if cause.tracestate is not None:
-            headers.append(("tracestate", cause.tracestate.encode()))
-        if cause.saga_traceparent is not None:
-            headers.append(("saga-traceparent", cause.saga_traceparent.encode()))
-        if cause.saga_run is not None:
-            headers.append(("saga-run", b"%d" % cause.saga_run))
+        _append_saga(headers, cause, step, occurrence, trace, None)  # baggage is never passed on
         headers += extra
+        headers += self._extra
         return tuple(headers)
 
 

@@ -58,10 +58,8 @@ class Derived:
 
     def __call__(self, part: str) -> str:
         """Give the id for one part."""
-        data = part.encode()
-        length = len(data)
         digest = self._before.copy()
-        digest.update((_LENGTHS[length] if length < 256 else length.to_bytes(4, "big")) + data + self._after)
+        digest.update(_prefixed(part) + self._after)
         return _spelled(digest.hexdigest())
 
 

@@ -154,12 +154,8 @@ def _bytes(data: bytes, at: int) -> tuple[bytes, int]:
 
 
 def _string(data: bytes, at: int) -> tuple[str, int]:
-    size = data[at]
-    at += 1
-    if size > 0x7F or size & 1:
-        size, at = _size(data, at - 1)
-    end = at + (size >> 1)
-    return data[at:end].decode(), end
+    raw, end = _bytes(data, at)
+    return raw.decode(), end
 
 
 def _size(data: bytes, at: int) -> tuple[int, int]:
@@ -260,21 +256,12 @@ def _fixed(size: int) -> _Step:
 
 
 def _record(fields: list[tuple[str, _Part]]) -> _Part:
-    steps = tuple((name, None if part.read is _string else part.read) for name, part in fields)
+    steps = tuple((name, part.read) for name, part in fields)
 
     def record(data: bytes, at: int) -> tuple[dict[str, Any], int]:
         found: dict[str, Any] = {}
         for name, read in steps:
-            if read is not None:
-                found[name], at = read(data, at)
-                continue
-            size = data[at]  # as `_string`, without a call for each
-            at += 1
-            if size > 0x7F or size & 1:
-                size, at = _size(data, at - 1)
-            end = at + (size >> 1)
-            found[name] = data[at:end].decode()
-            at = end
+            found[name], at = read(data, at)
         return found, at
 
     parts = [part for _, part in fields]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from ..events.clock import SECOND, Clock
-from ..events.codec import Codec, to_record
-from ..events.envelope import AVRO, Envelope, Heading, Record
+from ..events.codec import Codec, head
+from ..events.envelope import Heading, Record, TraceContext
 from ..events.errors import DecodeError, DefinitionError, EventError, LimitExceeded
 from ..events.event import Event
 from ..events.failpoints import failpoint
@@ -366,35 +366,15 @@ class Execution:
         for index, event in enumerate(events):
             spec = event.spec()
             id_ = route.output_id(index, source.id)
-            if span is None and spec.format == "avro":
-                heading = self._headings.get(spec.type)
-                if heading is None:
-                    heading = self._headings[spec.type] = Heading(spec.type, self._service.name, AVRO)
-                headers = heading.answer(id_, now, source, step, occurrence, extra)
-                record = Record(spec.topic, event.key_text().encode(), self._codec.encode(event, id_), headers)
-            else:
-                envelope = Envelope(
-                    id_,
-                    spec.type,
-                    self._service.name,
-                    now,
-                    "",
-                    causation_id=source.id,
-                    saga_id=source.saga_id,
-                    saga_type=source.saga_type,
-                    saga_run=source.saga_run,
-                    saga_step=step,
-                    saga_occurrence=occurrence,
-                    traceparent=source.traceparent,
-                    tracestate=source.tracestate,
-                    saga_traceparent=source.saga_traceparent,
-                    extra=extra,
-                )
-                if span is not None:
-                    sent = span.send(spec.topic, id_)
-                    sent.stamp(envelope)
-                    job.sends.append(sent)
-                record = to_record(event, envelope, self._codec)
+            heading = self._headings.get(spec.type)
+            if heading is None:
+                heading = self._headings[spec.type] = head(spec, self._service.name)
+            trace: TraceContext = source
+            if span is not None:
+                trace = sent = span.send(spec.topic, id_)
+                job.sends.append(sent)
+            headers = heading.answer(id_, now, source, step, occurrence, trace, extra)
+            record = Record(spec.topic, event.key_text().encode(), self._codec.encode(event, id_), headers)
             # The key stands in the value too, and headers come from headers of 8 kB: a small value needs no count.
             if len(record.value or b"") > _SMALL_VALUE and record.size() > MOST_RECORD_BYTES:
                 raise LimitExceeded(

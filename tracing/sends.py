@@ -16,7 +16,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from ..events.envelope import Envelope, Record
+from ..events.envelope import Record
 from .headers import format_traceparent, format_tracestate, is_sampled
 
 SYSTEM = "kafka"
@@ -46,14 +46,6 @@ class SendSpan:
         self.tracestate = tracestate
         self.saga_traceparent = saga_traceparent
         self._sends = sends
-
-    def stamp(self, envelope: Envelope) -> None:
-        """Write the context into an envelope, replacing what it had; baggage is never passed on."""
-        envelope.traceparent = self.traceparent
-        envelope.tracestate = self.tracestate
-        envelope.baggage = None
-        if self.saga_traceparent is not None:
-            envelope.saga_traceparent = self.saga_traceparent
 
     def end(self, error: BaseException | None = None) -> None:
         """End it by hand, where nobody calls `Sends.acknowledged`: now, or as failed."""

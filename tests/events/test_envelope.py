@@ -130,9 +130,9 @@ def test_every_envelope_survives_the_wire(envelope: Envelope) -> None:
     assert read_envelope(delivery(write_headers(envelope), envelope.key.encode())) == envelope
 
 
-@given(envelopes, envelopes)
+@given(envelopes, envelopes, envelopes)
 def test_an_answer_has_the_headers_of_its_envelope_however_much_of_them_is_spelled_once(
-    cause: Envelope, answer: Envelope
+    cause: Envelope, answer: Envelope, trace: Envelope
 ) -> None:
     envelope = Envelope(
         answer.id,
@@ -147,14 +147,15 @@ def test_an_answer_has_the_headers_of_its_envelope_however_much_of_them_is_spell
         saga_run=cause.saga_run,
         saga_step=answer.saga_step,
         saga_occurrence=answer.saga_occurrence,
-        traceparent=cause.traceparent,
-        tracestate=cause.tracestate,
-        saga_traceparent=cause.saga_traceparent,
-        extra=answer.extra,
+        traceparent=trace.traceparent,
+        tracestate=trace.tracestate,
+        saga_traceparent=trace.saga_traceparent,
+        extra=(*answer.extra, *cause.extra),
     )
-    heading = Heading(answer.type, answer.source, answer.content_type)
+    heading = Heading(answer.type, answer.source, answer.content_type, cause.extra)
+    step, occurrence = answer.saga_step, answer.saga_occurrence
     for _ in range(2):
-        found = heading.answer(answer.id, answer.time, cause, answer.saga_step, answer.saga_occurrence, answer.extra)
+        found = heading.answer(answer.id, answer.time, cause, step, occurrence, trace, answer.extra)
         assert found == write_headers(envelope)
 
 

@@ -45,7 +45,7 @@ def event(tracing: Tracing | None, *, sampled: bool) -> Callable[[], None]:
         with tracing.process(_DELIVERY, got, group="inventory", place=_PLACE) as run:
             pass
         sent = run.send("inventory", "e-2")
-        sent.stamp(Envelope("e-2", "StockReserved", "inventory", 0, "4711"))
+        Envelope("e-2", "StockReserved", "inventory", 0, "4711", traceparent=sent.traceparent)
         sent.end()
 
     return plain if tracing is None else traced

@@ -333,10 +333,9 @@ class TestSend:
         ]
 
     def test_it_ends_with_the_brokers_acknowledgement(self, rig: Rig) -> None:
-        out = envelope(tracestate="old=1", baggage="secret=1")
-        rig.tracing.send("inventory", "e-1").stamp(out)
-        assert (out.tracestate, out.baggage) == (None, None)
-        record = Record("inventory", b"4711", b"{}", write_headers(out))
+        sent = rig.tracing.send("inventory", "e-1")
+        assert sent.tracestate is None
+        record = Record("inventory", b"4711", b"{}", write_headers(envelope(traceparent=sent.traceparent)))
         foreign = Record("inventory", None, None, (("traceparent", CREATION.encode()),))
         rig.tracing.acknowledged([foreign, Record("inventory", None, None)])
         assert rig.ended == []
