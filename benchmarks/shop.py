@@ -241,9 +241,9 @@ async def _track(broker: str, home: Path, count: int, *, answered: bool, growth:
     async with connect(broker, settings) as transport:
         await transport.create_topics(parts.topics(partitions=growth.partitions))
         total = await _fill(transport, settings, count, answered, growth.repeats)
+        await _grow(settings.store_url, growth.finished, growth.running)
         database = await Database.open(settings.store_url)
         try:
-            await _grow(database, growth.finished, growth.running)
             before = Counter(await _phases(database))
             coordinator = Coordinator(
                 [Order], transport=transport, database=database, settings=settings, options=_OPTIONS
@@ -271,16 +271,21 @@ async def _track(broker: str, home: Path, count: int, *, answered: bool, growth:
     return watch.measured(total, sagas=count, batches=coordinator.batches, early=early, longest=longest, phases=phases)
 
 
-async def _grow(database: Database, finished: int, running: int) -> None:
+async def _grow(url: str, finished: int, running: int) -> None:
     """Make the store one that has been used before."""
-    await database.ensure_schema("saga", metadata, HEAD)
-    if not finished + running:
-        return
-    definition, now = Order.definition(), await database.read(database.now)
-    await database.write(lambda c: old.fill(c, definition, now, finished=finished, running=running))
-    if database.url.startswith("postgresql"):  # what the server does by itself, a minute later
-        for name in ("choreo_saga", "choreo_history"):
-            await database.write(lambda c, name=name: c.execute(text(f"ANALYZE {name}")))  # type: ignore[misc]
+    database = await Database.open(url)
+    try:
+        await database.ensure_schema("saga", metadata, HEAD)
+        if not finished + running:
+            return
+        definition, now = Order.definition(), await database.read(database.now)
+        await database.write(lambda c: old.fill(c, definition, now, finished=finished, running=running))
+        if database.url.startswith("postgresql"):  # what the server does by itself, a minute later
+            for statement in ("ANALYZE choreo_saga", "ANALYZE choreo_history", "CHECKPOINT"):
+                await database.write(lambda c, statement=statement: c.execute(text(statement)))  # type: ignore[misc]
+    finally:
+        await database.close()  # SQLite brings its log to the file with that
+    os.sync()  # else the first checkpoint that is measured waits for gigabytes that were filled in
 
 
 async def whole(broker: str, home: Path, count: int, *, coordinators: int = 0) -> Measured:
