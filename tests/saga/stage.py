@@ -113,6 +113,7 @@ class Stage:
     sagas: tuple[type[Saga], ...] = (Order,)
     options: Options = field(default_factory=lambda: Options(poll=0.01, tick=0.0))
     now: int = field(default_factory=system_clock)
+    partitions: int = 2
     live: bool = False
     verified: bool = True
     broker: MemoryBroker = field(default_factory=lambda: MemoryBroker(""))
@@ -126,7 +127,7 @@ class Stage:
 
     async def __aenter__(self) -> Stage:
         await self.broker.__aenter__()
-        specs = [TopicSpec(name, 2) for name in (*TOPICS, *(f"{name}.dlq" for name in TOPICS))]
+        specs = [TopicSpec(name, self.partitions) for name in (*TOPICS, *(f"{name}.dlq" for name in TOPICS))]
         await self.broker.create_topics([*specs, *catalog_topics()])
         self.codec = Codec(open_registry(self.settings, self.broker))
         await self.codec.prepare(EVENTS)
@@ -149,7 +150,7 @@ class Stage:
             transport=self.broker,
             database=self.database,
             settings=self.settings,
-            clock=lambda: self.now,
+            clock=system_clock if self.live else lambda: self.now,
             options=self.options,
         )
         await coordinator.start()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ from choreo.saga.inputs import Observed
 from choreo.saga.lanes import Lane, divided
 from choreo.saga.refusals import Refused
 from choreo.saga.routing import Arrival, Target
-from tests.saga.stage import Paid, Past, Placed, Reserved, Stage
+from tests.saga.stage import Declined, Paid, Past, Placed, Released, Reserved, Stage, Undoing, header
 
 
 def arrival(topic: str, partition: int, offset: int, *targets: Target) -> Arrival:
@@ -145,3 +147,43 @@ async def test_a_lane_that_the_store_does_not_take_is_applied_again_and_the_othe
         assert {each.seq for each in found.values()} == {3}
         assert 0 < len(failed[0]) < 40, "half of them, or there was one lane"
         assert await stage.ignored() == {}, "nothing was applied a second time"
+
+
+async def test_sagas_in_lanes_of_two_coordinators_end_as_they_would_alone_and_each_undo_has_one_id(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = [str(number) for number in range(60)]
+    refused = orders[::3]
+    in_lanes: list[int] = []
+    whole = lanes.divided
+
+    def counted(batch: Lane, most: int) -> list[Lane]:
+        parts = whole(batch, most)
+        in_lanes.append(len(parts))
+        return parts
+
+    monkeypatch.setattr(lanes, "divided", counted)
+    async with Stage(postgres_url, sagas=(Undoing,), partitions=8) as stage:
+        await stage.publish(*(Placed(order_id=order) for order in orders))
+        await stage.publish(*(Reserved(order_id=order) for order in orders))
+        await stage.start()
+        await stage.start()
+        await stage.publish(*(Declined(order_id=order) for order in refused))
+        await stage.publish(*(Paid(order_id=order) for order in orders if order not in refused))
+        await stage.publish(*(Reserved(order_id=order) for order in orders))
+        found = await stage.until(
+            lambda all_: len(all_) == 60 and not any(each.phase == "RUNNING" for each in all_.values())
+        )
+        assert {key for key in orders if found[f"undoing/{key}"].phase == "COMPENSATING"} == set(refused)
+        undos: set[tuple[bytes | None, str | None]] = set()
+        async with asyncio.timeout(60):
+            while len(undos) < len(refused):
+                undos = {(each.key, header(each, "ce_id")) for each in await stage.sent("inventory.commands")}
+                await asyncio.sleep(0.01)
+        await stage.publish(*(Released(order_id=order) for order in refused))
+        await stage.until(lambda all_: all(all_[f"undoing/{key}"].phase == "COMPENSATED" for key in refused))
+        undos |= {(each.key, header(each, "ce_id")) for each in await stage.sent("inventory.commands")}
+        assert sorted(key for key, _ in undos) == sorted(order.encode() for order in refused), (
+            "sent again, it is the same"
+        )
+        assert 2 in in_lanes
