@@ -6,6 +6,7 @@ namespace package. It must not get an `__init__.py`, which would make it part of
 
 from __future__ import annotations
 
+import signal
 import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -25,6 +26,10 @@ from tests.support.server import running
 # A case that takes longer than Hypothesis' 200 ms is a busy machine, and says nothing of what is tested.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
+
+# A shell starts what runs in its background with SIGINT ignored, which every program that a test starts would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 PATIENCES = (

@@ -226,7 +226,10 @@ async def test_row_31_duplicates_on_rebalances_and_kills_are_dropped_by_the_inbo
     lasts = list({partition_for(last.encode(), 4): last for last in lasts}.values())
     await kafka.publish(*(OrderPlaced(order_id=last, number=1) for last in lasts))
     for last in lasts:
-        await _answers(kafka, last, 1)
+        try:
+            await _answers(kafka, last, 1)
+        except TimeoutError:
+            raise AssertionError(f"Faust did not go on after the kill:\n{second.output[-5000:]}") from None
     async with asyncio.timeout(PATIENCE):  # what a killed worker had committed and not published, another one does
         while True:
             mine = [each for each in await kafka.published("inventory") if each.envelope.key.startswith(f"{key}-")]
