@@ -40,6 +40,8 @@ _log = logging.getLogger(__name__)
 
 CONNECT = 10.0
 """Seconds that a broker has to answer the first request."""
+_GRACE = 1.0
+"""Seconds that a client may still take to start once nobody waits for it."""
 PATIENCE = 30.0
 """Seconds that any later request may take, acknowledgement of a send included."""
 SESSION = 30.0
@@ -390,9 +392,11 @@ class KafkaTransport:
             raise ConfigurationError(f"the broker {self.url!r} is not open; use `async with connect(...)`")
 
     async def _start(self, start: Coroutine[Any, Any, None]) -> None:
+        # Cancelled in its first request, Kafka's client would forget an open connection (aiokafka's `bootstrap`).
+        starting = asyncio.create_task(start)
         try:
             async with asyncio.timeout(CONNECT + 1):
-                await start
+                await asyncio.shield(starting)
         except (kafka_errors.KafkaError, OSError, TimeoutError) as error:
             hosts = " or ".join(self._hosts)
             reason = next((self._log.reasons[host] for host in self._hosts if host in self._log.reasons), str(error))
@@ -400,6 +404,11 @@ class KafkaTransport:
                 f"no Kafka broker answers at {hosts} ({reason or 'no answer in time'}): is it running, and is the "
                 "address in CHOREO_BROKER or --broker right?"
             ) from None
+        finally:
+            try:
+                await asyncio.wait((starting,), timeout=_GRACE)
+            finally:
+                starting.cancel()
 
     async def ask(self, request: Callable[[], Awaitable[T]]) -> T:
         """Send a request, again where the broker says later, within the limit of patience."""
