@@ -319,7 +319,7 @@ def to_record(event: Event, envelope: Envelope, codec: Codec, *, topic: str | No
     return Record(topic or spec.topic, key.encode(), codec.encode(event, envelope.id), write_headers(envelope))
 
 
-def head(spec: EventSpec, source: str) -> Heading:
+def heading_of(spec: EventSpec, source: str) -> Heading:
     """Make the heading of a type's events, with which they carry what `to_record` would give them."""
     return Heading(spec.type, source, _content_type(spec), _secret_fields(spec))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from ..events.clock import SECOND, Clock
-from ..events.codec import Codec, head
+from ..events.codec import Codec, heading_of
 from ..events.envelope import Heading, Record, TraceContext
 from ..events.errors import DecodeError, DefinitionError, EventError, LimitExceeded
 from ..events.event import Event
@@ -368,7 +368,7 @@ class Execution:
             id_ = route.output_id(index, source.id)
             heading = self._headings.get(spec.type)
             if heading is None:
-                heading = self._headings[spec.type] = head(spec, self._service.name)
+                heading = self._headings[spec.type] = heading_of(spec, self._service.name)
             trace: TraceContext = source
             if span is not None:
                 trace = sent = span.send(spec.topic, id_)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -24,6 +26,18 @@ def measured(speed: float, **more: object) -> dict[str, object]:
     return {"count": 10, "seconds": 1.0, "cpu": 0.1, "servers": 0.0, "memory": 50.0, "more": more} | {
         "per_second": speed, "cpu_us_each": 10.0, "servers_us_each": 0.0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["benchmarks", "benchmarks.growth", "benchmarks.wide", "benchmarks.footprint"])
+def test_a_checkout_in_which_nobody_has_tested_can_measure(name: str) -> None:
+    program = f"""
+import runpy, sys
+sys.modules["pytest"] = None
+sys.argv[1:] = ["--help"]
+runpy.run_module({name!r}, {{}}, "__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parent.parent, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_every_row_has_a_measurement_and_a_name_of_its_own() -> None:

@@ -32,6 +32,11 @@ class Loose(Event, topic="vault", key="id", format="json"):
     card: Secret[str]
 
 
+class Lent(Event, topic="lent", key="id", format="json"):
+    id: str
+    card: Secret[str]
+
+
 def _vault(store: str, exhausted: Exhausted = "dead") -> tuple[Service, list[str]]:
     service = Service("vault", store=store)
     seen: list[str] = []
@@ -104,3 +109,17 @@ async def test_a_dead_letter_says_where_a_foreign_event_may_hold_secrets(vault: 
     [letter] = await vault.published("vault.dlq")
     assert letter.header("secret-fields") == "card"
     assert CARD not in (letter.header("dlq-message") or "")
+
+
+async def test_a_handlers_answer_in_json_says_where_it_holds_secrets(vault: Rig, store: str) -> None:
+    service = Service("vault", store=store)
+
+    @service.on(Stored)
+    async def lend(event: Stored) -> Lent:
+        return Lent(id=event.id, card=event.card)
+
+    await vault.broker.create_topics([TopicSpec("lent", 1)])
+    await vault.broker.send([await _sealed(vault, Stored(id="1", card=Secret(CARD)), Keys(read_keys(KEYS)))])
+    await vault.run(service)
+    [lent] = await vault.published("lent")
+    assert (lent.envelope.content_type, lent.header("secret-fields")) == (JSON, "card")

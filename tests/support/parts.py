@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import pytest
+if TYPE_CHECKING:  # the benchmarks start the same parts, also where nobody tests
+    import pytest
 
 
 class Missing(Exception):
@@ -25,6 +26,8 @@ def missing(part: str, how: str) -> NoReturn:
         part: its name, as `Apache Kafka`.
         how: what is missing and how to get it, in one line.
     """
+    import pytest
+
     if os.environ.get("CI"):
         pytest.fail(f"{part} is missing: {how}", pytrace=False)
     pytest.skip(f"{part} is missing: {how}")
