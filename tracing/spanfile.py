@@ -6,48 +6,62 @@ spans go first, a file of another release is emptied. The saga's history can dra
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from msgspec.json import Encoder
+from msgspec.json import Decoder, Encoder
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from ..events.clock import SECOND, Clock, system_clock
 from ..events.errors import StoreUnreachable
 from ..events.wal import write_ahead
-from .tree import AttributeValue, EventRow, LinkRow, SpanRow
+from .tree import EventRow, LinkRow, SpanRow
 
-MOST_ROWS = 200_000
+MOST_SPANS = 200_000
 MOST_AGE = 7 * 86_400 * SECOND
 
-_VERSION = 1
+_VERSION = 2
 _PRUNE_EVERY = 100
 _BUSY_SECONDS = 2.0
-_WRITER = Encoder()
-_COLUMNS = (
-    "trace_id, span_id, parent_id, name, kind, service, start, end, status, description, attributes, links, events"
-)
-_INSERT = f"INSERT OR IGNORE INTO span ({_COLUMNS}, saga_id) VALUES "  # noqa: S608
-_VALUES = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _TOGETHER = 50
 """Rows of one statement: with each statement the exporter gives the interpreter's lock away, and waits for it again."""
-_SELECT = f"SELECT {_COLUMNS} FROM span"  # noqa: S608
+_MOST_OF_ROW = 100
+_INSERT = "INSERT INTO part (n, trace_id, end, spans) VALUES "
+# A row for what one export has of one trace: a row and an index entry for each span would cost three times as much.
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS span (
-    n INTEGER PRIMARY KEY,
-    trace_id TEXT NOT NULL, span_id TEXT NOT NULL, parent_id TEXT, name TEXT NOT NULL, kind TEXT NOT NULL,
-    service TEXT NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL,
-    status TEXT NOT NULL, description TEXT NOT NULL,
-    attributes TEXT NOT NULL, links TEXT NOT NULL, events TEXT NOT NULL, saga_id TEXT,
-    UNIQUE (trace_id, span_id)
+CREATE TABLE IF NOT EXISTS part (
+    n INTEGER PRIMARY KEY, -- how many spans were written by then, this row's included
+    trace_id TEXT NOT NULL,
+    end INTEGER NOT NULL,  -- of the last one to end
+    spans TEXT NOT NULL    -- JSON, in the order of arrival
 )
 """
+
+
+class _Span(NamedTuple):
+    """A span as it stands in the file, in JSON a list: a `SpanRow` without its trace."""
+
+    span_id: str
+    parent_id: str | None
+    name: str
+    kind: str
+    service: str
+    start: int
+    end: int
+    status: str
+    description: str
+    attributes: dict[str, Any]
+    links: list[tuple[str, str, dict[str, Any]]]
+    events: list[tuple[str, int, dict[str, Any]]]
+
+
+_WRITER, _READER = Encoder(), Decoder(list[_Span])
 
 
 class SpanFileExporter(SpanExporter):
@@ -55,16 +69,16 @@ class SpanFileExporter(SpanExporter):
 
     Args:
         path: of the file; its folder is made.
-        most_rows: how many spans are kept.
+        most_spans: how many are kept, and at most a hundred more.
         most_age: how long they are kept, microseconds.
         clock: for their age.
     """
 
     def __init__(
-        self, path: Path, *, most_rows: int = MOST_ROWS, most_age: int = MOST_AGE, clock: Clock = system_clock
+        self, path: Path, *, most_spans: int = MOST_SPANS, most_age: int = MOST_AGE, clock: Clock = system_clock
     ) -> None:
         self._path = path
-        self._most_rows = most_rows
+        self._most_spans = most_spans
         self._most_age = most_age
         self._clock = clock
         self._lock = threading.Lock()
@@ -73,15 +87,19 @@ class SpanFileExporter(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Write a batch in one transaction; FAILURE, never an error, where the file cannot be written."""
-        rows = [_to_columns(row) for row in map(to_row, spans) if row is not None]
+        parts = _parts(spans)
         with self._lock:
             try:
                 connection = self._connection = self._connection or _open(self._path)
                 connection.execute("BEGIN IMMEDIATE")
-                for start in range(0, len(rows), _TOGETHER):
-                    chosen = rows[start : start + _TOGETHER]
-                    values = ", ".join([_VALUES] * len(chosen))
-                    connection.execute(_INSERT + values, [*chain.from_iterable(chosen)])
+                (written,) = connection.execute("SELECT coalesce(max(n), 0) FROM part").fetchone()
+                for start in range(0, len(parts), _TOGETHER):
+                    values: list[str | int] = []
+                    chosen = parts[start : start + _TOGETHER]
+                    for count, trace, end, told in chosen:
+                        written += count
+                        values += (written, trace, end, told)
+                    connection.execute(_INSERT + ", ".join(["(?, ?, ?, ?)"] * len(chosen)), values)
                 if self._exports % _PRUNE_EVERY == 0:
                     self._prune(connection)
                 connection.execute("COMMIT")
@@ -101,8 +119,8 @@ class SpanFileExporter(SpanExporter):
         return True
 
     def _prune(self, connection: sqlite3.Connection) -> None:
-        connection.execute("DELETE FROM span WHERE n <= (SELECT max(n) FROM span) - ?", (self._most_rows,))
-        connection.execute("DELETE FROM span WHERE end < ?", (self._clock() - self._most_age,))
+        connection.execute("DELETE FROM part WHERE n <= (SELECT max(n) FROM part) - ?", (self._most_spans,))
+        connection.execute("DELETE FROM part WHERE end < ?", (self._clock() - self._most_age,))
 
     def _close(self) -> None:
         if self._connection is not None:
@@ -116,25 +134,53 @@ def read_spans(path: Path, trace_id: int) -> list[SpanRow]:
     Raises:
         StoreUnreachable: the file cannot be read.
     """
-    return _read(path, " WHERE trace_id = ? ORDER BY n", f"{trace_id:032x}")
-
-
-def read_saga_spans(path: Path, saga_id: str) -> list[SpanRow]:
-    """Read what carries this `saga.id`, over all traces: every epoch, and the anchor in its origin's trace.
-
-    Raises:
-        StoreUnreachable: the file cannot be read.
-    """
-    return _read(path, " WHERE saga_id = ? ORDER BY n", saga_id)
+    if not path.exists():
+        return []
+    trace = f"{trace_id:032x}"
+    try:
+        with closing(
+            sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
+        ) as connection:
+            if connection.execute("PRAGMA user_version").fetchone() != (_VERSION,):
+                return []
+            parts = connection.execute("SELECT spans FROM part WHERE trace_id = ? ORDER BY n", (trace,)).fetchall()
+    except sqlite3.Error as error:
+        raise StoreUnreachable(f"cannot read the span file {path}: {error}; delete it to start anew") from error
+    found: dict[str, _Span] = {}
+    for (spans,) in parts:
+        for span in _READER.decode(spans):
+            found.setdefault(span.span_id, span)  # a copy is identical
+    return [_row(trace, span) for span in found.values()]
 
 
 def to_row(span: ReadableSpan) -> SpanRow | None:
     """Convert a span of the SDK; None for one that has no id or has not ended."""
+    context, told = span.get_span_context(), _told(span)
+    return None if context is None or told is None else _row(f"{context.trace_id:032x}", told)
+
+
+def _parts(spans: Iterable[ReadableSpan]) -> list[tuple[int, str, int, str]]:
+    """Give rows of the file: how many spans, their trace, the end of the last, and what is told of them."""
+    traces: dict[int, list[_Span]] = {}
+    for span in spans:
+        context, told = span.get_span_context(), _told(span)
+        if context is not None and told is not None:
+            traces.setdefault(context.trace_id, []).append(told)
+    parts = []
+    for trace_id, found in traces.items():
+        trace = f"{trace_id:032x}"
+        for start in range(0, len(found), _MOST_OF_ROW):
+            chosen = found[start : start + _MOST_OF_ROW]
+            end = max(each.end for each in chosen)
+            parts.append((len(chosen), trace, end, _WRITER.encode(chosen).decode()))
+    return parts
+
+
+def _told(span: ReadableSpan) -> _Span | None:
     context = span.get_span_context()
     if context is None or span.start_time is None or span.end_time is None:
         return None
-    return SpanRow(
-        f"{context.trace_id:032x}",
+    return _Span(
         f"{context.span_id:016x}",
         f"{span.parent.span_id:016x}" if span.parent is not None else None,
         span.name,
@@ -145,19 +191,26 @@ def to_row(span: ReadableSpan) -> SpanRow | None:
         span.status.status_code.name,
         span.status.description or "",
         _plain(span.attributes),
-        tuple(
-            LinkRow(f"{link.context.trace_id:032x}", f"{link.context.span_id:016x}", _plain(link.attributes))
+        [
+            (f"{link.context.trace_id:032x}", f"{link.context.span_id:016x}", _plain(link.attributes))
             for link in span.links
-        ),
-        tuple(EventRow(event.name, event.timestamp // 1_000, _plain(event.attributes)) for event in span.events),
+        ],
+        [(event.name, event.timestamp // 1_000, _plain(event.attributes)) for event in span.events],
     )
 
 
-def _plain(attributes: Mapping[str, object] | None) -> dict[str, AttributeValue]:
-    return {
-        name: value if isinstance(value, (str, int, float)) else [str(each) for each in _listed(value)]
-        for name, value in (attributes or {}).items()
-    }
+def _row(trace_id: str, told: _Span) -> SpanRow:
+    links = tuple(LinkRow(*link) for link in told.links)
+    return SpanRow(trace_id, *told[:10], links, tuple(EventRow(*event) for event in told.events))
+
+
+def _plain(attributes: Mapping[str, object] | None) -> dict[str, Any]:
+    # An SDK's own copy, where there is one, is made at once; a loop over them would ask it for each.
+    found: dict[str, Any] = attributes.copy() if isinstance(attributes, MappingProxyType) else dict(attributes or {})
+    for name, value in found.items():
+        if not isinstance(value, (str, int, float)):
+            found[name] = [str(each) for each in _listed(value)]
+    return found
 
 
 def _listed(value: object) -> Sequence[object]:
@@ -173,60 +226,13 @@ def _open(path: Path) -> sqlite3.Connection:
         connection.execute("BEGIN IMMEDIATE")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version != _VERSION:
-            connection.execute("DROP TABLE IF EXISTS span")
+            for table in ("span", "part"):
+                connection.execute(f"DROP TABLE IF EXISTS {table}")
             connection.execute(_SCHEMA)
-            connection.execute("CREATE INDEX span_saga ON span (saga_id) WHERE saga_id IS NOT NULL")
+            connection.execute("CREATE INDEX part_trace ON part (trace_id)")
             connection.execute(f"PRAGMA user_version = {_VERSION}")
         connection.execute("COMMIT")
     except BaseException:
         connection.close()
         raise
     return connection
-
-
-def _read(path: Path, condition: str, value: str) -> list[SpanRow]:
-    if not path.exists():
-        return []
-    try:
-        with closing(
-            sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
-        ) as connection:
-            if connection.execute("PRAGMA user_version").fetchone() != (_VERSION,):
-                return []
-            return [_from_columns(row) for row in connection.execute(_SELECT + condition, (value,))]
-    except sqlite3.Error as error:
-        raise StoreUnreachable(f"cannot read the span file {path}: {error}; delete it to start anew") from error
-
-
-def _to_columns(row: SpanRow) -> tuple[str | int | None, ...]:
-    saga_id = row.attributes.get("saga.id")
-    return (
-        row.trace_id,
-        row.span_id,
-        row.parent_id,
-        row.name,
-        row.kind,
-        row.service,
-        row.start,
-        row.end,
-        row.status,
-        row.description,
-        _text(row.attributes),
-        _text([(link.trace_id, link.span_id, link.attributes) for link in row.links]) if row.links else "[]",
-        _text([(event.name, event.at, event.attributes) for event in row.events]) if row.events else "[]",
-        saga_id if isinstance(saga_id, str) else None,
-    )
-
-
-def _text(value: object) -> str:
-    return _WRITER.encode(value).decode()
-
-
-def _from_columns(row: tuple[str, str, str | None, str, str, str, int, int, str, str, str, str, str]) -> SpanRow:
-    attributes, links, events = row[10:]
-    return SpanRow(
-        *row[:10],
-        json.loads(attributes),
-        tuple(LinkRow(*link) for link in json.loads(links)),
-        tuple(EventRow(*event) for event in json.loads(events)),
-    )

@@ -314,7 +314,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from choreo.events.settings import Settings
 from choreo.tracing.export import SPAN_FILE, open_tracing
-from choreo.tracing.spanfile import read_saga_spans
+from choreo.tracing.headers import parse_traceparent
+from choreo.tracing.ids import trace_id
+from choreo.tracing.spanfile import read_spans
 from choreo.events.clock import system_clock
 from choreo.tracing.saga_spans import end_spans, SagaStory
 memory = InMemorySpanExporter()
@@ -323,11 +325,13 @@ provider.add_span_processor(SimpleSpanProcessor(memory))
 trace.set_tracer_provider(provider)
 home = Path(tempfile.mkdtemp())
 tracing = open_tracing(Settings(home=home), "inventory", install=True)
-tracing.send("orders", "e-1", saga_id="x/1").end()
+sent = tracing.send("orders", "e-1", saga_id="x/1")
+sent.end()
 tracing.emit(end_spans(SagaStory("x/1", "x", 1, "", system_clock(), "COMPLETED"), tracing.resource))
 assert tracing.close()
 assert [span.name for span in memory.get_finished_spans()] == ["send orders"]
-assert [row.name for row in read_saga_spans(home / SPAN_FILE, "x/1")] == ["send orders", "saga x"]
+traces = [parse_traceparent(sent.traceparent).trace_id, trace_id("", "x/1")]
+assert [row.name for each in traces for row in read_spans(home / SPAN_FILE, each)] == ["send orders", "saga x"]
 assert trace.get_tracer_provider() is provider
 """
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=60)

@@ -16,10 +16,11 @@ from opentelemetry.trace import Link, SpanContext, Status, StatusCode
 from choreo.events.errors import StoreUnreachable
 from choreo.events.settings import Settings
 from choreo.tracing.export import SPAN_FILE, open_tracing
+from choreo.tracing.headers import parse_traceparent
 from choreo.tracing.ids import trace_id
-from choreo.tracing.saga_spans import derived_span, end_spans, started_spans
-from choreo.tracing.spanfile import SpanFileExporter, read_saga_spans, read_spans, to_row
-from tests.tracing.stories import COMPENSATED, ORIGIN
+from choreo.tracing.saga_spans import derived_span, end_spans
+from choreo.tracing.spanfile import SpanFileExporter, read_spans, to_row
+from tests.tracing.stories import COMPENSATED
 
 SAGA = Resource({"service.name": "saga"})
 
@@ -62,24 +63,33 @@ def test_a_duplicate_is_kept_once(path: Path) -> None:
     assert [row.span_id for row in read_spans(path, 1)] == [f"{n:016x}" for n in (1, 2)]
 
 
-def test_a_sagas_spans_are_found_over_all_traces(path: Path) -> None:
+def test_copies_from_another_export_are_left_out_where_the_first_ones_stand(path: Path) -> None:
     exporter = SpanFileExporter(path, clock=lambda: 20)
-    exporter.export([*started_spans(COMPENSATED, SAGA), *end_spans(COMPENSATED, SAGA), span(1, saga_id="y/2")])
+    exporter.export([span(1), span(9, trace=2), span(2)])
+    exporter.export([span(3), span(1), span(2)])
     exporter.shutdown()
-    found = read_saga_spans(path, "fulfilment/4711")
-    assert [row.name for row in found] == ["saga fulfilment started", "saga start fulfilment", "saga fulfilment"]
-    assert found[1].trace_id == f"{ORIGIN.trace_id:032x}"
+    assert [int(row.span_id, 16) for row in read_spans(path, 1)] == [1, 2, 3]
+    assert [int(row.span_id, 16) for row in read_spans(path, 2)] == [9]
 
 
-def test_it_is_bounded_by_rows_and_by_age(path: Path) -> None:
-    exporter = SpanFileExporter(path, most_rows=5, most_age=100, clock=lambda: 1_000)
-    exporter.export([span(n, end=950) for n in range(1, 10)])
-    assert [int(row.span_id, 16) for row in read_spans(path, 1)] == [5, 6, 7, 8, 9]
+def test_it_is_bounded_by_spans_and_by_age(path: Path) -> None:
+    exporter = SpanFileExporter(path, most_spans=40, most_age=100, clock=lambda: 1_000)
+    exporter.export([span(n, end=950) for n in range(1, 251)])
+    assert [int(row.span_id, 16) for row in read_spans(path, 1)] == [*range(201, 251)], "a part goes as a whole"
     exporter.shutdown()
-    later = SpanFileExporter(path, most_rows=5, most_age=100, clock=lambda: 2_000)
-    later.export([span(20, end=1_990)])
-    assert [int(row.span_id, 16) for row in read_spans(path, 1)] == [20]
+    later = SpanFileExporter(path, most_spans=40, most_age=100, clock=lambda: 2_000)
+    later.export([span(300, end=1_990)])
+    assert [int(row.span_id, 16) for row in read_spans(path, 1)] == [300]
     later.shutdown()
+
+
+def test_the_bound_counts_the_spans_of_all_exports_and_traces(path: Path) -> None:
+    exporter = SpanFileExporter(path, most_spans=150, most_age=10_000, clock=lambda: 1_000)
+    for trace in (1, 2, 3):
+        exporter.export([span(n, trace) for n in range(1, 101)])
+    exporter.shutdown()
+    SpanFileExporter(path, most_spans=150, most_age=10_000, clock=lambda: 1_000).export([span(1, 4)])
+    assert [len(read_spans(path, trace)) for trace in (1, 2, 3, 4)] == [0, 100, 100, 1]
 
 
 def test_two_processes_write_while_a_third_reads(path: Path) -> None:
@@ -155,9 +165,12 @@ def test_an_embedded_run_writes_it_and_only_that(settings: Settings, tmp_path: P
     assert not memory.enabled
     local = open_tracing(settings.model_copy(update={"broker": "local:" + str(tmp_path / "broker.db")}), "saga")
     local.emit(end_spans(COMPENSATED, local.resource))
-    local.send("orders", "e-1", saga_id="x/1").end()
+    sent = local.send("orders", "e-1", saga_id="x/1")
+    sent.end()
     assert local.flush()
-    assert [row.name for row in read_saga_spans(tmp_path / SPAN_FILE, "x/1")] == ["send orders"]
+    context = parse_traceparent(sent.traceparent)
+    assert context is not None
+    assert [row.name for row in read_spans(tmp_path / SPAN_FILE, context.trace_id)] == ["send orders"]
     assert local.close()
     (row,) = read_spans(tmp_path / SPAN_FILE, trace_id("shop", "fulfilment/4711"))
     assert (row.name, row.service) == ("saga fulfilment", "saga")
