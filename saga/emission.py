@@ -17,7 +17,7 @@ from .definition import Definition
 from .ends import has_ended
 from .instance import Instance
 from .pace import FLOOR, LEAST_P99
-from .stories import newly_told, stories_of, story_of
+from .stories import newly_told, saga_story, stories_of, story_of
 from .work import Moved
 
 _REMEMBERED = 50_000
@@ -141,12 +141,13 @@ class Emission:
                 self._whole(story)
         elif after.turned:
             self._emit_turned(definition, None if opened else before, after)
-        else:
-            story = story_of(definition, after, tracing.namespace)
+        elif after.sampled:  # else there is nothing to tell before its end
+            told = newly_told(definition, None if opened else before, after)
+            story = story_of(definition, after, tracing.namespace) if ended else saga_story(after, tracing.namespace)
             if opened:
                 tracing.emit(started_spans(story, resource))
-            for told in newly_told(story, definition, None if opened else before):
-                tracing.emit(step_spans(story, told, resource))
+            for each in told:
+                tracing.emit(step_spans(story, each, resource))
             if ended:
                 tracing.emit(end_spans(story, resource))
         if ended:

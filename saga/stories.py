@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -67,24 +67,9 @@ def stories_of(
         slow: from how long on it is slow, microseconds.
     """
     told = _everything(definition, instance)
-    ended = instance.phase.ended
-    whole = SagaStory(
-        saga_id=instance.id,
-        type=instance.type,
-        version=instance.version,
-        namespace=namespace,
-        started_at=_started_at(instance),
-        status=instance.phase.value.lower(),
-        run=instance.run,
-        epoch=instance.epoch,
-        ended_at=instance.ended_at,
-        failed_step=(instance.cause or {}).get("step"),
-        origin=instance.origin,
-        sampled=instance.sampled,
-        always=ended and (is_failure(instance.phase.value) or is_slow(instance, slow)),
-    )
     if not instance.turned:
-        return (replace(whole, steps=tuple(each.story for each in told if each.ended)),)
+        return (saga_story(instance, namespace, slow, tuple(each.story for each in told if each.ended)),)
+    whole = saga_story(instance, namespace, slow)
     first = instance.opened_in
     traces = [trace_id(namespace, instance.id, first + number) for number in range(len(instance.turned))]
     parts: list[list[StepStory]] = [[] for _ in range(len(instance.turned) + 1)]
@@ -105,6 +90,29 @@ def stories_of(
         for number, (begin, end) in enumerate(zip(begins, instance.turned, strict=False))
     ]
     return (*over, replace(whole, started_at=begins[-1], steps=tuple(parts[-1])))
+
+
+def saga_story(
+    instance: Instance, namespace: str, slow: int | None = None, steps: tuple[StepStory, ...] = ()
+) -> SagaStory:
+    """Tell the present epoch of an instance with these steps of it."""
+    ended = instance.phase.ended
+    return SagaStory(
+        saga_id=instance.id,
+        type=instance.type,
+        version=instance.version,
+        namespace=namespace,
+        started_at=_started_at(instance),
+        status=instance.phase.value.lower(),
+        run=instance.run,
+        epoch=instance.epoch,
+        ended_at=instance.ended_at,
+        failed_step=(instance.cause or {}).get("step"),
+        origin=instance.origin,
+        sampled=instance.sampled,
+        always=ended and (is_failure(instance.phase.value) or is_slow(instance, slow)),
+        steps=steps,
+    )
 
 
 def _parts(told: _Told, turned: list[int], traces: list[int]) -> Iterator[tuple[int, StepStory]]:
@@ -149,8 +157,13 @@ def step_stories(definition: Definition, instance: Instance) -> list[StepStory]:
     return [each.story for each in _everything(definition, instance) if each.ended]
 
 
-def _everything(definition: Definition, instance: Instance) -> list[_Told]:
-    """Tell every action, compensation and wait of the present opening; what is open only where epochs divide it."""
+def _everything(definition: Definition, instance: Instance, other: Instance | None = None) -> list[_Told]:
+    """Tell every action, compensation and wait of the present opening; what is open only where epochs divide it.
+
+    Args:
+        definition, instance: the saga.
+        other: another state of it; steps that are the same in both are left out.
+    """
     told: list[_Told] = []
     counts: dict[str, int] = {}
     if (wait := _lock_wait(instance)) is not None:
@@ -159,6 +172,8 @@ def _everything(definition: Definition, instance: Instance) -> list[_Told]:
         step = instance.steps[plan.name]
         base = base_of(plan.name)
         number = counts[base] = counts.get(base, -1) + 1
+        if other is not None and other.steps.get(plan.name) == step:
+            continue
         stories = [*_action(plan, instance, step), *_compensation(definition, plan, instance, step)]
         if plan.each is not None:
             elements = len(members(instance, base))
@@ -192,18 +207,22 @@ def _lock_wait(instance: Instance) -> _Told | None:
     return _Told(story, ended is not None, True)
 
 
-def newly_told(story: SagaStory, definition: Definition, before: Instance | None) -> Sequence[StepStory]:
-    """Tell what has ended since an earlier state of an instance.
+def newly_told(definition: Definition, before: Instance | None, after: Instance) -> list[StepStory]:
+    """Tell what has ended between two states of an instance in the same epoch.
 
     Args:
-        story: of its present state, in the same epoch.
         definition: of both.
-        before: its earlier state; None: it was opened since.
+        before: the earlier one; None: it was opened since.
+        after: the later one.
     """
     if before is None:
-        return story.steps
-    known = {each.identity for each in step_stories(definition, before)}
-    return [each for each in story.steps if each.identity not in known]
+        return step_stories(definition, after)
+    # With the saga undos end that could have begun again, whether their step has changed or not.
+    alike = before.phase.ended is after.phase.ended
+    earlier = _everything(definition, before, after if alike else None)
+    known = {each.story.identity for each in earlier if each.ended}
+    later = _everything(definition, after, before if alike else None)
+    return [each.story for each in later if each.ended and each.story.identity not in known]
 
 
 def _action(plan: StepPlan, instance: Instance, step: Step) -> Iterator[_Told]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from opentelemetry.sdk.resources import Resource
@@ -296,8 +297,12 @@ def _root(story: SagaStory, resource: Resource) -> ReadableSpan:
 
 
 def _root_of(story: SagaStory) -> tuple[int, int]:
-    trace = trace_id(story.namespace, story.saga_id, story.epoch, story.view)
-    return trace, span_id(story.namespace, story.saga_id, *ROOT)
+    return _derived_root(story.namespace, story.saga_id, story.epoch, story.view)
+
+
+@lru_cache(maxsize=4_096)  # each span of a saga asks for it
+def _derived_root(namespace: str, saga_id: str, epoch: int, view: str) -> tuple[int, int]:
+    return trace_id(namespace, saga_id, epoch, view), span_id(namespace, saga_id, *ROOT)
 
 
 def _identity(story: SagaStory) -> Attributes:

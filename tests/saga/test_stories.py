@@ -48,7 +48,10 @@ def test_no_span_is_told_twice_with_changes(given_: tuple[Definition, list[tuple
         assert {id_: second.get(id_) for id_ in first} == first
         fresh = {id_ for id_ in second if id_ not in first}
         if not after.phase.ended or before.phase.ended:
-            assert len(newly_told(story_of(definition, after, ""), definition, before)) == len(fresh)
+            new = newly_told(definition, before, after)
+            assert len(new) == len(fresh)
+            earlier = {each.identity for each in step_stories(definition, before)}
+            assert new == [each for each in step_stories(definition, after) if each.identity not in earlier]
 
 
 def test_an_undo_that_failed_is_told_when_nobody_can_try_it_again_within_this_trace() -> None:
