@@ -178,7 +178,8 @@ class Forward(Backward):
             self._enter(plan, StepState.RETRYING, error)
             self._resolve(plan)
             return
-        early = step.state is StepState.PENDING and step.asked is None  # asked: its function raised
+        # A step whose function raised has its turn; one that failed before it may fail again before it.
+        early = (step.early or step.state is StepState.PENDING) and step.asked is None
         step.limit_at = None
         step.certain = certain
         if plan.optional or plan.final:

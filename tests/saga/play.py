@@ -10,6 +10,7 @@ from choreo.saga.definition import Definition, RetryPlan, StepPlan
 from choreo.saga.inputs import (
     Announce,
     Ask,
+    Change,
     Decided,
     Elapsed,
     HandlerGaveUp,
@@ -91,6 +92,7 @@ class Play:
     instance: Instance = field(init=False)
     last: Transition = field(init=False)
     sent: list[Send | Announce | Ask] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
     counter: int = 0
 
     def __post_init__(self) -> None:
@@ -160,6 +162,7 @@ class Play:
     def _took(self, transition: Transition) -> Transition:
         self.instance, self.last = transition.instance, transition
         self.sent += transition.outputs
+        self.changes += transition.changes
         return transition
 
     @property

@@ -198,6 +198,27 @@ def test_row_6_an_alternative_that_fails_before_its_turn_fails_the_saga_only_whe
     assert needed.phase == "COMPENSATING"
 
 
+@pytest.mark.parametrize("again", ["reported again", "said by the service"])
+def test_row_6_an_alternative_that_fails_twice_before_its_turn_still_waits_for_it(again: str) -> None:
+    needless, needed = flying(), flying()
+    for play in (needless, needed):
+        play.gave_up("sea.asked", ("sea.done",))
+        if again == "reported again":
+            play.gave_up("sea.asked", ("sea.done",), event_id="y")
+        else:
+            play.sees("sea.failed")
+        assert (play.phase, play.step("sea").early, play.commands()) == ("RUNNING", True, [])
+    needless.sees("air.done")
+    needless.sees("bill.done")
+    if again == "reported again":  # it may have happened
+        assert needless.commands() == ["sea.undo#1"]
+        needless.undone("sea")
+    assert (needless.phase, needless.commands()) == ("COMPLETED", needless.commands()[:1])
+    needed.sees("air.failed")
+    assert needed.phase == "COMPENSATING"
+    assert not needed.step("sea").early
+
+
 def test_ruling_3_a_commanded_step_is_retried_before_its_alternative_has_its_turn() -> None:
     play = flying(
         define(plan("reserve", 0), plan("air", 1, "reserve", send="air.do", within=900 * SECOND), *AIR.steps[2:])
