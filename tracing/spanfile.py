@@ -33,7 +33,7 @@ _TOGETHER = 50
 """Rows of one statement: with each statement the exporter gives the interpreter's lock away, and waits for it again."""
 _MOST_OF_ROW = 100
 _INSERT = "INSERT INTO part (n, trace_id, end, spans) VALUES "
-# A row for what one export has of one trace: a row and an index entry for each span would cost three times as much.
+# A row for what one export has of one trace: a row and two index entries for each span cost twice as much.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS part (
     n INTEGER PRIMARY KEY, -- how many spans were written by then, this row's included
