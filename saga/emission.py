@@ -139,9 +139,11 @@ class Emission:
         if ended and not (known and after.sampled):
             for story in stories_of(definition, after, tracing.namespace, self._limit(after.type)):
                 self._whole(story)
+        elif not after.sampled:
+            pass  # there is nothing to tell before its end
         elif after.turned:
             self._emit_turned(definition, None if opened else before, after)
-        elif after.sampled:  # else there is nothing to tell before its end
+        else:
             told = newly_told(definition, None if opened else before, after)
             story = story_of(definition, after, tracing.namespace) if ended else saga_story(after, tracing.namespace)
             if opened:

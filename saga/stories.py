@@ -95,7 +95,14 @@ def stories_of(
 def saga_story(
     instance: Instance, namespace: str, slow: int | None = None, steps: tuple[StepStory, ...] = ()
 ) -> SagaStory:
-    """Tell the present epoch of an instance with these steps of it."""
+    """Tell the present epoch of an instance, as if its trace had never gone on in another one.
+
+    Args:
+        instance: the saga.
+        namespace: of the deployment.
+        slow: from how long on it is slow, microseconds.
+        steps: of it.
+    """
     ended = instance.phase.ended
     return SagaStory(
         saga_id=instance.id,

@@ -10,10 +10,12 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
+from msgspec import MsgspecError
 from msgspec.json import Decoder, Encoder
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -21,7 +23,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from ..events.clock import SECOND, Clock, system_clock
 from ..events.errors import StoreUnreachable
 from ..events.wal import write_ahead
-from .tree import EventRow, LinkRow, SpanRow
+from .tree import AttributeValue, EventRow, LinkRow, SpanRow
 
 MOST_SPANS = 200_000
 MOST_AGE = 7 * 86_400 * SECOND
@@ -32,6 +34,7 @@ _BUSY_SECONDS = 2.0
 _TOGETHER = 50
 """Rows of one statement: with each statement the exporter gives the interpreter's lock away, and waits for it again."""
 _MOST_OF_ROW = 100
+_WRITER, _READER = Encoder(), Decoder(list[SpanRow])
 _INSERT = "INSERT INTO part (n, trace_id, end, spans) VALUES "
 # A row for what one export has of one trace: a row and two index entries for each span cost twice as much.
 _SCHEMA = """
@@ -42,26 +45,6 @@ CREATE TABLE IF NOT EXISTS part (
     spans TEXT NOT NULL    -- JSON, in the order of arrival
 )
 """
-
-
-class _Span(NamedTuple):
-    """A span as it stands in the file, in JSON a list: a `SpanRow` without its trace."""
-
-    span_id: str
-    parent_id: str | None
-    name: str
-    kind: str
-    service: str
-    start: int
-    end: int
-    status: str
-    description: str
-    attributes: dict[str, Any]
-    links: list[tuple[str, str, dict[str, Any]]]
-    events: list[tuple[str, int, dict[str, Any]]]
-
-
-_WRITER, _READER = Encoder(), Decoder(list[_Span])
 
 
 class SpanFileExporter(SpanExporter):
@@ -136,51 +119,29 @@ def read_spans(path: Path, trace_id: int) -> list[SpanRow]:
     """
     if not path.exists():
         return []
-    trace = f"{trace_id:032x}"
     try:
         with closing(
             sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
         ) as connection:
             if connection.execute("PRAGMA user_version").fetchone() != (_VERSION,):
                 return []
-            parts = connection.execute("SELECT spans FROM part WHERE trace_id = ? ORDER BY n", (trace,)).fetchall()
-    except sqlite3.Error as error:
+            query = "SELECT spans FROM part WHERE trace_id = ? ORDER BY n"
+            parts = [_READER.decode(spans) for (spans,) in connection.execute(query, (f"{trace_id:032x}",))]
+    except (sqlite3.Error, MsgspecError) as error:
         raise StoreUnreachable(f"cannot read the span file {path}: {error}; delete it to start anew") from error
-    found: dict[str, _Span] = {}
-    for (spans,) in parts:
-        for span in _READER.decode(spans):
-            found.setdefault(span.span_id, span)  # a copy is identical
-    return [_row(trace, span) for span in found.values()]
+    found: dict[str, SpanRow] = {}
+    for span in chain.from_iterable(parts):
+        found.setdefault(span.span_id, span)  # a copy is identical
+    return list(found.values())
 
 
 def to_row(span: ReadableSpan) -> SpanRow | None:
     """Convert a span of the SDK; None for one that has no id or has not ended."""
-    context, told = span.get_span_context(), _told(span)
-    return None if context is None or told is None else _row(f"{context.trace_id:032x}", told)
-
-
-def _parts(spans: Iterable[ReadableSpan]) -> list[tuple[int, str, int, str]]:
-    """Give rows of the file: how many spans, their trace, the end of the last, and what is told of them."""
-    traces: dict[int, list[_Span]] = {}
-    for span in spans:
-        context, told = span.get_span_context(), _told(span)
-        if context is not None and told is not None:
-            traces.setdefault(context.trace_id, []).append(told)
-    parts = []
-    for trace_id, found in traces.items():
-        trace = f"{trace_id:032x}"
-        for start in range(0, len(found), _MOST_OF_ROW):
-            chosen = found[start : start + _MOST_OF_ROW]
-            end = max(each.end for each in chosen)
-            parts.append((len(chosen), trace, end, _WRITER.encode(chosen).decode()))
-    return parts
-
-
-def _told(span: ReadableSpan) -> _Span | None:
     context = span.get_span_context()
     if context is None or span.start_time is None or span.end_time is None:
         return None
-    return _Span(
+    return SpanRow(
+        f"{context.trace_id:032x}",
         f"{context.span_id:016x}",
         f"{span.parent.span_id:016x}" if span.parent is not None else None,
         span.name,
@@ -191,20 +152,29 @@ def _told(span: ReadableSpan) -> _Span | None:
         span.status.status_code.name,
         span.status.description or "",
         _plain(span.attributes),
-        [
-            (f"{link.context.trace_id:032x}", f"{link.context.span_id:016x}", _plain(link.attributes))
+        tuple(
+            LinkRow(f"{link.context.trace_id:032x}", f"{link.context.span_id:016x}", _plain(link.attributes))
             for link in span.links
-        ],
-        [(event.name, event.timestamp // 1_000, _plain(event.attributes)) for event in span.events],
+        ),
+        tuple(EventRow(event.name, event.timestamp // 1_000, _plain(event.attributes)) for event in span.events),
     )
 
 
-def _row(trace_id: str, told: _Span) -> SpanRow:
-    links = tuple(LinkRow(*link) for link in told.links)
-    return SpanRow(trace_id, *told[:10], links, tuple(EventRow(*event) for event in told.events))
+def _parts(spans: Iterable[ReadableSpan]) -> list[tuple[int, str, int, str]]:
+    """Give rows of the file: how many spans, their trace, the end of the last, and the spans."""
+    traces: dict[str, list[SpanRow]] = {}
+    for row in map(to_row, spans):
+        if row is not None:
+            traces.setdefault(row.trace_id, []).append(row)
+    parts = []
+    for trace, found in traces.items():
+        for start in range(0, len(found), _MOST_OF_ROW):
+            chosen = found[start : start + _MOST_OF_ROW]
+            parts.append((len(chosen), trace, max(each.end for each in chosen), _WRITER.encode(chosen).decode()))
+    return parts
 
 
-def _plain(attributes: Mapping[str, object] | None) -> dict[str, Any]:
+def _plain(attributes: Mapping[str, object] | None) -> dict[str, AttributeValue]:
     # An SDK's own copy, where there is one, is made at once; a loop over them would ask it for each.
     found: dict[str, Any] = attributes.copy() if isinstance(attributes, MappingProxyType) else dict(attributes or {})
     for name, value in found.items():

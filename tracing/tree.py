@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-AttributeValue = str | int | float | bool | list[str] | list[int] | list[float] | list[bool]
+from msgspec import Struct, field
+
+AttributeValue = str | int | float | bool | Sequence[str | int | float | bool]
 
 
-@dataclass(frozen=True, slots=True)
-class LinkRow:
+class LinkRow(Struct, frozen=True, array_like=True):
     """A link of a span; ids in lower-case hex."""
 
     trace_id: str
@@ -18,8 +19,7 @@ class LinkRow:
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class EventRow:
+class EventRow(Struct, frozen=True, array_like=True):
     """An event of a span, `at` in microseconds."""
 
     name: str
@@ -27,9 +27,10 @@ class EventRow:
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class SpanRow:
+class SpanRow(Struct, frozen=True, array_like=True):
     """A span as it was exported: from the span file, an OTLP request, or Jaeger.
+
+    In the span file it stands as it is here, as a list: another order of fields is another version of the file.
 
     Args:
         trace_id, span_id, parent_id: lower-case hex; no parent: None.

@@ -28,10 +28,11 @@ from choreo.tracing.headers import saga_traceparent
 from choreo.tracing.ids import trace_id
 from choreo.tracing.sampling import Sampling
 from choreo.tracing.spanfile import to_row
-from choreo.tracing.spans import Losses, Tracing
+from choreo.tracing.spans import Tracing
 from choreo.tracing.tree import build_tree
 from tests.saga.play import LINE, Play, define, plan
 from tests.saga.test_properties import happen, happenings
+from tests.support.kept import Kept
 from tests.support.otlp import outline
 
 DAY = 86_400
@@ -40,29 +41,6 @@ LONG = define(
     plan("pay", 1, "reserve", within=90 * DAY * SECOND),
     plan("ship", 2, "pay", within=90 * DAY * SECOND),
 )
-
-
-class Kept:
-    """A pipeline that keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.spans: list[ReadableSpan] = []
-
-    def on_end(self, span: ReadableSpan) -> None:
-        self.spans.append(span)
-
-    def accepted(self) -> int:
-        return len(self.spans)
-
-    left = accepted
-
-    def flush(self, timeout: float) -> bool:
-        return True
-
-    close = flush
-
-    def losses(self) -> Losses:
-        return Losses("kept", len(self.spans), 0, 0)
 
 
 class Recorded:

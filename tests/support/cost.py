@@ -15,7 +15,9 @@ from opentelemetry.trace import NonRecordingSpan, Tracer, set_span_in_context
 from choreo.events.envelope import Delivery, Envelope
 from choreo.tracing.headers import UnsampledSpan, saga_traceparent
 from choreo.tracing.place import Place
-from choreo.tracing.spans import Losses, Tracing
+from choreo.tracing.spans import Tracing
+
+from .kept import Kept
 
 BUDGET = 5.0
 """Microseconds that tracing may add to an event of an unsampled saga."""
@@ -107,8 +109,13 @@ def build() -> Callable[[], None]:
     return run
 
 
-def told(*, sampled: bool) -> Callable[[], None]:
-    """Give what the coordinator does with one event that ends a step of three: find out what is new, tell it."""
+def told(*, sampled: bool, turned: bool = False) -> Callable[[], None]:
+    """Give what the coordinator does with one event that ends a step of three: find out what is new, tell it.
+
+    Args:
+        sampled: whether the saga is.
+        turned: whether its trace has gone on in another one.
+    """
     from choreo.saga.emission import Emission
     from choreo.saga.work import Moved
     from tests.saga.play import LINE, Play
@@ -118,41 +125,19 @@ def told(*, sampled: bool) -> Callable[[], None]:
     play.sees("reserve.done")
     after = play.instance.copy()
     before.sampled = after.sampled = sampled
-    sink = Sink()
-    emission = Emission(Tracing(pipelines=[sink]))
+    if turned:
+        before.turned = after.turned = [before.opened_at]
+    kept = Kept()
+    emission = Emission(Tracing(pipelines=[kept]))
     moves = [Moved(play.definition, before, after)]
     emission.emit(moves)
-    assert bool(sink.count) is sampled
+    assert bool(kept.spans) is sampled
 
     def run() -> None:
+        kept.spans.clear()
         emission.emit(moves)
 
     return run
-
-
-class Sink:
-    """A pipeline that only counts."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def on_end(self, span: ReadableSpan) -> None:
-        self.count += 1
-
-    def accepted(self) -> int:
-        return self.count
-
-    def left(self) -> int:
-        return self.count
-
-    def flush(self, timeout: float) -> bool:
-        return True
-
-    def close(self, timeout: float) -> bool:
-        return True
-
-    def losses(self) -> Losses:
-        return Losses("sink", self.count, 0, 0)
 
 
 if __name__ == "__main__":
