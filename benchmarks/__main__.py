@@ -76,7 +76,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke run of less than a minute; not recorded")
+    parser.add_argument("--quick", action="store_true", help="a smoke run of some minutes; not recorded")
     parser.add_argument(
         "--only", choices=("handlers", "publishing", "coordinator", "sagas", "latency"), help="only these; not recorded"
     )

@@ -28,7 +28,7 @@ from .tree import AttributeValue, EventRow, LinkRow, SpanRow
 MOST_SPANS = 200_000
 MOST_AGE = 7 * 86_400 * SECOND
 
-_VERSION = 2
+_VERSION = 3
 _PRUNE_EVERY = 100
 _BUSY_SECONDS = 2.0
 _TOGETHER = 50

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -139,6 +141,32 @@ def test_a_file_of_another_release_is_emptied_by_the_writer_and_empty_to_the_rea
     assert exporter.export([span(1)]) is SpanExportResult.SUCCESS
     exporter.shutdown()
     assert len(read_spans(path, 1)) == 1
+
+
+def test_another_layout_of_a_span_is_another_version_of_the_file(path: Path) -> None:
+    exporter = SpanFileExporter(path, clock=lambda: 20)
+    link = Link(SpanContext(5, 6, True), {"saga.link": "trigger"})
+    exporter.export(
+        [derived_span("a", 1, 2, 3, 10, 20, resource=SAGA, links=[link], events=[Event("e", {"n": 1}, 15_000)])]
+    )
+    exporter.shutdown()
+    with closing(sqlite3.connect(path)) as file:
+        version = file.execute("PRAGMA user_version").fetchone()[0]
+        parts = file.execute("SELECT n, trace_id, end, spans FROM part").fetchall()
+    trace = f"{1:032x}"
+    assert (version, [part[:3] for part in parts]) == (3, [(1, trace, 20)])
+    assert json.loads(parts[0][3]) == [
+        [trace, f"{2:016x}", f"{3:016x}", "a", "INTERNAL", "saga", 10, 20, "UNSET", "", {},
+         [[f"{5:032x}", f"{6:016x}", {"saga.link": "trigger"}]], [["e", 15, {"n": 1}]]],
+    ]  # fmt: skip
+
+
+def test_spans_that_cannot_be_read_tell_the_reader(path: Path) -> None:
+    SpanFileExporter(path, clock=lambda: 20).export([span(1)])
+    with closing(sqlite3.connect(path)) as file, file:
+        file.execute("UPDATE part SET spans = '[[1]]'")
+    with pytest.raises(StoreUnreachable, match=r"cannot read the span file .*spans\.db: .*delete it"):
+        read_spans(path, 1)
 
 
 def test_a_damaged_file_fails_the_export_and_tells_the_reader(path: Path) -> None:
