@@ -175,6 +175,7 @@ def test_everything_can_be_done_by_keyboard(page: Page, shop: ServedShop) -> Non
     page.keyboard.press("?")
     expect(page.get_by_role("heading", name="Keys", exact=True)).to_be_visible()
     page.keyboard.press("Escape")
+    expect(page.get_by_role("heading", name="Keys", exact=True)).to_be_hidden()  # keys are the dialog's until then
     before = page.evaluate("() => getComputedStyle(document.body).color")
     page.keyboard.press("t")
     page.keyboard.press("t")
