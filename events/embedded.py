@@ -327,24 +327,6 @@ class EmbeddedConsumer:
         self._changed()
 
 
-def fair_shares(available: Mapping[TopicPartition, int], most: int) -> Offsets:
-    """Split a poll among partitions: each gets its share, and what one does not need goes to the others.
-
-    Args:
-        available: how many records each partition has.
-        most: how many may be read in all.
-    """
-    shares: Offsets = {}
-    left = most
-    waiting = sorted((count, place) for place, count in available.items() if count > 0)
-    for index, (count, place) in enumerate(waiting):
-        share = min(count, -(-left // (len(waiting) - index)))
-        if share:
-            shares[place] = share
-            left -= share
-    return shares
-
-
 def position_lost(place: TopicPartition, offset: int, begin: int, end: int) -> PositionLost:
     """Make the error for a position outside the log."""
     return PositionLost(

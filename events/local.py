@@ -25,14 +25,19 @@ from .embedded import REBALANCE, SESSION, Bell, EmbeddedConsumer, Offsets
 from .envelope import Delivery, Record, TopicPartition
 from .errors import BrokerUnreachable, ConfigurationError
 from .groups import View
-from .logfile import Busy, LogFile
+from .logfile import LogFile
 from .sending import Joiner, check_records, check_spec, topic_missing
 from .transport import Begin, Consumer, GroupInfo, Listener, TopicInfo, TopicSpec
 
 T = TypeVar("T")
 
+
+class Busy(Exception):
+    """Another process writes at this moment; nothing was done."""
+
+
 _BUSY = 0.003
-_IDLE = 0.05
+_IDLE = 0.02
 _CALM = 40  # looks without news until the file counts as idle
 
 
@@ -43,13 +48,15 @@ class _Hub:
         self.bell = Bell()
         self.moves = Bell()
         self.ends: Offsets = {}
+        self.writing = 0  # sends under way: news may be theirs
 
-    def learn(self, ends: Mapping[TopicPartition, int]) -> None:
-        """Take in new ends; the bell rings if a partition has grown."""
+    def learn(self, ends: Mapping[TopicPartition, int]) -> bool:
+        """Take in new ends; the bell rings if a partition has grown. Say whether one has."""
         grown = {place: end for place, end in ends.items() if self.ends.get(place, -1) < end}
         if grown:
             self.ends.update(grown)
             self.bell.ring({place.topic for place in grown})
+        return bool(grown)
 
 
 _HUBS: WeakValueDictionary[Path, _Hub] = WeakValueDictionary()
@@ -157,7 +164,12 @@ class LocalBroker:
 
     async def _append(self, records: Sequence[Record]) -> None:
         now = self._clock() // 1_000
-        self._hub.learn(await self._writer.promptly(lambda log: log.append(records, now)))
+        hub = self._hub
+        hub.writing += 1
+        try:
+            hub.learn(await self._writer.promptly(lambda log: log.append(records, now)))
+        finally:
+            hub.writing -= 1
 
     async def fetch(self, positions: Mapping[TopicPartition, int], most: int) -> list[Delivery]:
         """Read from these positions on, in their order; costs nothing where all are at the known end."""
@@ -288,9 +300,8 @@ class LocalBroker:
                 ends, moved = self._reader.call(LogFile.news)
             except BrokerUnreachable:  # whoever polls meets the same error and decides
                 ends, moved = None, False
-            if ends is not None:
-                self._hub.learn(ends)
-                quiet = 0
+            if ends is not None and self._hub.learn(ends) and not self._hub.writing:
+                quiet = 0  # another process is at work: what this one has written is known already
             if moved:
                 self._hub.moves.ring()
             quiet += 1
@@ -326,17 +337,25 @@ class _Opened:
         except OSError as error:
             raise ConfigurationError(f"cannot open the broker file {self._path}: {error.strerror}") from error
 
-    def call(self, work: Callable[[LogFile], T]) -> T:
+    def call(self, work: Callable[[LogFile], T], *, patient: bool = True) -> T:
         """Do some work.
 
+        Args:
+            work: it begins with its transaction, if it is not patient.
+            patient: whether it waits for another process that writes.
+
         Raises:
+            Busy: another process writes, and it does not wait; nothing was done.
             BrokerUnreachable: the file cannot be read or written now (locked, disk full, I/O error).
         """
         if self._log is None:
             raise ConfigurationError(f"the broker 'local:{self._path}' is closed")
         try:
+            self._log.be_patient(patient)
             return work(self._log)
         except sqlite3.Error as error:
+            if not patient and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+                raise Busy from error
             raise BrokerUnreachable(f"the broker file {self._path} does not do its work: {error}") from error
 
     def close(self) -> None:
@@ -365,7 +384,7 @@ class _Thread:
         """Do some work that writes in one transaction, on the spot where neither disk nor others make it wait."""
         if self._aside.quick and self._aside.idle:
             try:
-                return self._aside.on_the_spot(partial(self._opened.call, partial(LogFile.at_once, work=work)))
+                return self._aside.on_the_spot(partial(self._opened.call, work, patient=False))
             except Busy:
                 pass
         return await self.call(work)

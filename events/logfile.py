@@ -14,11 +14,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 from msgspec.json import Decoder, Encoder
 
-from .embedded import Offsets, commit_refused, fair_shares, position_lost
+from .embedded import Offsets, commit_refused, position_lost
 from .envelope import Delivery, Headers, Record, TopicPartition
 from .errors import StoreMismatch
 from .groups import Group, View
@@ -26,8 +25,6 @@ from .partitioner import partition_for
 from .sending import topic_missing
 from .transport import TopicSpec
 from .wal import write_ahead
-
-T = TypeVar("T")
 
 BUSY_SECONDS = 10.0
 """How long to wait for another process that writes."""
@@ -51,10 +48,6 @@ _HEARTS = "CREATE TABLE IF NOT EXISTS heartbeat (member TEXT PRIMARY KEY, at INT
 def monotonic() -> int:
     """Microseconds of the machine's monotonic clock, which all its processes share and no one can set."""
     return time.monotonic_ns() // 1_000
-
-
-class Busy(Exception):
-    """Another process writes at this moment; nothing was done."""
 
 
 class LogFile:
@@ -86,6 +79,7 @@ class LogFile:
         self._groups = -1
         self._beaten: dict[str, int] = {}
         self._spread = 0
+        self._patient = True
 
     def _prepare(self, path: Path) -> None:
         found = self._log.execute("PRAGMA user_version").fetchone()[0]
@@ -106,21 +100,11 @@ class LogFile:
         self._hearts.close()
         self._log.close()
 
-    def at_once(self, work: Callable[[LogFile], T]) -> T:
-        """Do some work that begins with its transaction, unless another process writes.
-
-        Raises:
-            Busy: one does; nothing was done.
-        """
-        self._log.execute("PRAGMA busy_timeout=0")
-        try:
-            return work(self)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
-                raise Busy from error
-            raise
-        finally:
-            self._log.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1_000:.0f}")
+    def be_patient(self, patient: bool) -> None:
+        """Wait for another process that writes from now on, or fail at once with SQLITE_BUSY."""
+        if patient != self._patient:
+            self._log.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1_000 if patient else 0:.0f}")
+            self._patient = patient
 
     @contextmanager
     def _write(self) -> Iterator[None]:
@@ -224,20 +208,25 @@ class LogFile:
             PositionLost: a position lies outside the log.
         """
         found: list[Delivery] = []
-        available: Offsets = {}
-        with self._read():
-            for place, offset in positions.items():
-                first, end = self._bounds(self._id(place))
-                if not first <= offset <= end:
-                    raise position_lost(place, offset, first, end)
-                if offset < end:
-                    available[place] = end - offset
-            shares = available if sum(available.values()) <= most else fair_shares(available, most)
-            for place, count in available.items():
-                if share := shares.get(place):
-                    offset = positions[place]
-                    found += self._range(place, self._id(place), offset, offset + count, share)
+        left = dict(positions)
+        while left and (room := most - len(found)):
+            share = max(1, room // len(left))  # what one does not need goes to the others in the next turn
+            for place, offset in tuple(left.items())[:room]:
+                id_ = self._id(place)
+                records = self._range(place, id_, offset, _OFFSET_MASK, share)
+                if not records or records[0].offset != offset:
+                    self._check(place, id_, offset)
+                found += records
+                if len(records) < share:
+                    del left[place]
+                else:
+                    left[place] = records[-1].offset + 1
         return found
+
+    def _check(self, place: TopicPartition, id_: int, offset: int) -> None:
+        first, end = self._bounds(id_)
+        if not first <= offset <= end:
+            raise position_lost(place, offset, first, end)
 
     def snapshot(self, topic: str) -> list[Delivery]:
         """Read all that a topic holds now."""

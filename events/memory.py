@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from .clock import SECOND, Clock, system_clock
-from .embedded import REBALANCE, SESSION, Bell, EmbeddedConsumer, Offsets, commit_refused, fair_shares, position_lost
+from .embedded import REBALANCE, SESSION, Bell, EmbeddedConsumer, Offsets, commit_refused, position_lost
 from .envelope import Delivery, Record, TopicPartition
 from .errors import ConfigurationError
 from .groups import Group, View
@@ -173,7 +173,7 @@ class MemoryBroker:
             if offset < partition.end:
                 available[place] = partition.end - offset
         found: list[Delivery] = []
-        shares = available if sum(available.values()) <= most else fair_shares(available, most)
+        shares = available if sum(available.values()) <= most else _fair_shares(available, most)
         for place in available:
             start = positions[place] - self._partition(place).begin
             found += self._partition(place).records[start : start + shares.get(place, 0)]
@@ -356,3 +356,21 @@ class MemoryConsumer(EmbeddedConsumer):
         """Die as a process under SIGKILL does: others take over when the session has expired by the broker's clock."""
         await super().kill()
         self._bury()
+
+
+def _fair_shares(available: Mapping[TopicPartition, int], most: int) -> Offsets:
+    """Split a poll among partitions: each gets its share, and what one does not need goes to the others.
+
+    Args:
+        available: how many records each partition has.
+        most: how many may be read in all.
+    """
+    shares: Offsets = {}
+    left = most
+    waiting = sorted((count, place) for place, count in available.items() if count > 0)
+    for index, (count, place) in enumerate(waiting):
+        share = min(count, -(-left // (len(waiting) - index)))
+        if share:
+            shares[place] = share
+            left -= share
+    return shares

@@ -46,6 +46,8 @@ class SqliteConnection(sqlite3.Connection):
         self._waits = "vfs=memdb" not in database  # else there is no disk to wait for
         self._changes = 0
         """Rows that had been changed when the transaction began."""
+        self._longest: int | None = None
+        self._patient = True
 
     def cursor(self, factory: Any = None) -> Any:
         """Make a cursor, by default one that has all rows when its statement returns."""
@@ -67,6 +69,7 @@ class SqliteConnection(sqlite3.Connection):
         if self.in_transaction:  # by `begin_at_once`
             return
         if not self.writes:
+            self._be_patient(True)
             sqlite3.Cursor(self).execute("BEGIN")
             return
         until = time.monotonic() + self._patience() / 1_000
@@ -84,23 +87,28 @@ class SqliteConnection(sqlite3.Connection):
         Raises:
             sqlite3.OperationalError: something else is wrong with the file.
         """
-        run = sqlite3.Cursor(self).execute
-        patience = self._patience()
-        run("PRAGMA busy_timeout=0")
+        self._be_patient(False)
         try:
-            run("BEGIN IMMEDIATE")
+            sqlite3.Cursor(self).execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
             if last or not str(error.sqlite_errorname).startswith("SQLITE_BUSY"):
                 raise
             return False
-        finally:
-            run(f"PRAGMA busy_timeout={patience}")
         self._changes = self.total_changes
         return True
 
+    def _be_patient(self, patient: bool) -> None:
+        """Let SQLite wait for another program, or not: within a transaction that writes nobody can be in its way."""
+        if patient != self._patient:
+            longest = self._patience()
+            sqlite3.Cursor(self).execute(f"PRAGMA busy_timeout={longest if patient else 0}")
+            self._patient = patient
+
     def _patience(self) -> int:
-        """Give how long a statement waits for another program, milliseconds."""
-        return int(sqlite3.Cursor(self).execute("PRAGMA busy_timeout").fetchone()[0])
+        """Give how long a statement waits for another program, milliseconds: as the connection was set up."""
+        if self._longest is None:
+            self._longest = int(sqlite3.Cursor(self).execute("PRAGMA busy_timeout").fetchone()[0])
+        return self._longest
 
     def close(self) -> None:
         """Close it."""

@@ -7,16 +7,18 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from choreo.events.aside import Aside
-from choreo.events.embedded import Bell
+from choreo.events.embedded import Bell, Offsets
 from choreo.events.envelope import Delivery, Record, TopicPartition
 from choreo.events.errors import BrokerUnreachable, CommitRefused, ConfigurationError, StoreMismatch
-from choreo.events.local import LocalBroker
+from choreo.events.local import _CALM, _IDLE, LocalBroker
+from choreo.events.logfile import LogFile
 from choreo.events.transport import Consumer, TopicSpec
 
 PATIENCE = 60
@@ -124,6 +126,29 @@ async def test_a_reader_sees_what_another_process_appends(path: Path) -> None:
         found = await poll_until(consumer, lambda: sum(consumer.position(p) or 0 for p in consumer.assignment()) >= 500)
         kill(sender)
     assert len(found) >= 500
+
+
+async def test_what_a_process_writes_itself_is_no_reason_to_look_at_the_file_more_often(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    def look(log: LogFile) -> tuple[Offsets | None, bool]:
+        nonlocal looks
+        looks += 1
+        return news(log)
+
+    news = LogFile.news
+    monkeypatch.setattr(LogFile, "news", look)
+    async with LocalBroker(path) as broker:
+        await broker.subscribe("group", ["orders"])
+        began = time.monotonic()
+        for number in range(200):
+            await broker.send([Record("orders", b"k", b"%d" % number)])
+            await asyncio.sleep(0.005)
+        seconds = time.monotonic() - began
+    assert looks <= 2 * _CALM + seconds / _IDLE, "often at first, when all is news, then as seldom as in an idle file"
+    assert looks >= 1
 
 
 async def test_the_partitions_of_a_killed_process_move_when_its_session_is_over(path: Path) -> None:
