@@ -229,7 +229,7 @@ def _record(announcement: ServiceAnnouncement | DefinitionAnnouncement) -> Recor
 
 
 async def _read(transport: Transport, topic: str, model: type[W]) -> dict[str, W]:
-    if topic not in await transport.topics():
+    if topic not in await transport.topics([topic]):
         return {}
     return newest(await transport.snapshot(topic), model)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 
 from .embedded import REBALANCE, Offsets
 from .envelope import Delivery, Record, TopicPartition
-from .errors import BrokerUnreachable, ChoreoError, ConfigurationError, LimitExceeded
+from .errors import BrokerUnreachable, ChoreoError, ConfigurationError, LimitExceeded, TopicMissing
 from .kafka_client import FETCH, KafkaClient, Moved, delivery, farewell, ours
 from .kafka_log import tame
 from .kafka_member import KafkaMember
@@ -120,9 +120,11 @@ class KafkaTransport:
         if not records:
             return
         self._check_open()
-        if not self._counts.keys() >= {record.topic for record in records}:
-            await self.topics()
-        check_records(records, self._counts)
+        try:
+            check_records(records, self._counts)
+        except TopicMissing:  # or has more partitions by now
+            await self.topics({record.topic for record in records})
+            check_records(records, self._counts)
         await self._joiner.send(records)
 
     async def _write(self, records: Sequence[Record]) -> None:
@@ -158,6 +160,8 @@ class KafkaTransport:
             if number is None:
                 count = counts[record.topic]
                 number = keyless % count if record.key is None else partition_for(record.key, count)
+            elif number >= counts[record.topic]:  # so new that this producer has not heard of it
+                raise kafka_errors.UnknownTopicOrPartitionError
             place = (record.topic, number)
             batch = batches.get(place)
             while batch is None or not batch.append(
@@ -201,21 +205,28 @@ class KafkaTransport:
 
     # -- topics -------------------------------------------------------------------------------------------------------
 
-    async def topics(self) -> dict[str, TopicInfo]:
-        """See `Transport.topics`."""
-        found = await self.ask(self._admin_client().describe_topics)
-        self._counts = {
+    async def topics(self, names: Collection[str] | None = None) -> dict[str, TopicInfo]:
+        """See `Transport.topics`; only those that are known to exist are asked for by name.
+
+        For a broker with `auto.create.topics.enable`, to be asked for a topic is to make it; the Metadata request can
+        forbid that (`allow_auto_topic_creation`), but aiokafka's admin client does not let us.
+        """
+        asked = None if names is None or not self._counts.keys() >= set(names) else sorted(names)
+        found = await self.ask(lambda: self._admin_client().describe_topics(asked))
+        counts = {
             topic["topic"]: len(topic["partitions"])
             for topic in found
             if not topic["error_code"] and not topic["is_internal"]
         }
-        return {name: TopicInfo(name, count) for name, count in self._counts.items()}
+        rest = {} if asked is None else {name: n for name, n in self._counts.items() if name not in asked}
+        self._counts = {**rest, **counts}
+        return {name: TopicInfo(name, count) for name, count in counts.items() if names is None or name in names}
 
     async def create_topics(self, topics: Sequence[TopicSpec]) -> list[str]:
         """See `Transport.create_topics`; returns when every partition has a leader."""
         for spec in topics:
             check_spec(spec)
-        existing = await self.topics()
+        existing = await self.topics({spec.name for spec in topics})
         wanted = [spec for spec in topics if spec.name not in existing]
         if not wanted:
             return []
@@ -255,7 +266,7 @@ class KafkaTransport:
         await self.ask(delete)
 
     async def _led(self, names: set[str]) -> None:
-        for topic in await self._admin_client().describe_topics():
+        for topic in await self._admin_client().describe_topics(sorted(names)):
             if topic["topic"] in names and all(partition["leader"] >= 0 for partition in topic["partitions"]):
                 names.discard(topic["topic"])
         if names:
@@ -314,7 +325,7 @@ class KafkaTransport:
             await farewell(kafka.stop())
 
     async def _places(self, topics: Sequence[str]) -> list[Place]:
-        found = await self.topics()
+        found = await self.topics(topics)
         missing = sorted(name for name in set(topics) if name not in found)
         if missing:
             raise topic_missing(missing)

@@ -3,9 +3,8 @@
 An acknowledged send is on the disk (WAL, `synchronous=FULL`). What writes has two threads of this connection: one that
 waits for the disk, one for what is not worth that; where neither the disk nor another process makes it wait, it is done
 on the spot (`aside`). Records and news are read where they are asked for: in WAL mode nobody holds up a reader, and two
-switches of threads cost more than most reads. News from the same
-process arrive at once; those of other processes are seen by looking at the file's change counter, often while there is
-traffic and seldom when there is none.
+switches of threads cost more than most reads. News from the same process arrive at once; those of other processes are
+seen by looking at the file's change counter, often while they write and seldom while they do not.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -201,11 +200,11 @@ class LocalBroker:
 
     # -- topics -------------------------------------------------------------------------------------------------------
 
-    async def topics(self) -> dict[str, TopicInfo]:
+    async def topics(self, names: Collection[str] | None = None) -> dict[str, TopicInfo]:
         """See `Transport.topics`."""
         self._check_open()
         self._counts = self._reader.call(LogFile.topics)
-        return {name: TopicInfo(name, count) for name, count in self._counts.items()}
+        return {name: TopicInfo(name, count) for name, count in self._counts.items() if names is None or name in names}
 
     async def create_topics(self, topics: Sequence[TopicSpec]) -> list[str]:
         """See `Transport.create_topics`."""
@@ -216,7 +215,7 @@ class LocalBroker:
 
     async def end_offsets(self, topics: Sequence[str]) -> Offsets:
         """See `Transport.end_offsets`."""
-        found = await self.topics()
+        found = await self.topics(topics)
         missing = [name for name in topics if name not in found]
         if missing:
             raise topic_missing(missing)
@@ -235,7 +234,7 @@ class LocalBroker:
         client: str = "choreo",
     ) -> Consumer:
         """See `Transport.subscribe`; the group is joined with the first `poll`."""
-        found = await self.topics()
+        found = await self.topics(topics)
         missing = sorted(name for name in set(topics) if name not in found)
         if missing:
             raise topic_missing(missing)

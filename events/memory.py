@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -223,9 +223,13 @@ class MemoryBroker:
 
     # -- topics -------------------------------------------------------------------------------------------------------
 
-    async def topics(self) -> dict[str, TopicInfo]:
+    async def topics(self, names: Collection[str] | None = None) -> dict[str, TopicInfo]:
         """See `Transport.topics`."""
-        return {name: TopicInfo(name, len(partitions)) for name, partitions in self._state.topics.items()}
+        return {
+            name: TopicInfo(name, len(partitions))
+            for name, partitions in self._state.topics.items()
+            if names is None or name in names
+        }
 
     async def create_topics(self, topics: Sequence[TopicSpec]) -> list[str]:
         """See `Transport.create_topics`."""

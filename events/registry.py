@@ -165,7 +165,7 @@ class EmbeddedRegistry:
 
     async def _refresh(self, *, create: bool = False) -> None:
         async with self._reading:
-            topics = await _reached(self._transport.topics())
+            topics = await _reached(self._transport.topics([SCHEMAS_TOPIC]))
             if SCHEMAS_TOPIC not in topics:
                 if create:
                     # One partition, so that "newest" means something.

@@ -77,7 +77,8 @@ async def require_topics(transport: Transport, names: Iterable[str]) -> None:
     Raises:
         TopicMissing: naming every topic that is missing.
     """
-    missing = set(names) - (await transport.topics()).keys()
+    wanted = set(names)
+    missing = wanted - (await transport.topics(wanted)).keys()
     if missing:
         raise topic_missing(sorted(missing))
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -152,8 +152,15 @@ class Transport(Protocol):
             TopicMissing: naming every topic that is missing.
         """
 
-    async def topics(self) -> dict[str, TopicInfo]:
-        """List the topics."""
+    async def topics(self, names: Collection[str] | None = None) -> dict[str, TopicInfo]:
+        """List the topics.
+
+        Args:
+            names: those of interest; of a large cluster it takes long to list all.
+
+        Returns:
+            Those of them that exist.
+        """
 
     async def create_topics(self, topics: Sequence[TopicSpec]) -> list[str]:
         """Create those that do not exist; give the names that were created."""

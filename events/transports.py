@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .database import redacted
@@ -110,12 +110,13 @@ class Prefixed:
         )
         return _PrefixedConsumer(inner, self._prefix)
 
-    async def topics(self) -> dict[str, TopicInfo]:
-        """List the topics that have the prefix."""
+    async def topics(self, names: Collection[str] | None = None) -> dict[str, TopicInfo]:
+        """See `Transport.topics`; only what has the prefix is there."""
         cut = len(self._prefix)
+        asked = None if names is None else [self._prefix + name for name in names]
         return {
             name[cut:]: TopicInfo(name[cut:], info.partitions)
-            for name, info in (await self._transport.topics()).items()
+            for name, info in (await self._transport.topics(asked)).items()
             if name.startswith(self._prefix)
         }
 

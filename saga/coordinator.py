@@ -176,10 +176,9 @@ class Coordinator:
             emits=self._tracing.emits,
         )
         await ensure_topics(self._transport)
-        await self._partitions.look()
         await require_topics(self._transport, definitions.topics(own))
-        others = {topic for d in self._behind for topic in d.consumed_topics if topic in self._partitions.counts}
-        self._topics = sorted({FAILURES, COMMANDS_TOPIC, *(t for d in own for t in d.consumed_topics), *others})
+        consumed = {topic for d in (*own, *self._behind) for topic in d.consumed_topics}
+        self._topics = await self._partitions.begin({FAILURES, COMMANDS_TOPIC, *consumed})
         self._catalog_until = asyncio.get_running_loop().time() + _CATALOG
         self._route()
         options = replace(self._options, batch=self._most)

@@ -118,7 +118,7 @@ async def ensure_topics(transport: Transport) -> None:
     Raises:
         TopicMissing: not even the failures' topic is there.
     """
-    known = await transport.topics()
+    known = await transport.topics([FAILURES_TOPIC, *(spec.name for spec in nesting_topics(1))])
     if FAILURES_TOPIC not in known:
         raise TopicMissing(f"topic {FAILURES_TOPIC} does not exist; make it with `saga topics apply`")
     missing = [spec for spec in nesting_topics(known[FAILURES_TOPIC].partitions) if spec.name not in known]

@@ -38,9 +38,24 @@ class Partitions:
     def __init__(self, database: Database, transport: Transport) -> None:
         self._database = database
         self._transport = transport
+        self._topics: frozenset[str] = frozenset()
         self._fewest: dict[str, int] = {}
         self.counts: Mapping[str, int] = {}
         self.as_of = 0
+
+    async def begin(self, topics: Iterable[str]) -> list[str]:
+        """Look after these topics from now on, as far as they exist.
+
+        Args:
+            topics: that can carry an answer.
+
+        Returns:
+            Those that exist, sorted.
+        """
+        self._topics = frozenset(topics)
+        await self.look()
+        self._topics = frozenset(self.counts)
+        return sorted(self._topics)
 
     async def look(self, now: int | None = None) -> None:
         """Ask the broker, and keep what has changed.
@@ -50,7 +65,7 @@ class Partitions:
         """
         if now is None:
             now = await self._database.read(self._database.now)
-        counts = {name: info.partitions for name, info in (await self._transport.topics()).items()}
+        counts = {name: info.partitions for name, info in (await self._transport.topics(self._topics)).items()}
         if counts != self.counts:
             await self._learn(counts, now)
         self.counts, self.as_of = counts, max(self.as_of, now)

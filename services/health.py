@@ -123,7 +123,7 @@ async def _lag(
     processed: Mapping[TopicPartition, int] | None,
 ) -> int:
     if consumer is None or not places:
-        await transport.topics()  # only to see whether it answers
+        await transport.topics([])  # only to see whether it answers
         return 0
     ends = await consumer.end_offsets(places)
     done = processed if processed is not None else await consumer.committed(places)

@@ -6,7 +6,7 @@ It stands before the broker where metrics are on, and nowhere else: then nothing
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ..events.clock import Clock, system_clock
@@ -98,9 +98,9 @@ class MeasuredTransport:
         self._consumers.append(consumer)
         return consumer
 
-    async def topics(self) -> dict[str, TopicInfo]:
+    async def topics(self, names: Collection[str] | None = None) -> dict[str, TopicInfo]:
         """See `Transport.topics`."""
-        return await self._transport.topics()
+        return await self._transport.topics(names)
 
     async def create_topics(self, topics: Sequence[TopicSpec]) -> list[str]:
         """See `Transport.create_topics`."""

@@ -184,7 +184,7 @@ def _probes(address: str, transport: Transport, one: OutboxRelay, metrics: Metri
     from ...services.probes import Probes, scraping
 
     async def look() -> Sequence[Health]:
-        await asyncio.gather(one.measure(), transport.topics())
+        await asyncio.gather(one.measure(), transport.topics([]))
         return []
 
     async def measure() -> None:

@@ -227,6 +227,9 @@ async def test_topics_are_created_once_and_listed(broker: Broker) -> None:
     assert await broker.transport.create_topics(specs) == []
     listed = await broker.transport.topics()
     assert (listed[one].partitions, listed[two].partitions) == (3, 1)
+    named = await broker.transport.topics([two, "no-such-topic"])
+    assert {name: info.partitions for name, info in named.items()} == {two: 1}
+    assert await broker.transport.topics([]) == {}
     for wrong in (TopicSpec("no spaces"), TopicSpec(".."), TopicSpec("x" * 250), TopicSpec("none", 0)):
         with pytest.raises(ConfigurationError):
             await broker.transport.create_topics([wrong])

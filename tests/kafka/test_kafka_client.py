@@ -8,16 +8,22 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 
 from choreo.events.envelope import Delivery, Record, TopicPartition
-from choreo.events.errors import BrokerUnreachable, CommitRefused
+from choreo.events.errors import BrokerUnreachable, CommitRefused, TopicMissing
 from choreo.events.kafka import KafkaTransport
 from choreo.events.settings import Settings
 from choreo.events.transport import Consumer, TopicSpec
+from choreo.events.transports import connect
+from choreo.saga.loading import Parts
+from choreo.saga.running import Process
+from tests.saga.wide_shop import Bought, services
 from tests.support.kafka import KafkaServer, kafka_jars
 
 pytestmark = pytest.mark.kafka
@@ -58,6 +64,92 @@ async def poll_until(consumer: Consumer, condition: Callable[[list[Delivery]], b
 def signalled(server: KafkaServer, number: signal.Signals) -> None:
     assert server.process is not None
     server.process.send_signal(number)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str] | None]:
+    """Which topics the broker is asked about: names, or None for all there are."""
+    found: list[Sequence[str] | None] = []
+    describe = AIOKafkaAdminClient.describe_topics
+
+    async def noted(client: AIOKafkaAdminClient, topics: list[str] | None = None) -> list[object]:
+        found.append(topics)
+        return await describe(client, topics)
+
+    monkeypatch.setattr(AIOKafkaAdminClient, "describe_topics", noted)
+    return found
+
+
+async def test_what_is_known_to_exist_is_asked_for_by_name(
+    kafka: KafkaTransport, asked: list[Sequence[str] | None]
+) -> None:
+    one, two = await fresh_topic(kafka), await fresh_topic(kafka)
+    await kafka.topics()
+    asked.clear()
+    for _ in range(3):
+        assert len(await kafka.end_offsets([one])) == 2
+    assert (await kafka.topics({one, two})).keys() == {one, two}
+    assert await kafka.topics([]) == {}, "only to see whether it answers"
+    assert None not in asked
+    assert {tuple(each or ()) for each in asked} == {(one,), tuple(sorted([one, two])), ()}
+
+
+async def test_a_worker_and_a_coordinator_at_rest_never_list_a_whole_cluster(
+    kafka_bootstrap: str, asked: list[Sequence[str] | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("choreo.services.worker._DEFINITIONS_EVERY", 1)
+    monkeypatch.setattr("choreo.saga.coordinator._CATALOG", 0)
+    url = f"kafka://{kafka_bootstrap}"
+    settings = Settings(broker=url, topic_prefix=f"{uuid.uuid4().hex[:8]}.", home=tmp_path)
+    parts = Parts(services(*(f"sqlite:{tmp_path / name}.db" for name in ("stock", "bank"))), (Bought,))
+    async with connect(url, settings) as transport, Process(parts, transport, settings, create_topics=True):
+        await _looked(asked, 5)  # what they ask at first
+        asked.clear()
+        await _looked(asked, 20)
+    assert None not in asked
+
+
+async def _looked(asked: Sequence[object], times: int) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while len(asked) < times:
+            await asyncio.sleep(0.1)
+
+
+async def test_asking_for_a_topic_does_not_make_it_where_brokers_do_that(kafka_bootstrap: str) -> None:
+    server = KafkaServer(kafka_jars(), **{"auto.create.topics.enable": "true"})
+    server.start()
+    try:
+        async with KafkaTransport(f"kafka://{server.bootstrap}", Settings()) as kafka:
+            topic = await fresh_topic(kafka)
+            assert (await kafka.topics(["never", topic])).keys() == {topic}
+            with pytest.raises(TopicMissing):
+                await kafka.end_offsets(["never"])
+            with pytest.raises(TopicMissing):
+                await kafka.send([Record("never", b"k", b"v")])
+            with pytest.raises(TopicMissing):
+                await kafka.subscribe("group", ["never"])
+            assert (await kafka.topics()).keys() == {topic}
+    finally:
+        server.stop()
+
+
+async def test_a_partition_that_is_new_can_be_named(kafka: KafkaTransport, kafka_bootstrap: str) -> None:
+    topic = await fresh_topic(kafka, 1)
+    await kafka.send([Record(topic, b"k", b"v", partition=0)])
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    await admin.start()
+    try:
+        await admin.create_partitions({topic: NewPartitions(2)})
+    finally:
+        await admin.close()
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                await kafka.send([Record(topic, b"k", b"v", partition=1)])
+                break
+            except (TopicMissing, BrokerUnreachable):  # the cluster itself needs a moment
+                await asyncio.sleep(0.1)
+    assert {record.partition for record in await kafka.snapshot(topic)} == {0, 1}
 
 
 async def test_a_silent_broker_is_given_up_in_time_and_taken_up_again(own_server: KafkaServer) -> None:

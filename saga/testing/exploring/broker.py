@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ....events.clock import Clock
@@ -188,10 +188,10 @@ class Link(MemoryBroker):
         self._members.append((group, consumer))
         return consumer
 
-    async def topics(self) -> dict[str, TopicInfo]:
+    async def topics(self, names: Collection[str] | None = None) -> dict[str, TopicInfo]:
         """See `Transport.topics`."""
         self._reach()
-        return await super().topics()
+        return await super().topics(names)
 
     async def create_topics(self, topics: Sequence[TopicSpec]) -> list[str]:
         """See `Transport.create_topics`."""
