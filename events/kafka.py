@@ -267,7 +267,7 @@ class KafkaTransport:
 
     async def _led(self, names: set[str]) -> None:
         for topic in await self._admin_client().describe_topics(sorted(names)):
-            if topic["topic"] in names and all(partition["leader"] >= 0 for partition in topic["partitions"]):
+            if topic["partitions"] and all(partition["leader"] >= 0 for partition in topic["partitions"]):
                 names.discard(topic["topic"])
         if names:
             raise kafka_errors.LeaderNotAvailableError

@@ -165,7 +165,7 @@ async def test_foreign_records_in_the_topic_are_skipped(broker: MemoryBroker) ->
 async def test_a_broker_that_is_away_is_a_registry_that_is_away(
     broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def away() -> Any:
+    async def away(names: object) -> Any:
         raise BrokerUnreachable("nobody answers")
 
     monkeypatch.setattr(broker, "topics", away)

@@ -115,6 +115,22 @@ async def _looked(asked: Sequence[object], times: int) -> None:
             await asyncio.sleep(0.1)
 
 
+async def test_a_creation_returns_when_the_broker_knows_of_the_topic(
+    kafka: KafkaTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = [3, 3]  # UNKNOWN_TOPIC_OR_PARTITION: what a broker says while the news is on its way
+    describe = AIOKafkaAdminClient.describe_topics
+
+    async def late(client: AIOKafkaAdminClient, topics: list[str] | None = None) -> list[object]:
+        if topics and unknown:
+            return [{"error_code": unknown.pop(), "topic": each, "is_internal": 0, "partitions": []} for each in topics]
+        return await describe(client, topics)
+
+    monkeypatch.setattr(AIOKafkaAdminClient, "describe_topics", late)
+    await fresh_topic(kafka)
+    assert not unknown, "it asked until it was there"
+
+
 async def test_asking_for_a_topic_does_not_make_it_where_brokers_do_that(kafka_bootstrap: str) -> None:
     server = KafkaServer(kafka_jars(), **{"auto.create.topics.enable": "true"})
     server.start()
