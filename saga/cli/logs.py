@@ -40,7 +40,8 @@ def configure(shell: Shell) -> None:
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # One write for each line: handlers log from threads, and what logging writes would get before a line end.
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
     logging.getLogger("aiosqlite").setLevel(logging.INFO)  # below it quotes statements with their values, secrets too
