@@ -8,7 +8,7 @@ called.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from typing import Protocol
 
 from .envelope import Delivery, TopicPartition
@@ -325,6 +325,30 @@ class EmbeddedConsumer:
         self._round = round_
         self._open = True
         self._changed()
+
+
+def in_turns(
+    positions: Mapping[TopicPartition, int], most: int, read: Callable[[TopicPartition, int, int], list[Delivery]]
+) -> list[Delivery]:
+    """Read partitions in fair turns: each gives its share, and what one does not need goes to the others in the next.
+
+    Args:
+        positions: where to begin, in the order in which they are read.
+        most: how many records in all.
+        read: gives the records of a partition from an offset on, so many at most.
+    """
+    found: list[Delivery] = []
+    left = dict(positions)
+    while left and (room := most - len(found)):
+        share = max(1, room // len(left))
+        for place, offset in tuple(left.items())[:room]:
+            records = read(place, offset, share)
+            found += records
+            if len(records) < share:
+                del left[place]
+            else:
+                left[place] = records[-1].offset + 1
+    return found
 
 
 def position_lost(place: TopicPartition, offset: int, begin: int, end: int) -> PositionLost:

@@ -30,14 +30,13 @@ from .transport import Begin, Consumer, GroupInfo, Listener, TopicInfo, TopicSpe
 
 T = TypeVar("T")
 
+_BUSY = 0.003
+_IDLE = 0.02
+_CALM = 40  # looks without news of other processes until they count as idle
+
 
 class Busy(Exception):
     """Another process writes at this moment; nothing was done."""
-
-
-_BUSY = 0.003
-_IDLE = 0.02
-_CALM = 40  # looks without news until the file counts as idle
 
 
 class _Hub:

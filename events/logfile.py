@@ -17,7 +17,7 @@ from pathlib import Path
 
 from msgspec.json import Decoder, Encoder
 
-from .embedded import Offsets, commit_refused, position_lost
+from .embedded import Offsets, commit_refused, in_turns, position_lost
 from .envelope import Delivery, Headers, Record, TopicPartition
 from .errors import StoreMismatch
 from .groups import Group, View
@@ -207,26 +207,16 @@ class LogFile:
         Raises:
             PositionLost: a position lies outside the log.
         """
-        found: list[Delivery] = []
-        left = dict(positions)
-        while left and (room := most - len(found)):
-            share = max(1, room // len(left))  # what one does not need goes to the others in the next turn
-            for place, offset in tuple(left.items())[:room]:
-                id_ = self._id(place)
-                records = self._range(place, id_, offset, _OFFSET_MASK, share)
-                if not records or records[0].offset != offset:
-                    self._check(place, id_, offset)
-                found += records
-                if len(records) < share:
-                    del left[place]
-                else:
-                    left[place] = records[-1].offset + 1
-        return found
+        return in_turns(positions, most, self._from)  # no transaction: of each partition one statement reads
 
-    def _check(self, place: TopicPartition, id_: int, offset: int) -> None:
-        first, end = self._bounds(id_)
-        if not first <= offset <= end:
-            raise position_lost(place, offset, first, end)
+    def _from(self, place: TopicPartition, offset: int, most: int) -> list[Delivery]:
+        id_ = self._id(place)
+        records = self._range(place, id_, offset, _OFFSET_MASK, most)
+        if not records or records[0].offset != offset:  # the end, a hole, or no place in the log any more
+            first, end = self._bounds(id_)
+            if not first <= offset <= end:
+                raise position_lost(place, offset, first, end)
+        return records
 
     def snapshot(self, topic: str) -> list[Delivery]:
         """Read all that a topic holds now."""

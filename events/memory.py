@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from .clock import SECOND, Clock, system_clock
-from .embedded import REBALANCE, SESSION, Bell, EmbeddedConsumer, Offsets, commit_refused, position_lost
+from .embedded import REBALANCE, SESSION, Bell, EmbeddedConsumer, Offsets, commit_refused, in_turns, position_lost
 from .envelope import Delivery, Record, TopicPartition
 from .errors import ConfigurationError
 from .groups import Group, View
@@ -165,19 +165,14 @@ class MemoryBroker:
         Raises:
             PositionLost: a position lies outside the log.
         """
-        available: Offsets = {}
-        for place, offset in positions.items():
-            partition = self._partition(place)
-            if not partition.begin <= offset <= partition.end:
-                raise position_lost(place, offset, partition.begin, partition.end)
-            if offset < partition.end:
-                available[place] = partition.end - offset
-        found: list[Delivery] = []
-        shares = available if sum(available.values()) <= most else _fair_shares(available, most)
-        for place in available:
-            start = positions[place] - self._partition(place).begin
-            found += self._partition(place).records[start : start + shares.get(place, 0)]
-        return found
+        return in_turns(positions, most, self._range)
+
+    def _range(self, place: TopicPartition, offset: int, most: int) -> list[Delivery]:
+        partition = self._partition(place)
+        if not partition.begin <= offset <= partition.end:
+            raise position_lost(place, offset, partition.begin, partition.end)
+        start = offset - partition.begin
+        return partition.records[start : start + most]
 
     async def snapshot(self, topic: str) -> list[Delivery]:
         """See `Transport.snapshot`."""
@@ -360,21 +355,3 @@ class MemoryConsumer(EmbeddedConsumer):
         """Die as a process under SIGKILL does: others take over when the session has expired by the broker's clock."""
         await super().kill()
         self._bury()
-
-
-def _fair_shares(available: Mapping[TopicPartition, int], most: int) -> Offsets:
-    """Split a poll among partitions: each gets its share, and what one does not need goes to the others.
-
-    Args:
-        available: how many records each partition has.
-        most: how many may be read in all.
-    """
-    shares: Offsets = {}
-    left = most
-    waiting = sorted((count, place) for place, count in available.items() if count > 0)
-    for index, (count, place) in enumerate(waiting):
-        share = min(count, -(-left // (len(waiting) - index)))
-        if share:
-            shares[place] = share
-            left -= share
-    return shares
