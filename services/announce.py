@@ -9,7 +9,7 @@ from ..events.errors import TopicMissing
 from ..events.transport import Transport
 from .service import Service
 
-_SELDOM = 15
+_SELDOM = 3
 """Calls that a look for definitions is left out at most, while no coordinator has ever been there."""
 
 
@@ -39,7 +39,7 @@ class Definitions:
     async def changed(self) -> list[DefinitionAnnouncement] | None:
         """Give all definitions if any was announced since the last call, else None.
 
-        Where no coordinator has ever been, most calls ask nobody, soon only one in sixteen does.
+        Where no coordinator has ever been, most calls ask nobody, soon only one in four does.
 
         Raises:
             TransportError: the broker does not answer.
