@@ -158,6 +158,7 @@ async def test_services_and_coordinator_are_killed_ten_times_on_kafka(
     async with connect(settings.broker_url, settings) as broker:
         await check_commands(broker, books)
     for program in running.values():
+        program.until("running")
         assert program.stop() == 0, program.output[-3000:]
     assert sum(program.lives for program in running.values()) == len(running) + KILLS
     assert check(await read_books(settings), placed) == []

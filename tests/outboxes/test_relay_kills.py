@@ -69,6 +69,8 @@ async def test_fault_06_relays_that_are_killed_under_load_lose_nothing_and_keep_
         while await system.rows():
             assert time.monotonic() < end, [relay.output[-1000:] for relay in relays]
             await asyncio.sleep(0.1)
+        for relay in relays:
+            relay.until("relaying")  # before it, SIGTERM ends it as it ends any program
         assert [relay.stop() for relay in relays] == [0, 0]
     finally:
         for relay in relays:

@@ -53,6 +53,7 @@ class Program:
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: Watchdog | None = None
         self.lives = 0
+        self._before = 0
 
     @property
     def output(self) -> str:
@@ -70,6 +71,7 @@ class Program:
         assert self._process is None or self._process.poll() is not None, f"{self.name} runs already"
         self.lives += 1
         with self._log.open("ab") as log:
+            self._before = log.tell()
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env, cwd=self._cwd
             )
@@ -101,7 +103,7 @@ class Program:
     def until(self, text: str, seconds: float = _PATIENCE) -> None:
         """Wait until it has printed something in this life."""
         end = time.monotonic() + seconds
-        while text not in self.output:
+        while not self._log.exists() or text.encode() not in self._log.read_bytes()[self._before :]:
             assert self.code is None, f"{self.name} ended with {self.code}:\n{self.output[-3000:]}"
             assert time.monotonic() < end, f"{self.name} did not say {text!r}:\n{self.output[-3000:]}"
             time.sleep(0.05)
