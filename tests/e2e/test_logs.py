@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,6 +49,38 @@ def charge(command: Charge, context: Context) -> Charged:
     if command.order_id == "2":
         raise Permanent("the card is torn")
     return Charged(order_id=command.order_id)
+"""
+
+_TOLD = """
+import json
+import logging
+import sys
+
+import structlog
+
+from choreo.saga.cli.logs import configure
+from choreo.saga.cli.shell import Shell
+
+
+class Written:
+    def __init__(self):
+        self.pieces = []
+
+    def write(self, text):
+        self.pieces.append(text)
+
+    def flush(self):
+        pass
+
+    def isatty(self):
+        return False
+
+
+sys.stderr = written = Written()
+configure(Shell())
+structlog.get_logger("shop").warning("by structlog")
+logging.getLogger("shop").critical("by the standard library")
+print(json.dumps(written.pieces))
 """
 
 
@@ -95,3 +130,17 @@ def test_every_line_is_an_object_with_a_time_and_a_level(lines: list[dict[str, A
     assert lines
     for line in lines:
         assert {"event", "level", "timestamp"} <= line.keys(), line
+
+
+@pytest.mark.parametrize("log", ["json", ""])
+def test_a_line_is_written_at_once_as_another_thread_may_log_in_between(tmp_path: Path, log: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _TOLD],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment(home=tmp_path, log=log),
+    )
+    pieces = json.loads(done.stdout)
+    assert len(pieces) == 2
+    assert all(piece.endswith("\n") and piece.count("\n") == 1 for piece in pieces)

@@ -6,7 +6,9 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from choreo.events.clock import SECOND
 from choreo.events.database import Database, parse_store_url, redacted, schema_version
 from choreo.events.errors import ConfigurationError, StoreMismatch, StoreUnreachable
 from choreo.events.outboxes.database import SystemDatabase
+from choreo.events.sqlite import SqliteConnection
 from tests.support.postgres import PostgresServer
 
 metadata = MetaData()
@@ -448,6 +451,24 @@ async def test_whoever_waits_for_another_program_s_transaction_holds_nobody_up(t
     assert await database.read(_count) == 1
     other.close()
     await database.close()
+
+
+def test_a_connection_that_wrote_waits_for_other_programs_again_when_it_reads(tmp_path: Path) -> None:
+    """Not with a write-ahead log, where nobody keeps a reader waiting; files of others may have none."""
+    path = tmp_path / "shop.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(str(path), isolation_level=None, factory=SqliteConnection, timeout=60)
+    with closing(other), closing(connection):
+        assert connection.begin_at_once()
+        connection.execute("CREATE TABLE notes (said TEXT)")
+        connection.execute("COMMIT")
+        other.execute("BEGIN EXCLUSIVE")
+        assert not connection.begin_at_once(), "whoever writes is told at once"
+        release = threading.Timer(0.3, other.execute, ["COMMIT"])
+        release.start()
+        connection.begin()
+        assert connection.execute("SELECT count(*) FROM notes").fetchone() == (0,)
+        release.join()
 
 
 async def test_rows_are_streamed_to_whoever_asks_for_it(database: Database) -> None:

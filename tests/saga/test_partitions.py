@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from structlog.testing import capture_logs
+
 from choreo.events.clock import SECOND
 from choreo.events.memory import MemoryBroker, _Partition
 from choreo.events.partitioner import partition_for
+from choreo.events.transport import TopicSpec
 from choreo.saga import partitions
 from tests.saga.stage import Past, Placed, Reserved, Stage
 
@@ -48,3 +51,18 @@ async def test_ruling_1_the_old_partition_of_a_key_counts_after_a_restart_as_wel
         assert second._partitions.places("inventory", MOVES) == {2, partition_for(MOVES.encode(), 2)}
         assert (await stage.database.read(partitions.fewest))["inventory"] == 2
         assert second._partitions.places("orders", MOVES) == {partition_for(MOVES.encode(), 2)}
+
+
+async def test_a_coordinator_keeps_and_tells_of_its_own_topics_partitions_only(tmp_path: Path) -> None:
+    async with Stage(f"sqlite:{tmp_path / 'saga.db'}", sagas=(Past,)) as stage:
+        await stage.broker.create_topics([TopicSpec("strangers", 2)])
+        coordinator = await stage.start()
+        kept = await stage.database.read(partitions.fewest)
+        assert kept["inventory"] == 2
+        assert "strangers" not in kept
+        grow(stage.broker, "strangers")
+        grow(stage.broker, "inventory")
+        with capture_logs() as said:
+            await coordinator._partitions.look()
+        assert [each["topic"] for each in said if "more partitions" in each["event"]] == ["inventory"]
+        assert "strangers" not in await stage.database.read(partitions.fewest)
