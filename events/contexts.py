@@ -51,8 +51,14 @@ class ContextFile(NamedTuple):
             there = (
                 f"it has {', '.join(sorted(self.named))}" if self.named else "it has none; saga context add NAME ..."
             )
-            raise ConfigurationError(f"there is no context {name!r} in {FILE}: {there}")
+            several = "; a pattern is for `saga list`, and for one saga by its key" if is_pattern(name) else ""
+            raise ConfigurationError(f"there is no context {name!r} in {FILE}: {there}{several}")
         return self.named[name]
+
+
+def is_pattern(name: str) -> bool:
+    """Whether it is no name of one context but a pattern that several may match, as in `shard-*`."""
+    return any(each in name for each in "*?[")
 
 
 def read_contexts(path: Path = FILE) -> ContextFile:

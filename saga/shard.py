@@ -131,10 +131,15 @@ def bound(connection: Connection) -> Shard:
 def elsewhere(connection: Connection, name: str) -> str | None:
     """Say in which shard a saga is that is not in this one; None where this one has everything, or has its key."""
     own = bound(connection)
-    key = parse_saga_id(name).key if is_saga_type(name.partition("/")[0]) and "/" in name else name
+    key = key_of(name)
     if own.owns(key):
         return None
     return f"shard {own.text}, and its key belongs to shard {slot(key) % own.of + 1}/{own.of}"
+
+
+def key_of(name: str) -> str:
+    """Give the key in a saga's name as people write it: `type/key`, or the key alone."""
+    return parse_saga_id(name).key if is_saga_type(name.partition("/")[0]) and "/" in name else name
 
 
 def begin_split(connection: Connection, shard: Shard, group: str) -> None:

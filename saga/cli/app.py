@@ -21,6 +21,7 @@ from ...events.errors import ChoreoError, ConfigurationError
 from . import exits
 from .examples import EXAMPLES
 from .shell import Color, Output, Shell
+from .shells import Shells, shell_for
 from .suggesting import contexts
 from .times import TimeStyle, local_zone
 
@@ -145,7 +146,7 @@ def _launch(
         store: the coordinator's store, sqlite:PATH or postgresql://...
         home: folder of the embedded broker and the default stores.
         prefix: put before every topic and group name.
-        context: of choreo.toml (saga context list); what is given beside it counts more.
+        context: of choreo.toml (saga context list), or all shards like 'shard-*'; what is given beside it counts more.
         output: form of the data on standard output; mermaid for what can be drawn.
         time: relative, local (CHOREO_TZ or TZ), utc, or raw microseconds.
         tz: zone of local times, e.g. Europe/Berlin; over CHOREO_TZ and TZ.
@@ -173,8 +174,11 @@ def _launch(
         raise ConfigurationError(f"-o {output} is for {', '.join(f'saga {each}' for each in _SPECIAL[output])}")
     local_zone.set(tz)
     command, bound, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
-    extra = {name: shell for name, kind in ignored.items() if kind is Shell}
-    if extra:
+    kinds = set(ignored.values())
+    extra: dict[str, Shell | Shells] = {}
+    if kinds & {Shell, Shells}:
+        shell = shell_for(shell, bound.arguments)
+        extra = {name: Shells.of(shell) if kind is Shells else shell for name, kind in ignored.items()}
         from .logs import configure
 
         configure(shell)

@@ -20,6 +20,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "saga list --failed --group-by error",
         "saga list --open --older 10m --type fulfilment -w",
         "saga list --error Timeout -o id",
+        "saga list --context 'shard-*'",
     ),
     "status": ("saga status fulfilment/4711", "saga status 4711 --all-attempts", "saga status @latest -w"),
     "why": ("saga why fulfilment/4711",),

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from ...events.errors import StoreUnreachable
-from .shell import Shell
+from .shells import Shells
 
 if TYPE_CHECKING:
     from ..queries import Filter, SagaRow
@@ -16,38 +16,40 @@ _BELOW = 3
 """Lines that the frame needs besides its rows: headers, footer, and the one that the cursor stands in."""
 
 
-async def follow_list(shell: Shell, wanted: Filter, *, sort: str, limit: int | None) -> None:
+async def follow_list(shells: Shells, wanted: Filter, *, sort: str, limit: int | None) -> None:
     """Show a list until somebody interrupts it.
 
     On a terminal it is one frame that is drawn again, and the last one stays. Elsewhere each saga that has changed is
     one line, or one object. A store that is away for a while is asked again.
 
     Args:
-        shell: where to.
+        shells: where to, and of which stores.
         wanted: which sagas.
         sort, limit: as for `saga list`.
     """
-    if shell.interactive and shell.output in ("text", "wide"):
-        await _frames(shell, wanted, sort, limit)
+    if shells.first.interactive and shells.first.output in ("text", "wide"):
+        await _frames(shells, wanted, sort, limit)
     else:
-        await _changes(shell, wanted, sort, limit)
+        await _changes(shells, wanted, sort, limit)
 
 
-async def _frames(shell: Shell, wanted: Filter, sort: str, limit: int | None) -> None:
+async def _frames(shells: Shells, wanted: Filter, sort: str, limit: int | None) -> None:
     from rich.console import Group
     from rich.live import Live
     from rich.text import Text
 
+    from .. import across
     from .listing import footer, list_lines, read_list
 
+    shell = shells.first
     room = max(1, shell.out.height - _BELOW)
     most = room if limit is None else min(limit, room)
-    async with shell.sagas() as database:
+    async with shells.sagas() as stores:
         with Live(console=shell.out, auto_refresh=False, transient=False) as live:
             while True:
                 try:
-                    now = await database.read(database.now)
-                    rows, counts, notes = await read_list(database, wanted, sort=sort, limit=most)
+                    now = await across.now(stores)
+                    rows, counts, notes = await read_list(stores, wanted, sort=sort, limit=most)
                     lines = list_lines(shell, rows, now, notes, shell.out.width)
                     for line in lines:
                         line.no_wrap, line.overflow = True, "ellipsis"
@@ -57,17 +59,18 @@ async def _frames(shell: Shell, wanted: Filter, sort: str, limit: int | None) ->
                 await asyncio.sleep(_PAUSE)
 
 
-async def _changes(shell: Shell, wanted: Filter, sort: str, limit: int | None) -> None:
-    from .. import queries
+async def _changes(shells: Shells, wanted: Filter, sort: str, limit: int | None) -> None:
+    from .. import across
     from ..report import summary
     from .times import clock_time
 
+    shell = shells.first
     seen: dict[str, SagaRow] = {}
-    async with shell.sagas() as database:
+    async with shells.sagas() as stores:
         while True:
             try:
-                now = await database.read(database.now)
-                rows = await database.read(lambda c: queries.list_sagas(c, wanted, sort=sort, limit=limit))
+                now = await across.now(stores)
+                rows = await across.list_sagas(stores, wanted, sort=sort, limit=limit)
             except StoreUnreachable as error:
                 shell.hint(f"waiting for the store: {error.message}")
                 await asyncio.sleep(_PAUSE)

@@ -5,25 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .shell import Shell
+from .shells import Shells
 
 if TYPE_CHECKING:
     from ..queries import Filter
 
 
-async def show_groups(shell: Shell, wanted: Filter, *, by: str, limit: int | None) -> None:
+async def show_groups(shells: Shells, wanted: Filter, *, by: str, limit: int | None) -> None:
     """Print how many sagas of a filter there are by error, step, type or state.
 
     Args:
-        shell: where to.
+        shells: where to, and of which stores.
         wanted: which sagas.
         by: what they are counted by.
         limit: so many groups at most, the largest ones; None for all.
     """
-    from .. import grouping
+    from .. import across, grouping
 
-    async with shell.sagas() as database:
-        now = await database.read(database.now)
-        found = await database.read(lambda connection: grouping.groups(connection, wanted, by))
+    shell = shells.first
+    async with shells.sagas() as stores:
+        now, found = await across.now(stores), await across.groups(stores, wanted, by)
     shown = found[:limit]
     if shell.machine:
         shell.json([grouping.told(each) for each in shown])

@@ -11,6 +11,7 @@ from ...events.clock import system_clock
 from ...events.errors import ConfigurationError
 from .bursts import folded_bursts
 from .shell import UNLIMITED, Shell
+from .shells import Shells
 from .suggesting import types
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ async def list_(
     full: _Flag = False,
     group_by: Annotated[Literal["error", "step", "type", "state"] | None, Parameter(show_default=False)] = None,
     watch: Annotated[bool, Parameter(name=["--watch", "-w"], negative="", show_default=False)] = False,
-    shell: Annotated[Shell, Parameter(parse=False)],
+    shells: Annotated[Shells, Parameter(parse=False)],
 ) -> None:
     """List sagas: failed and open ones first, each newest first, 50 rows.
 
@@ -99,35 +100,36 @@ async def list_(
     )
     most = limit if limit is not None else None if all else _DEFAULT_LIMIT
     if group_by is not None:
-        await show_groups(shell, wanted, by=group_by, limit=limit)
+        await show_groups(shells, wanted, by=group_by, limit=limit)
     elif watch:
         from .following import follow_list
 
-        await follow_list(shell, wanted, sort=sort, limit=most)
+        await follow_list(shells, wanted, sort=sort, limit=most)
     else:
-        await show_list(shell, wanted, limit=most, sort=sort, full=full)
+        await show_list(shells, wanted, limit=most, sort=sort, full=full)
 
 
 async def show_list(
-    shell: Shell, wanted: Filter, *, limit: int | None, sort: str = "attention", full: bool = False
+    shells: Shells, wanted: Filter, *, limit: int | None, sort: str = "attention", full: bool = False
 ) -> None:
     """Print a list of sagas.
 
     Args:
-        shell: where to.
+        shells: where to, and of which stores.
         wanted: which.
         limit, sort, full: as for the command.
     """
-    from .. import queries
+    from .. import across
 
-    async with shell.sagas() as database:
-        now = await database.read(database.now)
+    shell = shells.first
+    async with shells.sagas() as stores:
+        now = await across.now(stores)
         if shell.machine:
-            rows = await database.read(lambda c: queries.list_sagas(c, wanted, sort=sort, limit=limit))
-            found = await database.read(lambda c: queries.states(c, [row.id for row in rows])) if full else {}
+            rows = await across.list_sagas(stores, wanted, sort=sort, limit=limit)
+            found = await across.states(stores, [row.id for row in rows]) if full else {}
             shell.json([told(shell, row, found.get(row.id), now) for row in rows])
             return
-        rows, counts, notes = await read_list(database, wanted, sort=sort, limit=limit)
+        rows, counts, notes = await read_list(stores, wanted, sort=sort, limit=limit)
     if shell.output == "id":
         shell.lines(row.id for row in rows)
         return
@@ -142,16 +144,14 @@ async def show_list(
 
 
 async def read_list(
-    database: Database, wanted: Filter, *, sort: str, limit: int | None
+    stores: Sequence[Database], wanted: Filter, *, sort: str, limit: int | None
 ) -> tuple[list[SagaRow], dict[str, int], dict[str, str]]:
     """Read a list: its rows, how many there are by phase, and for what sagas wait for a person."""
-    from .. import queries
+    from .. import across
 
-    rows, counts = await database.read(
-        lambda c: (queries.list_sagas(c, wanted, sort=sort, limit=limit), queries.count_phases(c, wanted))
-    )
+    rows, counts = await across.list_and_count(stores, wanted, sort=sort, limit=limit)
     asking = [row.id for row in rows] if "WaitingForPerson" in wanted.conditions else []
-    found = await database.read(lambda c: queries.states(c, asking))
+    found = await across.states(stores, asking)
     return rows, counts, {id_: _asked(each.instance) for id_, each in found.items()}
 
 

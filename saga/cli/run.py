@@ -191,6 +191,7 @@ async def _list_open(shell: Shell, parts: Parts) -> None:
         return
     from ..queries import Filter, count_parked, count_phases
     from .listing import show_list
+    from .shells import Shells
 
     types = sorted({cls.definition().type for cls in parts.sagas})
     wanted = Filter(types=types, only_open=True)
@@ -199,7 +200,7 @@ async def _list_open(shell: Shell, parts: Parts) -> None:
         parked = await database.read(count_parked)
     shell.hint("nothing is left to do; still open:" if number else "nothing is left to do, and no saga is open")
     if number or shell.machine:
-        await show_list(shell, wanted, limit=20)
+        await show_list(Shells.of(shell), wanted, limit=20)
     waiting = sum(count for (type_, _), (count, _) in parked.items() if type_ in types)
     if waiting:
         told = "events wait" if waiting > 1 else "event waits"
