@@ -93,7 +93,7 @@ async def track(broker: str, home: Path, count: int) -> Measured:
         for start in range(0, len(records), _CHUNK):
             await transport.send(records[start : start + _CHUNK])
         await registry.close()
-        database = await Database.open(settings.store_url)
+        database = await Database.open(settings.store_url, by_index=True)
         coordinator = Coordinator([Basket], transport=transport, database=database, settings=settings)
         try:
             await coordinator.start()

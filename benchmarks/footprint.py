@@ -51,7 +51,7 @@ async def sample(store: str, home: Path, count: int, batch: int, server: int | N
         await transport.create_topics(parts.topics())
         total = await shop._fill(transport, settings, count, answered=True, repeats=0)
         sizes = [record_bytes(each) for each in await transport.snapshot(shop.OrderPlaced.spec().topic)]
-        database = await Database.open(store)
+        database = await Database.open(store, by_index=True)
         try:
             options = replace(shop._OPTIONS, batch=batch)
             coordinator = Coordinator(

@@ -49,7 +49,7 @@ async def paced(home: Path, rate: int, seconds: float) -> dict[str, float]:
         registry = open_registry(settings, transport)
         codec = Codec(registry)
         await codec.prepare(shop.EVENTS)
-        database = await Database.open(settings.store_url)
+        database = await Database.open(settings.store_url, by_index=True)
         coordinator = Coordinator(
             [shop.Order], transport=transport, database=database, settings=settings, options=shop._OPTIONS
         )

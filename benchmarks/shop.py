@@ -242,7 +242,7 @@ async def _track(broker: str, home: Path, count: int, *, answered: bool, growth:
         await transport.create_topics(parts.topics(partitions=growth.partitions))
         total = await _fill(transport, settings, count, answered, growth.repeats)
         await _grow(settings.store_url, growth.finished, growth.running)
-        database = await Database.open(settings.store_url)
+        database = await Database.open(settings.store_url, by_index=True)
         try:
             before = Counter(await _phases(database))
             coordinator = Coordinator(

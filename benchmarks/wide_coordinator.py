@@ -31,7 +31,7 @@ async def _run() -> None:
     asked = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(asked), sys.stdin)
     async with connect(settings.broker_url, settings) as transport:
-        database = await Database.open(settings.store_url)
+        database = await Database.open(settings.store_url, by_index=True)
         coordinator = Coordinator([Order], transport=transport, database=database, settings=settings, options=_OPTIONS)
         await coordinator.start()
         collect_seldom()

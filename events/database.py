@@ -41,6 +41,15 @@ Work = Callable[[Connection], T]
 WRITE = "choreo_write"
 """The execution option of transactions that will write."""
 
+BY_INDEX = {"enable_seqscan": "off", "jit": "off"}
+"""Settings of PostgreSQL under which no table is walked where an index would do.
+
+A statement that has run five times is planned for good, which may be while its table is empty: walking it is cheapest
+then, and is what a catch-up of a million events would go on with until the table's next ANALYZE
+(https://www.postgresql.org/docs/18/sql-prepare.html#SQL-PREPARE-NOTES). Up to version 17 a walk that cannot be
+avoided counts as very dear by the first setting, and would be compiled but for the second.
+"""
+
 _ATTEMPTS = 6
 _POOL_WAIT = 30.0
 """Seconds that a transaction waits until one of the pool's connections is free."""
@@ -74,7 +83,13 @@ class Database:
 
     @classmethod
     async def open(
-        cls, url: str, *, clock: Clock = system_clock, must_exist: bool = False, aside: bool = False
+        cls,
+        url: str,
+        *,
+        clock: Clock = system_clock,
+        must_exist: bool = False,
+        aside: bool = False,
+        by_index: bool = False,
     ) -> Database:
         """Open a store.
 
@@ -83,6 +98,7 @@ class Database:
             clock: used for SQLite, which has no clock of its own worth sharing.
             must_exist: refuse to create a SQLite file (for commands that only read).
             aside: run SQLite's statements in threads, for programs whose long reads must not hold up others.
+            by_index: on PostgreSQL as `BY_INDEX` says, for programs that stay.
 
         Raises:
             ConfigurationError: the URL is not one of those, has an unknown option, or the file does not exist.
@@ -97,7 +113,7 @@ class Database:
             _check_path(Path(str(parsed.database)), must_exist)
             engine = _sqlite_engine(parsed)
         else:
-            engine = _postgres_engine(parsed)
+            engine = _postgres_engine(parsed, by_index)
         file = str(parsed.database) if engine.dialect.name == "sqlite" and anchor is None else None
         await reach(engine, url, "store", file)
         database = cls(engine, clock)
@@ -449,7 +465,8 @@ def _probe(path: str) -> None:
         connection.close()
 
 
-def _postgres_engine(url: URL) -> AsyncEngine:
+def _postgres_engine(url: URL, by_index: bool) -> AsyncEngine:
+    settings = {"idle_in_transaction_session_timeout": "60000", **(BY_INDEX if by_index else {})}
     try:
         return create_async_engine(
             url,
@@ -458,7 +475,7 @@ def _postgres_engine(url: URL) -> AsyncEngine:
             pool_timeout=_POOL_WAIT,
             pool_pre_ping=True,
             hide_parameters=True,
-            connect_args={"server_settings": {"idle_in_transaction_session_timeout": "60000"}},
+            connect_args={"server_settings": settings},
         )
     except (ModuleNotFoundError, NoSuchModuleError):
         raise ConfigurationError("PostgreSQL needs the extra: pip install 'choreo[postgres]'") from None

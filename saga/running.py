@@ -119,7 +119,7 @@ class Process:
         return worker
 
     async def _start_coordinator(self) -> Coordinator:
-        database = await Database.open(self._settings.store_url, clock=self._clock)
+        database = await Database.open(self._settings.store_url, clock=self._clock, by_index=True)
         self._stack.push_async_callback(database.close)
         tracing, measuring = self._tracing(COORDINATOR), self._measuring
         coordinator = Coordinator(

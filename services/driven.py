@@ -87,7 +87,7 @@ class Driven:
         given = service.store
         url = given if isinstance(given, str) else settings.service_store_url(service.name)
         assert not isinstance(given, Default) or url
-        self._database = database = await Database.open(url)
+        self._database = database = await Database.open(url, by_index=True)
         stack.push_async_callback(database.close)
         await database.ensure_schema("services", inbox.metadata, inbox.HEAD)
         registry = open_registry(settings, transport)

@@ -284,7 +284,7 @@ class Worker:
         if database is None:
             given = service.store
             url = self._settings.service_store_url(service.name) if isinstance(given, Default) else given
-            database = self._database = await Database.open(url, clock=self._clock)
+            database = self._database = await Database.open(url, clock=self._clock, by_index=True)
         await database.ensure_schema("services", inbox.metadata, inbox.HEAD)
         left = await database.read(parking.handlers)  # it may not park any more: what it parked is not forgotten
         self.parking = [route.name for route in self._reader.routes if route.parks or route.name in left]

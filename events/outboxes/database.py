@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from ..clock import Clock, system_clock
-from ..database import Database, parse_store_url, reach, redacted, tame, with_driver
+from ..database import BY_INDEX, Database, parse_store_url, reach, redacted, tame, with_driver
 from ..errors import ConfigurationError
 
 _FORMS = "write postgresql://user:password@host/database, mysql://... (MariaDB too) or sqlite:PATH"
@@ -32,7 +32,13 @@ class SystemDatabase(Database):
 
     @classmethod
     async def open(
-        cls, url: str, *, clock: Clock = system_clock, must_exist: bool = True, aside: bool = True
+        cls,
+        url: str,
+        *,
+        clock: Clock = system_clock,
+        must_exist: bool = True,
+        aside: bool = True,
+        by_index: bool = True,
     ) -> SystemDatabase:
         """Open it.
 
@@ -42,6 +48,7 @@ class SystemDatabase(Database):
             clock: used for SQLite, which has no clock of its own.
             must_exist: refuse to create a SQLite file.
             aside: run SQLite's statements in threads: the system may have no WAL, so that its writes hold up reads.
+            by_index: see `Database.open`.
 
         Raises:
             ConfigurationError: the URL is none of those, its driver is not installed, or the file does not exist.
@@ -51,7 +58,7 @@ class SystemDatabase(Database):
         if must_exist:
             _check_file(parsed)
         try:
-            engine = _engine(with_driver(parsed, aside=aside))
+            engine = _engine(with_driver(parsed, aside=aside), by_index)
         except (ModuleNotFoundError, NoSuchModuleError):
             extra = _EXTRAS[parsed.get_backend_name()]
             raise ConfigurationError(f"{redacted(url)} needs the extra: pip install 'choreo[{extra}]'") from None
@@ -103,11 +110,18 @@ def _check_file(url: URL) -> None:
         raise ConfigurationError(f"there is no database at {url.database}; {where}")
 
 
-def _engine(url: URL) -> AsyncEngine:
+def _engine(url: URL, by_index: bool) -> AsyncEngine:
     if url.get_backend_name() != "sqlite":
+        indexed = by_index and url.get_backend_name() == "postgresql"
         # Each SELECT must see what has been committed by then, whatever the server's default is.
         return create_async_engine(
-            url, pool_size=2, max_overflow=2, pool_pre_ping=True, hide_parameters=True, isolation_level="READ COMMITTED"
+            url,
+            pool_size=2,
+            max_overflow=2,
+            pool_pre_ping=True,
+            hide_parameters=True,
+            isolation_level="READ COMMITTED",
+            connect_args={"server_settings": BY_INDEX} if indexed else {},
         )
     engine = create_async_engine(url, hide_parameters=True)
     tame(engine)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from sqlalchemy import update
+from sqlalchemy import text, update
 from sqlalchemy.exc import DBAPIError
 
 from choreo import BrokerUnreachable, ConfigurationError, Outbox, StoreUnreachable, TopicMissing
@@ -378,3 +378,29 @@ async def _reaches(system: System, outbox: Outbox) -> bool:
     except (StoreUnreachable, DBAPIError):
         return False
     return True
+
+
+async def _sent_in_all(broker: Broker, count: int) -> bool:
+    return len(broker.sent) >= count
+
+
+async def test_a_relay_that_began_while_the_outbox_was_empty_goes_along_its_index(
+    postgres_server: PostgresServer,
+) -> None:
+    """Its statements are planned for good then, and have to do for what an outage of the broker leaves."""
+    system = await System.make(postgres_server.create_database())
+    outbox, broker = Outbox(source="shop"), Broker()
+    stopping = asyncio.Event()
+    async with _relay(system, broker) as relay:
+        running = asyncio.create_task(relay.run(stopping))
+        for wave in range(1, 13):
+            await system.add(outbox, *(Ordered(number=str(number), total=wave) for number in range(120)))
+            await _until(lambda wave=wave: _sent_in_all(broker, wave * 120))  # type: ignore[misc]
+        stopping.set()
+        await running
+    await system.database.close()
+    database = await SystemDatabase.open(system.url)
+    query = "SELECT relname, seq_tup_read FROM pg_stat_user_tables WHERE relname = 'choreo_event_outbox'"
+    found = await database.read(lambda connection: connection.execute(text(query)).all())
+    await database.close()
+    assert found == [("choreo_event_outbox", 0)]
