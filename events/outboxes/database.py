@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -112,17 +112,23 @@ def _check_file(url: URL) -> None:
 
 def _engine(url: URL, by_index: bool) -> AsyncEngine:
     if url.get_backend_name() != "sqlite":
-        indexed = by_index and url.get_backend_name() == "postgresql"
         # Each SELECT must see what has been committed by then, whatever the server's default is.
-        return create_async_engine(
-            url,
-            pool_size=2,
-            max_overflow=2,
-            pool_pre_ping=True,
-            hide_parameters=True,
-            isolation_level="READ COMMITTED",
-            connect_args={"server_settings": BY_INDEX} if indexed else {},
+        engine = create_async_engine(
+            url, pool_size=2, max_overflow=2, pool_pre_ping=True, hide_parameters=True, isolation_level="READ COMMITTED"
         )
+        if by_index and url.get_backend_name() == "postgresql":
+            event.listen(engine.sync_engine, "begin", _go_by_index)
+        return engine
     engine = create_async_engine(url, hide_parameters=True)
     tame(engine)
     return engine
+
+
+def _go_by_index(connection: Connection) -> None:
+    """Set what `BY_INDEX` says until the transaction ends.
+
+    Not for the session, as a store has it: between us and a system's database may be a pooler, which refuses to begin
+    with settings that it does not know, and gives our session to the system's own programs next.
+    """
+    given = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in BY_INDEX.items())
+    connection.exec_driver_sql(f"SELECT {given}")
