@@ -18,12 +18,8 @@ from .words import Phase
 T = TypeVar("T")
 
 
-async def each(stores: Sequence[Database], work: Callable[[Connection], T]) -> list[T]:
-    """Run a read in every store, side by side, and give what each returns.
-
-    Raises:
-        StoreUnreachable: one does not answer.
-    """
+async def _each(stores: Sequence[Database], work: Callable[[Connection], T]) -> list[T]:
+    """Run a read in every store, side by side, and give what each returns."""
     return await asyncio.gather(*(store.read(work) for store in stores))
 
 
@@ -36,7 +32,7 @@ async def list_sagas(
     stores: Sequence[Database], wanted: Filter, *, sort: str = "attention", limit: int | None
 ) -> list[SagaRow]:
     """List sagas; see `queries.list_sagas`."""
-    return _merged(await each(stores, partial(queries.list_sagas, wanted=wanted, sort=sort, limit=limit)), sort, limit)
+    return _merged(await _each(stores, partial(queries.list_sagas, wanted=wanted, sort=sort, limit=limit)), sort, limit)
 
 
 async def list_and_count(
@@ -48,7 +44,7 @@ async def list_and_count(
         rows = queries.list_sagas(connection, wanted, sort=sort, limit=limit)
         return rows, queries.count_phases(connection, wanted)
 
-    found = await each(stores, read)
+    found = await _each(stores, read)
     total = sum((Counter(counts) for _, counts in found), Counter[str]())
     return _merged([rows for rows, _ in found], sort, limit), dict(total)
 
@@ -56,14 +52,14 @@ async def list_and_count(
 async def states(stores: Sequence[Database], ids: Sequence[str]) -> dict[str, Found]:
     """Load many sagas whole, each from the store that has it."""
     found: dict[str, Found] = {}
-    for part in await each(stores, partial(queries.states, ids=ids)):
+    for part in await _each(stores, partial(queries.states, ids=ids)):
         found |= part
     return found
 
 
 async def groups(stores: Sequence[Database], wanted: Filter, by: str) -> list[dict[str, Any]]:
     """Count sagas by what they have in common; see `grouping.groups`. The example is the largest part's."""
-    answers = await each(stores, partial(grouping.groups, wanted=wanted, by=by))
+    answers = await _each(stores, partial(grouping.groups, wanted=wanted, by=by))
     if len(answers) == 1:
         return answers[0]
     whole: dict[tuple[Any, ...], dict[str, Any]] = {}

@@ -174,9 +174,8 @@ def _launch(
         raise ConfigurationError(f"-o {output} is for {', '.join(f'saga {each}' for each in _SPECIAL[output])}")
     local_zone.set(tz)
     command, bound, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
-    kinds = set(ignored.values())
     extra: dict[str, Shell | Shells] = {}
-    if kinds & {Shell, Shells}:
+    if ignored:  # not by `saga help` and its like, which ask for no shell
         shell = shell_for(shell, bound.arguments)
         extra = {name: Shells.of(shell) if kind is Shells else shell for name, kind in ignored.items()}
         from .logs import configure

@@ -20,11 +20,9 @@ class Shells:
     """A shell for each store that a call asks.
 
     Args:
-        pattern: of the contexts; "" where there is one store.
-        each: by the shards' numbers.
+        each: one; of shards all, by their numbers.
     """
 
-    pattern: str
     each: Sequence[Shell]
 
     @classmethod
@@ -36,8 +34,8 @@ class Shells:
         """
         pattern = _pattern(shell)
         if not pattern:
-            return cls("", (shell,))
-        return cls(pattern, [replace(shell, context=name) for name in _shards(shell, pattern)])
+            return cls((shell,))
+        return cls([replace(shell, context=name) for name in _shards(shell, pattern)])
 
     @property
     def first(self) -> Shell:
@@ -53,7 +51,7 @@ class Shells:
         """
         async with AsyncExitStack() as stack:
             stores = [await stack.enter_async_context(each.sagas()) for each in self.each]
-            if self.pattern:
+            if len(self.each) > 1:
                 for shell, store in zip(self.each, stores, strict=True):
                     await _check(shell, store)
             yield stores

@@ -404,3 +404,14 @@ async def test_a_relay_that_began_while_the_outbox_was_empty_goes_along_its_inde
     found = await database.read(lambda connection: connection.execute(text(query)).all())
     await database.close()
     assert found == [("choreo_event_outbox", 0)]
+
+
+async def test_what_is_set_for_a_relays_statements_ends_with_their_transaction(postgres_url: str) -> None:
+    """A pooler may give the session to the system's own programs next."""
+    system = await System.make(postgres_url)
+    show = text("SHOW enable_seqscan")
+    assert await system.database.read(lambda connection: connection.execute(show).scalar_one()) == "off"
+    async with system.database._engine.connect() as connection:
+        bare = await connection.execution_options(isolation_level="AUTOCOMMIT")
+        assert (await bare.execute(show)).scalar_one() == "on"
+    await system.database.close()
