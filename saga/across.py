@@ -28,9 +28,7 @@ async def now(stores: Sequence[Database]) -> int:
     return max(await asyncio.gather(*(store.read(store.now) for store in stores)))
 
 
-async def list_sagas(
-    stores: Sequence[Database], wanted: Filter, *, sort: str = "attention", limit: int | None
-) -> list[SagaRow]:
+async def list_sagas(stores: Sequence[Database], wanted: Filter, *, sort: str, limit: int | None) -> list[SagaRow]:
     """List sagas; see `queries.list_sagas`."""
     return _merged(await _each(stores, partial(queries.list_sagas, wanted=wanted, sort=sort, limit=limit)), sort, limit)
 
@@ -64,7 +62,7 @@ async def groups(stores: Sequence[Database], wanted: Filter, by: str) -> list[di
         return answers[0]
     whole: dict[tuple[Any, ...], dict[str, Any]] = {}
     for part in sorted((group for answer in answers for group in answer), key=lambda group: -group["count"]):
-        same = tuple(part.get(name) for name in ("value", "type", "step", "signature"))
+        same = part["value"], part.get("signature")
         if (before := whole.get(same)) is None:
             whole[same] = dict(part)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ from choreo.saga import queries
 from choreo.saga.cli import exits
 from choreo.saga.shard import Shard
 from tests.saga.stage import Declined, Paid, Placed, Released, Reserved, Stage
+from tests.support.cli import Program, environment
 from tests.support.console import Console, Done, validate
 
 ORDERS = [f"o{number}" for number in range(12)]
@@ -92,6 +94,26 @@ async def test_several_stores_are_sorted_as_a_database_sorts_one(shards: Install
         ids = [row.id for row in one]
         listed = (await shards.saga("list", *PATTERN, "--sort", sort, "-o", "id")).out.split()
         assert [id_ for id_ in listed if id_ in ids] == ids
+
+
+async def test_a_list_that_is_watched_shows_what_changes_in_any_shard(shards: Installation, tmp_path: Path) -> None:
+    watching = Program(
+        ["saga", "list", "-w", "--open", *PATTERN],
+        env=environment(home=tmp_path),
+        folder=tmp_path,
+        name="list",
+        cwd=tmp_path,
+    )
+    try:
+        watching.start()
+        for order in ORDERS[::3]:
+            await asyncio.to_thread(watching.until, f"  order/{order}  ")
+        await shards.stages[0].publish(Declined(order_id=ORDERS[0]))
+        await asyncio.to_thread(watching.until, "COMPENSATING")
+        watching.tell(signal.SIGINT)
+        assert await asyncio.to_thread(watching.wait) == exits.INTERRUPTED
+    finally:
+        watching.close()
 
 
 async def test_groups_count_the_sagas_of_all_shards(shards: Installation) -> None:
